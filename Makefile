@@ -1,0 +1,47 @@
+# `make demo` and `make test` set up everything they need; nothing else has to be installed but Python 3.11 or later.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup demo test check lint format types breaking generate lock bench clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Make .venv with everything the lock file pins
+	@scripts/setup.sh
+
+demo: setup ## Answer a real question over the standard library's source, with the demo model
+	@scripts/demo.sh
+
+test: setup lint types ## Lint, check types, run the tests
+	@$(BIN)/pytest
+
+lint: setup ## Check style and the contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+
+format: setup ## Format everything
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format --write
+
+types: setup ## Check types, strictly
+	@$(BIN)/mypy clients/python/src common/src rlm_server/src sandbox_server/src
+
+breaking: setup ## Compare the contracts with the last landed state
+	@$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),HEAD)'
+
+generate: setup ## Generate the Python stubs from proto/
+	@$(BIN)/python scripts/generate_stubs.py
+
+lock: setup ## Pin every dependency anew
+	@$(BIN)/python -m pip install --quiet uv
+	@UPGRADE=1 UV=$(BIN)/uv scripts/lock.sh
+
+bench: setup ## Measure; writes bench/results
+	@$(BIN)/python -m bench
+
+clean: ## Remove what setup made
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

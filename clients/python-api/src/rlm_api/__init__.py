@@ -1,0 +1,1 @@
+"""Generated messages and stubs: `rlm_api.rlm.v1` and `rlm_api.sandbox.v1`. Written by `make generate`."""

@@ -1,0 +1,72 @@
+"""Python client of RLM Server: `Client`, and `AsyncClient` for asyncio.
+
+from rlm_client import Client
+
+with Client("localhost:50051") as client:
+print(client.completion(Path("book.txt"), "Who dies first?").answer)
+"""
+
+from rlm_api.rlm.v1.event_pb2 import Event
+
+from rlm_client._async import AsyncClient, AsyncEventStream
+from rlm_client._completion import Completion, FinishReason, Models
+from rlm_client._context import Context, Part, PreparedContext, prepare
+from rlm_client._directory import Directory, SkippedFile, read_directory
+from rlm_client._errors import (
+    AccessError,
+    AlreadyExistsError,
+    CallCancelledError,
+    CallDeadlineError,
+    ContextError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    NotImplementedByServerError,
+    OverloadedError,
+    RlmError,
+    SequenceOutOfRangeError,
+    ServerFailedError,
+    StatusError,
+    StreamEndedError,
+    UnavailableError,
+    WrongStateError,
+)
+from rlm_client._options import Limits, Sampling
+from rlm_client._sync import Client, EventStream
+
+__all__ = [
+    "AccessError",
+    "AlreadyExistsError",
+    "AsyncClient",
+    "AsyncEventStream",
+    "CallCancelledError",
+    "CallDeadlineError",
+    "Client",
+    "Completion",
+    "Context",
+    "ContextError",
+    "Directory",
+    "Event",
+    "EventStream",
+    "FieldViolation",
+    "FinishReason",
+    "InvalidRequestError",
+    "Limits",
+    "Models",
+    "NotFoundError",
+    "NotImplementedByServerError",
+    "OverloadedError",
+    "Part",
+    "PreparedContext",
+    "RlmError",
+    "Sampling",
+    "SequenceOutOfRangeError",
+    "ServerFailedError",
+    "SkippedFile",
+    "StatusError",
+    "StreamEndedError",
+    "UnavailableError",
+    "WrongStateError",
+    "prepare",
+    "read_directory",
+]

@@ -1,0 +1,204 @@
+"""The asyncio client. `_sync.py` is its twin: keep the two alike."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
+
+from rlm_client._channel import OPTIONS
+from rlm_client._completion import Completion, EventFold, Models
+from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
+from rlm_client._errors import CallCancelledError, from_rpc_error
+from rlm_client._request import build_request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from rlm_api.rlm.v1 import event_pb2
+
+    from rlm_client._directory import SkippedFile
+    from rlm_client._options import Limits, Sampling
+
+_UNARY_TIMEOUT_SECONDS = 30.0
+
+
+class AsyncClient:
+    """An asyncio client of `rlm.v1.CompletionService`. It belongs to the event loop that it was made on.
+
+    Use it in an `async with` statement, or call `close`.
+
+    Args:
+        target: the server, as `host:port`, `unix:/path` or `dns:///name:port`.
+        credentials: for TLS; None connects without.
+    """
+
+    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+        self._stub: pb_grpc.CompletionServiceAsyncStub = pb_grpc.CompletionServiceStub(self._channel)
+
+    async def completion(
+        self,
+        context: Context,
+        query: str,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Completion:
+        """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
+        stream = await self.stream(
+            context,
+            query,
+            model=model,
+            sub_model=sub_model,
+            limits=limits,
+            sampling=sampling,
+            timeout_seconds=timeout_seconds,
+        )
+        async with stream:
+            return await stream.result()
+
+    async def stream(
+        self,
+        context: Context,
+        query: str,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        timeout_seconds: float | None = None,
+    ) -> AsyncEventStream:
+        """Answers a query over a context, event by event.
+
+        Arguments are those of `Client.completion`. A large context is uploaded before this returns.
+
+        Raises:
+            ContextError: the context cannot be read or sent.
+            StatusError: the upload failed. Errors of the completion itself are raised by the stream.
+        """
+        request = build_request(query, model=model, sub_model=sub_model, limits=limits, sampling=sampling)
+        prepared = await asyncio.to_thread(prepare, context)
+        request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
+        return AsyncEventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+
+    async def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
+        """Returns the models that the server has.
+
+        Raises:
+            StatusError: the call failed.
+        """
+        try:
+            return Models.from_proto(await self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_seconds))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def close(self) -> None:
+        """Closes the connection; open streams are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _context_parts(self, prepared: PreparedContext, timeout_seconds: float | None) -> list[pb.ContextPart]:
+        if not prepared.must_be_uploaded:
+            return [part.inline() for part in prepared.parts]
+        return [await self._upload(part, timeout_seconds) for part in prepared.parts]
+
+    async def _upload(self, part: PreparedPart, timeout_seconds: float | None) -> pb.ContextPart:
+        try:
+            response = await self._stub.UploadContext(_upload_requests(part), timeout=timeout_seconds)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return part.uploaded(response.context_id)
+
+
+class AsyncEventStream:
+    """The events of a completion, as they happen. Leaving its `async with` block cancels a completion that runs."""
+
+    def __init__(
+        self,
+        call: grpc.aio.UnaryStreamCall[pb.CompleteRequest, pb.CompleteResponse],
+        skipped_files: Sequence[SkippedFile],
+    ) -> None:
+        self._call = call
+        self._responses = aiter(call)
+        self._fold = EventFold(skipped_files)
+        self._cancelled = False
+        self.skipped_files = tuple(skipped_files)
+        """Files of directories in the context that were left out."""
+
+    def __aiter__(self) -> AsyncIterator[event_pb2.Event]:
+        return self
+
+    async def __anext__(self) -> event_pb2.Event:
+        """Waits for the next event.
+
+        Raises:
+            StopAsyncIteration: the last event, `finished`, has come before.
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        try:
+            response = await anext(self._responses)
+        except StopAsyncIteration:
+            self._fold.completion()
+            raise
+        except asyncio.CancelledError:
+            # gRPC raises this both when the task was cancelled and when the call was; only the first is the task's.
+            task = asyncio.current_task()
+            if not self._cancelled or (task is not None and task.cancelling()):
+                raise
+            raise CallCancelledError(grpc.StatusCode.CANCELLED, "the stream was cancelled by this client") from None
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        self._fold.add(response.event)
+        return response.event
+
+    async def result(self) -> Completion:
+        """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
+
+        Raises:
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        if not self._fold.is_finished:
+            async for _ in self:
+                pass
+        return self._fold.completion()
+
+    def cancel(self) -> None:
+        """Cancels the completion; the next event raises `CallCancelledError`."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+async def _upload_requests(part: PreparedPart) -> AsyncIterator[pb.UploadContextRequest]:
+    """Yields the messages of an upload; files are read on a thread."""
+    requests = part.source.upload_requests()
+    while (request := await asyncio.to_thread(next, requests, None)) is not None:
+        yield request

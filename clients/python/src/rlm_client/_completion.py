@@ -1,0 +1,144 @@
+"""What a completion came to, and how it is put together from its events."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_client._errors import StreamEndedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlm_api.rlm.v1 import completion_service_pb2 as pb
+    from rlm_api.rlm.v1 import limits_pb2
+
+    from rlm_client._directory import SkippedFile
+
+
+class FinishReason(enum.StrEnum):
+    """Why a completion ended; `rlm.v1.FinishReason` without the prefix."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """A reason that this client does not know, as the server is newer."""
+    ANSWERED = "ANSWERED"
+    MAX_ITERATIONS = "MAX_ITERATIONS"
+    WALL_TIME = "WALL_TIME"
+    MAX_TOKENS = "MAX_TOKENS"
+    MAX_COST = "MAX_COST"
+    MAX_SUBCALLS = "MAX_SUBCALLS"
+    MAX_ERRORS = "MAX_ERRORS"
+    CANCELLED = "CANCELLED"
+    MODEL_ERROR = "MODEL_ERROR"
+    SANDBOX_ERROR = "SANDBOX_ERROR"
+    NO_PROGRESS = "NO_PROGRESS"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+    @classmethod
+    def from_proto(cls, value: event_pb2.FinishReason.ValueType) -> FinishReason:
+        """Returns the member for the contract's value."""
+        try:
+            return cls(event_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_"))
+        except ValueError:
+            return cls.UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion that has ended.
+
+    Args:
+        completion_id: the server's name for it.
+        answer: the answer, or the best partial one; may be empty.
+        finish_reason: why it ended.
+        partial: whether `answer` is not one that the model declared final.
+        error: what went wrong, for people; empty if nothing did.
+        usage: what the whole tree of calls used.
+        iterations: turns that the root took.
+        wall_time_seconds: how long it took.
+        event_count: number of its events.
+        skipped_files: files of directories in the context that were left out.
+    """
+
+    completion_id: str
+    answer: str
+    finish_reason: FinishReason
+    partial: bool
+    error: str
+    usage: limits_pb2.Usage
+    iterations: int
+    wall_time_seconds: float
+    event_count: int
+    skipped_files: Sequence[SkippedFile]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that a server has.
+
+    Args:
+        models: those that requests can name.
+        default_model: the root's where a request names none.
+        default_sub_model: the sub-calls' where a request names none.
+        any_model_allowed: whether requests may name others, too.
+    """
+
+    models: Sequence[pb.Model]
+    default_model: str
+    default_sub_model: str
+    any_model_allowed: bool
+
+    @classmethod
+    def from_proto(cls, response: pb.ListModelsResponse) -> Models:
+        """Returns what a response says."""
+        return cls(
+            tuple(response.models),
+            response.default_model,
+            response.default_sub_model,
+            response.any_model_allowed,
+        )
+
+
+class EventFold:
+    """Follows the events of a stream until it can tell what the completion came to."""
+
+    def __init__(self, skipped_files: Sequence[SkippedFile]) -> None:
+        self._skipped_files = tuple(skipped_files)
+        self._last: event_pb2.Event | None = None
+        self._count = 0
+
+    def add(self, event: event_pb2.Event) -> None:
+        """Takes note of the next event."""
+        self._last = event
+        self._count += 1
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last event has come."""
+        return self._last is not None and self._last.WhichOneof("kind") == "finished"
+
+    def completion(self) -> Completion:
+        """Returns what the completion came to.
+
+        Raises:
+            StreamEndedError: its last event has not come.
+        """
+        if self._last is None or not self.is_finished:
+            last = self._last or event_pb2.Event()
+            raise StreamEndedError(last.completion_id, last.sequence)
+        finished = self._last.finished
+        return Completion(
+            completion_id=self._last.completion_id,
+            answer=finished.answer,
+            finish_reason=FinishReason.from_proto(finished.finish_reason),
+            partial=finished.partial,
+            error=finished.error,
+            usage=finished.usage,
+            iterations=finished.iterations,
+            wall_time_seconds=finished.wall_time.ToNanoseconds() / 1e9,
+            event_count=self._count,
+            skipped_files=self._skipped_files,
+        )

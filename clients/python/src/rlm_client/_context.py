@@ -1,0 +1,220 @@
+"""What callers give as a context, made ready to be sent: inline if it is small, else to be uploaded."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+
+from rlm_client._directory import SkippedFile, read_directory
+from rlm_client._errors import ContextError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Json: TypeAlias = dict[str, Any] | list[Any]
+"""A value that `json.dumps` takes."""
+
+Value: TypeAlias = str | bytes | Json | Path
+"""A context: text, UTF-8 bytes, a JSON value, a file, or a directory."""
+
+UPLOAD_THRESHOLD_BYTES = 1024 * 1024
+"""Contexts larger than this, in all, are uploaded; smaller ones travel in the request."""
+
+CHUNK_BYTES = 512 * 1024
+"""Size of an upload's chunks; the server takes up to 1 MiB."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a context with a name of its own.
+
+    Args:
+        name: the variable's name in the REPL, a Python identifier.
+        value: text, UTF-8 bytes, a JSON value, or the path of a text file or of a directory.
+        description: tells the model what it is.
+    """
+
+    name: str
+    value: Value
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes of a part, in memory or in a file, known to be valid.
+
+    Args:
+        format: text or JSON.
+        data: the bytes, or the file that has them.
+        size_bytes: how many they are.
+        sha256: their digest.
+    """
+
+    format: pb.ContextFormat.ValueType
+    data: bytes | Path
+    size_bytes: int
+    sha256: str
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yields the bytes in pieces of at most `CHUNK_BYTES`.
+
+        Raises:
+            OSError: the file cannot be read any more.
+        """
+        return _chunks(self.data)
+
+    def read(self) -> bytes:
+        """Returns all the bytes."""
+        return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
+
+    def upload_requests(self) -> Iterator[pb.UploadContextRequest]:
+        """Yields the messages of an upload."""
+        metadata = pb.ContextMetadata(format=self.format, sha256=self.sha256, size_bytes=self.size_bytes)
+        yield pb.UploadContextRequest(metadata=metadata)
+        for chunk in self.chunks():
+            yield pb.UploadContextRequest(chunk=chunk)
+
+
+@dataclass(frozen=True)
+class PreparedPart:
+    """A part that is ready to be sent.
+
+    Args:
+        name: the variable's name, or empty.
+        description: what the model is told of it.
+        source: its bytes.
+    """
+
+    name: str
+    description: str
+    source: Source
+
+    def inline(self) -> pb.ContextPart:
+        """Returns the part with its value in it."""
+        text = self.source.read().decode()
+        if self.source.format == pb.CONTEXT_FORMAT_JSON:
+            return pb.ContextPart(name=self.name, description=self.description, json=text)
+        return pb.ContextPart(name=self.name, description=self.description, text=text)
+
+    def uploaded(self, context_id: str) -> pb.ContextPart:
+        """Returns the part with the id of its uploaded value."""
+        return pb.ContextPart(name=self.name, description=self.description, context_id=context_id)
+
+
+@dataclass(frozen=True)
+class PreparedContext:
+    """A context that was read, checked and hashed, ready for any number of queries; `prepare` makes it.
+
+    Args:
+        parts: its parts.
+        skipped_files: files of directories that are not in it.
+    """
+
+    parts: Sequence[PreparedPart]
+    skipped_files: Sequence[SkippedFile] = field(default_factory=tuple)
+
+    @property
+    def must_be_uploaded(self) -> bool:
+        """Whether it is too large to travel in the request."""
+        return sum(part.source.size_bytes for part in self.parts) > UPLOAD_THRESHOLD_BYTES
+
+
+Context: TypeAlias = Value | list[Part] | PreparedContext
+"""What `completion` takes: a value, several named parts, or a context that was prepared before."""
+
+
+def prepare(context: Context) -> PreparedContext:
+    """Reads a context, checks that it can be sent, and hashes it. It reads files, so it may block.
+
+    `completion` does this itself. Do it before, to ask several questions of a large context, or to learn early that it
+    cannot be read.
+
+    Raises:
+        ContextError: a file cannot be read, bytes are no UTF-8, a value is no JSON, or there is nothing at all.
+        TypeError: the context is of a type that cannot be sent.
+    """
+    if isinstance(context, PreparedContext):
+        return context
+    if isinstance(context, list) and context and all(isinstance(part, Part) for part in context):
+        named = list(context)
+    else:
+        named = [Part("", context)]  # a list of parts was dealt with above
+    parts: list[PreparedPart] = []
+    skipped: list[SkippedFile] = []
+    for part in named:
+        label = f"context {part.name!r}" if part.name else "context"
+        source, more_skipped = _prepare_value(label, part.value)
+        if not source.size_bytes:
+            raise ContextError(str(part.value) if isinstance(part.value, Path) else label, "it is empty")
+        parts.append(PreparedPart(part.name, part.description, source))
+        skipped += more_skipped
+    return PreparedContext(parts, tuple(skipped))
+
+
+def _prepare_value(label: str, value: Value) -> tuple[Source, Sequence[SkippedFile]]:
+    if isinstance(value, str):
+        try:
+            return _source(label, pb.CONTEXT_FORMAT_TEXT, value.encode()), ()
+        except UnicodeEncodeError as error:
+            raise ContextError(label, f"character {error.start} is half of a surrogate pair, no text") from None
+    if isinstance(value, bytes):
+        return _source(label, pb.CONTEXT_FORMAT_TEXT, value), ()
+    if isinstance(value, Path):
+        if not value.is_dir():
+            return _source(str(value), pb.CONTEXT_FORMAT_TEXT, value), ()
+        directory = read_directory(value)
+        if not directory.documents:
+            raise ContextError(str(value), "the directory has no text files")
+        return _json_source(str(value), directory.documents), directory.skipped_files
+    if isinstance(value, dict | list):
+        return _json_source(label, value), ()
+    raise TypeError(f"{label} must be str, bytes, dict, list, pathlib.Path or a list of Part, not {type(value)}")
+
+
+def _json_source(label: str, value: Json) -> Source:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ContextError(label, f"not a JSON value: {error}") from None
+    return _source(label, pb.CONTEXT_FORMAT_JSON, text.encode(errors="replace"))
+
+
+def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path) -> Source:
+    """Makes a source, reading its bytes once: to hash them and to check that they are UTF-8."""
+    digest, size = hashlib.sha256(), 0
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for chunk in _chunks(data):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(label, size - pending + error.start) from None
+            digest.update(chunk)
+            size += len(chunk)
+        pending = len(decoder.getstate()[0])
+        if pending:
+            raise _not_utf8(label, size - pending)
+    except OSError as error:
+        raise ContextError(label, f"cannot be read: {error.strerror or error}") from error
+    return Source(format_, data, size, digest.hexdigest())
+
+
+def _not_utf8(label: str, byte_offset: int) -> ContextError:
+    return ContextError(label, f"not UTF-8 at byte {byte_offset}", byte_offset=byte_offset)
+
+
+def _chunks(data: bytes | Path) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
+        return
+    with data.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

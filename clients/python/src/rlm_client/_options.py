@@ -1,0 +1,102 @@
+"""What bounds a completion, and what its models are told about sampling, as plain dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf import duration_pb2
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import limits_pb2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a completion, over its whole tree of calls unless said otherwise. None takes the server's default.
+
+    Args:
+        max_depth: how deep `rlm_query` may nest; 0 makes sub-calls plain model calls.
+        max_iterations: turns of one node.
+        wall_time_seconds: how long the completion may take.
+        max_input_tokens: tokens sent to models.
+        max_output_tokens: tokens produced by models.
+        max_cost_microdollars: cost in millionths of a US dollar.
+        max_subcalls: number of sub-calls; each item of a batch counts.
+        max_concurrent_subcalls: sub-calls that run at once.
+        max_consecutive_errors: turns of one node in a row that may fail.
+        max_output_chars: how much of a turn's output the model is shown.
+        cell_wall_time_seconds: how long a block of code may take, sub-calls included.
+        cell_fuel: WebAssembly instructions of a block of code.
+        cell_memory_bytes: memory of a sandbox.
+        cell_output_bytes: how much a block of code may write.
+    """
+
+    max_depth: int | None = None
+    max_iterations: int | None = None
+    wall_time_seconds: float | None = None
+    max_input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    max_cost_microdollars: int | None = None
+    max_subcalls: int | None = None
+    max_concurrent_subcalls: int | None = None
+    max_consecutive_errors: int | None = None
+    max_output_chars: int | None = None
+    cell_wall_time_seconds: float | None = None
+    cell_fuel: int | None = None
+    cell_memory_bytes: int | None = None
+    cell_output_bytes: int | None = None
+
+    def to_proto(self) -> limits_pb2.Limits:
+        """Returns the message."""
+        cell = limits_pb2.CellLimits(
+            fuel=self.cell_fuel or 0,
+            memory_bytes=self.cell_memory_bytes or 0,
+            wall_time=_duration(self.cell_wall_time_seconds),
+            output_bytes=self.cell_output_bytes or 0,
+        )
+        return limits_pb2.Limits(
+            max_depth=self.max_depth,
+            max_iterations=self.max_iterations,
+            wall_time=_duration(self.wall_time_seconds),
+            max_input_tokens=self.max_input_tokens,
+            max_output_tokens=self.max_output_tokens,
+            max_cost_microdollars=self.max_cost_microdollars,
+            max_subcalls=self.max_subcalls,
+            max_concurrent_subcalls=self.max_concurrent_subcalls,
+            max_consecutive_errors=self.max_consecutive_errors,
+            max_output_chars=self.max_output_chars,
+            cell=cell if cell.ByteSize() else None,
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What models are told about sampling. None, or empty, takes the endpoint's default.
+
+    Args:
+        temperature: from 0 to 2.
+        top_p: over 0, at most 1.
+        max_output_tokens: limit of one reply.
+        reasoning_effort: what the endpoint takes, as `low`.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    reasoning_effort: str = ""
+
+    def to_proto(self) -> pb.Sampling:
+        """Returns the message."""
+        return pb.Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_output_tokens=self.max_output_tokens,
+            reasoning_effort=self.reasoning_effort,
+        )
+
+
+def _duration(seconds: float | None) -> duration_pb2.Duration | None:
+    if seconds is None:
+        return None
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

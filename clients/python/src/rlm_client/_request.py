@@ -1,0 +1,23 @@
+"""The request of a completion, without its contexts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from rlm_client._options import Limits, Sampling
+
+
+def build_request(
+    query: str, *, model: str | None, sub_model: str | None, limits: Limits | None, sampling: Sampling | None
+) -> pb.CompleteRequest:
+    """Returns the request of a completion; its contexts are to be added."""
+    return pb.CompleteRequest(
+        query=query,
+        model=model or "",
+        sub_model=sub_model or "",
+        limits=limits.to_proto() if limits is not None else None,
+        sampling=sampling.to_proto() if sampling is not None else None,
+    )

@@ -1,0 +1,209 @@
+"""The synchronous client. `_async.py` is its twin: keep the two alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
+
+from rlm_client._channel import OPTIONS
+from rlm_client._completion import Completion, EventFold, Models
+from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
+from rlm_client._errors import from_rpc_error
+from rlm_client._request import build_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from rlm_api.rlm.v1 import event_pb2
+
+    from rlm_client._directory import SkippedFile
+    from rlm_client._options import Limits, Sampling
+
+_UNARY_TIMEOUT_SECONDS = 30.0
+
+
+class Client:
+    """A client of `rlm.v1.CompletionService`. Any number of threads may share one.
+
+    Use it in a `with` statement, or call `close`.
+
+    Args:
+        target: the server, as `host:port`, `unix:/path` or `dns:///name:port`.
+        credentials: for TLS; None connects without.
+    """
+
+    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)
+        self._stub = pb_grpc.CompletionServiceStub(self._channel)
+
+    def completion(
+        self,
+        context: Context,
+        query: str,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Completion:
+        """Answers a query over a context.
+
+        Args:
+            context: text, UTF-8 bytes, a JSON value (dict or list), the path of a text file, the path of a directory,
+                or a list of `Part`. Of a directory, binary files and those that cannot be read are left out and listed
+                in `Completion.skipped_files`. More than 1 MiB is uploaded first, unless the server has it.
+            query: the question.
+            model: the root's model. Default: the server's.
+            sub_model: the model of sub-calls. Default: the server's.
+            limits: what bounds the completion. Default: the server's.
+            sampling: what models are told about sampling. Default: the endpoints'.
+            timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
+                cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
+                Default: no end.
+
+        Returns:
+            What the completion came to. One that ended at a limit, or whose model failed, is returned, too: see
+            `finish_reason`.
+
+        Raises:
+            ContextError: the context cannot be read or sent.
+            StatusError: the call failed; the subclass says how.
+            StreamEndedError: the server broke off.
+        """
+        with self.stream(
+            context,
+            query,
+            model=model,
+            sub_model=sub_model,
+            limits=limits,
+            sampling=sampling,
+            timeout_seconds=timeout_seconds,
+        ) as stream:
+            return stream.result()
+
+    def stream(
+        self,
+        context: Context,
+        query: str,
+        *,
+        model: str | None = None,
+        sub_model: str | None = None,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        timeout_seconds: float | None = None,
+    ) -> EventStream:
+        """Answers a query over a context, event by event.
+
+        Arguments are those of `completion`. A large context is uploaded before this returns.
+
+        Raises:
+            ContextError: the context cannot be read or sent.
+            StatusError: the upload failed. Errors of the completion itself are raised by the stream.
+        """
+        request = build_request(query, model=model, sub_model=sub_model, limits=limits, sampling=sampling)
+        prepared = prepare(context)
+        request.contexts.extend(self._context_parts(prepared, timeout_seconds))
+        return EventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+
+    def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
+        """Returns the models that the server has.
+
+        Raises:
+            StatusError: the call failed.
+        """
+        try:
+            return Models.from_proto(self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_seconds))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def close(self) -> None:
+        """Closes the connection; open streams are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _context_parts(self, prepared: PreparedContext, timeout_seconds: float | None) -> list[pb.ContextPart]:
+        if not prepared.must_be_uploaded:
+            return [part.inline() for part in prepared.parts]
+        return [self._upload(part, timeout_seconds) for part in prepared.parts]
+
+    def _upload(self, part: PreparedPart, timeout_seconds: float | None) -> pb.ContextPart:
+        try:
+            response = self._stub.UploadContext(part.source.upload_requests(), timeout=timeout_seconds)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return part.uploaded(response.context_id)
+
+
+class EventStream:
+    """The events of a completion, as they happen. Leaving its `with` block cancels a completion that still runs."""
+
+    def __init__(
+        self,
+        call: grpc._CallIterator[pb.CompleteResponse],
+        skipped_files: Sequence[SkippedFile],
+    ) -> None:
+        self._call = call
+        self._fold = EventFold(skipped_files)
+        self.skipped_files = tuple(skipped_files)
+        """Files of directories in the context that were left out."""
+
+    def __iter__(self) -> Iterator[event_pb2.Event]:
+        return self
+
+    def __next__(self) -> event_pb2.Event:
+        """Waits for the next event.
+
+        Raises:
+            StopIteration: the last event, `finished`, has come before.
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        try:
+            response = next(self._call)
+        except StopIteration:
+            self._fold.completion()
+            raise
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        self._fold.add(response.event)
+        return response.event
+
+    def result(self) -> Completion:
+        """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
+
+        Raises:
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        if not self._fold.is_finished:
+            for _ in self:
+                pass
+        return self._fold.completion()
+
+    def cancel(self) -> None:
+        """Cancels the completion; the next event raises `CallCancelledError`. Any thread may call this."""
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()

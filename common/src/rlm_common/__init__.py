@@ -1,0 +1,1 @@
+"""What both servers need to speak gRPC well: errors with details, validation, health, reflection, draining."""

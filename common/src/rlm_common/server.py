@@ -1,0 +1,135 @@
+"""A gRPC server with health, reflection and graceful draining (grpc.health.v1, grpc.reflection.v1)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rlm_common.addresses import with_port
+from rlm_common.interceptor import ErrorInterceptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_log = logging.getLogger(__name__)
+
+MAX_RECEIVED_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Largest message that the servers and clients take. The servers themselves send at most about 1 MiB."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_RECEIVED_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_RECEIVED_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+"""Options for channels to these servers."""
+
+_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *CHANNEL_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class Drainable(Protocol):
+    """What a service does when its server shuts down."""
+
+    def start_draining(self, grace_seconds: float) -> None:
+        """Refuses new work from now on, and tells running work that it has `grace_seconds` left."""
+
+    async def close(self) -> None:
+        """Frees everything; no RPC runs any more."""
+
+
+@dataclass(frozen=True)
+class ServiceBinding:
+    """A service and how to add it to a server.
+
+    Args:
+        full_name: the service's name with its package, as `sandbox.v1.ExecuteService`.
+        add_to_server: adds the servicer to a server.
+        drainable: the servicer's side of draining.
+    """
+
+    full_name: str
+    add_to_server: Callable[[grpc.aio.Server], None]
+    drainable: Drainable
+
+
+class GrpcServer:
+    """A gRPC server that serves one service, with health and reflection.
+
+    Args:
+        binding: the service.
+        error_domain: domain of its errors, as `sandbox.v1`.
+        listen: addresses, each `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
+    """
+
+    def __init__(self, binding: ServiceBinding, *, error_domain: str, listen: Sequence[str]) -> None:
+        self._binding = binding
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(error_domain)], options=_SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        binding.add_to_server(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (binding.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._listen = list(listen)
+        self._stopping: asyncio.Task[None] | None = None
+        self.addresses: list[str] = []
+        """The addresses that are listened on, with real ports, once the server has started."""
+
+    async def start(self) -> None:
+        """Begins to serve.
+
+        Raises:
+            OSError: an address cannot be listened on.
+        """
+        for address in self._listen:
+            try:
+                port = self._server.add_insecure_port(address)
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {address}: is another server there?") from error
+            self.addresses.append(with_port(address, port))
+        await self._server.start()
+        for name in ("", self._binding.full_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Drains: takes no new work, lets running RPCs finish within the grace time, then cancels them."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_seconds))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_seconds: float) -> None:
+        await self._health.enter_graceful_shutdown()
+        self._binding.drainable.start_draining(grace_seconds)
+        await self._server.stop(grace_seconds)
+        await self._binding.drainable.close()
+
+    async def serve_until_signal(self, grace_seconds: float) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal ends the grace time at once."""
+        loop = asyncio.get_running_loop()
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        received = await signals.get()
+        _log.info("%s: draining for up to %g s", signal.Signals(received).name, grace_seconds)
+        stopping = asyncio.create_task(self.stop(grace_seconds))
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+        if again.done():
+            _log.info("second signal: stopping now")
+            await self._server.stop(0)
+        again.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await again
+        await stopping

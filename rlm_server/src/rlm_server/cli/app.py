@@ -1,0 +1,30 @@
+"""The `rlm` command: its subcommands, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from rlm_server.cli.complete import complete
+from rlm_server.cli.demo_model import demo_model
+from rlm_server.cli.doctor import doctor
+from rlm_server.cli.models import models
+from rlm_server.cli.serve import serve
+
+_app = typer.Typer(
+    name="rlm",
+    help="Recursive language models: ask questions of contexts of any size.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_app.command()(complete)
+_app.command()(serve)
+_app.command("demo-model")(demo_model)
+_app.command()(doctor)
+_app.command()(models)
+
+
+def main() -> None:
+    """Runs the command that the arguments name, and exits."""
+    _app()

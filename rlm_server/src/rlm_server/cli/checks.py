@@ -1,0 +1,139 @@
+"""What `rlm doctor` checks."""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_server.cli.endpoint import started
+
+if TYPE_CHECKING:
+    from rlm_server.cli.endpoint import Endpoint
+
+_OLDEST_PYTHON = (3, 11, 0)
+_SANDBOX_CHECK_SECONDS = 120
+_ENDPOINT_CHECK_SECONDS = 15
+
+
+class State(enum.Enum):
+    """What a check found."""
+
+    OK = "ok"
+    """It works."""
+    NOTE = "note"
+    """It works, but not as one might think."""
+    FAILED = "FAILED"
+    """It does not work, and it is essential."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found.
+
+    Args:
+        name: what was checked.
+        state: whether it works.
+        finding: what was seen.
+        remedy: how to mend it, or empty.
+    """
+
+    name: str
+    state: State
+    finding: str
+    remedy: str = ""
+
+
+def python() -> Result:
+    """Checks the interpreter."""
+    version = sys.version_info[:3]
+    text = ".".join(map(str, version))
+    if version < _OLDEST_PYTHON:
+        return Result("python", State.FAILED, text, "Install Python 3.11 or later and run `make setup` with it.")
+    return Result("python", State.OK, text)
+
+
+def port(address: str) -> Result:
+    """Checks that an address, `HOST:PORT`, can be listened on."""
+    host, _, number = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(number)))
+    except (OSError, ValueError, OverflowError) as error:
+        remedy = "Stop what listens there (`ss -ltnp` names it), or give `rlm serve --listen` another address."
+        return Result("port", State.FAILED, f"{address} cannot be listened on: {error}", remedy)
+    return Result("port", State.OK, f"{address} is free")
+
+
+def sandbox() -> Result:
+    """Checks the sandbox server with its own doctor."""
+    if importlib.util.find_spec("sandbox_server") is None:
+        remedy = "Install it (`make setup`), or name a running one with --sandbox ADDRESS."
+        return Result("sandbox", State.FAILED, "the sandbox server is not installed", remedy)
+    command = [sys.executable, "-m", "sandbox_server", "doctor", "--json"]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SANDBOX_CHECK_SECONDS, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        remedy = f"Run `{' '.join(command)}` to see where it hangs."
+        return Result("sandbox", State.FAILED, f"no result in {_SANDBOX_CHECK_SECONDS} s", remedy)
+    if run.returncode != 0:
+        said = (run.stderr or run.stdout).strip().splitlines()
+        remedy = f"Run `{' '.join(command)}` for the whole story."
+        return Result("sandbox", State.FAILED, said[-1] if said else f"exit code {run.returncode}", remedy)
+    try:
+        found = json.loads(run.stdout)
+    except ValueError:
+        return Result("sandbox", State.OK, "its doctor finds nothing amiss")
+    return Result("sandbox", State.OK, json.dumps(found, ensure_ascii=False)[:200])
+
+
+def key(endpoint: Endpoint) -> Result:
+    """Checks that there is a key."""
+    if endpoint.is_demo:
+        remedy = "Set OPENAI_API_KEY, or give --base-url and --model, for a real one."
+        return Result("key", State.NOTE, "none: the demo model answers, which is no language model", remedy)
+    if endpoint.api_key is None:
+        return Result("key", State.NOTE, "none; that is fine if the endpoint needs none", "Else set OPENAI_API_KEY.")
+    return Result("key", State.OK, f"there, {len(endpoint.api_key)} characters")
+
+
+async def endpoint(chosen: Endpoint) -> Result:
+    """Checks that the endpoint answers and has the model."""
+    import openai  # noqa: PLC0415 - takes half a second, which no other command should wait for
+
+    async with started(chosen) as ready:
+        where = ready.base_url or "OpenAI"
+        client = openai.AsyncOpenAI(
+            api_key=ready.api_key or "none", base_url=ready.base_url, timeout=_ENDPOINT_CHECK_SECONDS, max_retries=0
+        )
+        async with client:
+            try:
+                names = [model.id async for model in client.models.list()]
+            except openai.AuthenticationError as error:
+                return Result(
+                    "endpoint", State.FAILED, f"{where} refuses the key: {error.message}", "Give another key."
+                )
+            except openai.APIConnectionError as error:
+                remedy = "Check --base-url, the network and proxies; is the endpoint running?"
+                return Result(
+                    "endpoint", State.FAILED, f"{where} cannot be reached: {error.__cause__ or error}", remedy
+                )
+            except openai.APIStatusError as error:
+                remedy = "Some endpoints list no models; try a completion."
+                return Result("endpoint", State.NOTE, f"{where} answers {error.status_code} to a models call", remedy)
+    if ready.model.partition("?")[0] not in names:
+        remedy = f"It has {', '.join(names[:10]) or 'none'}."
+        return Result("endpoint", State.NOTE, f"{where} does not list model {ready.model!r}", remedy)
+    return Result("endpoint", State.OK, f"{where} answers and has model {ready.model!r}")

@@ -1,0 +1,190 @@
+"""`rlm complete`."""
+
+# ruff: noqa: TC001, TC003 - typer reads annotations at run time, and calls commands by keyword
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rlm_client import AsyncClient, CallCancelledError, ContextError, Limits, PreparedContext, RlmError, SkippedFile
+
+from rlm_server.cli import exit_codes
+from rlm_server.cli.contexts import read_contexts
+from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, EndpointError, choose_endpoint
+from rlm_server.cli.options import (
+    ApiKeyFileOption,
+    BaseUrlOption,
+    MaxDepthOption,
+    MaxIterationsOption,
+    MaxSubcallsOption,
+    ModelOption,
+    SandboxOption,
+    ServerOption,
+    SubModelOption,
+    TimeoutOption,
+)
+from rlm_server.cli.render import Renderer, make_renderer
+from rlm_server.cli.stack import running_stack
+from rlm_server.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+_SHOWN_SKIPPED_FILES = 5
+
+
+def complete(
+    query: Annotated[str, typer.Argument(help="The question.")],
+    context: Annotated[
+        list[str],
+        typer.Option("--context", metavar="[NAME=]FILE|DIR|-", help="What to look in; may be given several times."),
+    ],
+    glob: Annotated[str, typer.Option("--glob", help="Which files of a directory to take, as *.py.")] = "*",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Files and directories to leave out, as node_modules."),
+    ] = None,
+    charset: Annotated[
+        str | None,
+        typer.Option("--charset", help="Character set of the files, as iso-8859-1. Default: UTF-8."),
+    ] = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
+    sub_model: SubModelOption = None,
+    base_url: BaseUrlOption = None,
+    api_key_file: ApiKeyFileOption = None,
+    sandbox: SandboxOption = None,
+    max_depth: MaxDepthOption = None,
+    max_iterations: MaxIterationsOption = None,
+    max_subcalls: MaxSubcallsOption = None,
+    timeout: TimeoutOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file, too.")
+    ] = None,
+) -> None:
+    """Answers a question about files, directories or standard input.
+
+    With --server a running server does it. Without, both servers are started for this one call.
+
+    On a terminal the calls are shown as a tree; in a pipe as plain lines, which begin with the node they belong to.
+
+    Exit codes: 0 answered; 1 ended at a limit; 2 bad input; 3 server, sandbox or model failed; 130 cancelled.
+    """
+    try:
+        read, skipped = read_contexts(context, glob=glob, exclude=exclude or (), charset=charset)
+        endpoint = None
+        if server is None:
+            endpoint = choose_endpoint(
+                model=model,
+                sub_model=sub_model,
+                base_url=base_url,
+                api_key_file=api_key_file,
+                environment=os.environ,
+            )
+    except ContextError as error:
+        exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
+    except EndpointError as error:
+        exit_codes.fail(str(error), exit_codes.BAD_INPUT)
+    limits = Limits(
+        max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
+    )
+    call = _Call(query, read, skipped, server, endpoint, sandbox, model, sub_model, limits, output)
+    raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
+
+
+@dataclass(frozen=True)
+class _Call:
+    query: str
+    context: PreparedContext
+    skipped_files: Sequence[SkippedFile]
+    server: str | None
+    endpoint: Endpoint | None
+    sandbox: str | None
+    model: str | None
+    sub_model: str | None
+    limits: Limits
+    output: Path | None
+
+    async def run(self, renderer: Renderer) -> int:
+        """Makes the call, shows it, and returns the exit code."""
+        task = asyncio.create_task(self._complete(renderer))
+        loop = asyncio.get_running_loop()
+
+        def cancel() -> None:
+            # A second Ctrl-C must work even if the clean-up hangs.
+            loop.remove_signal_handler(signal.SIGINT)
+            task.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, cancel)
+        loop.add_signal_handler(signal.SIGTERM, cancel)
+        try:
+            return await task
+        except (asyncio.CancelledError, CallCancelledError):
+            _tell("cancelled")
+            return exit_codes.CANCELLED
+        except RlmError as error:
+            _tell(exit_codes.message_of(error, self.server or "the server that this command started"))
+            return exit_codes.of_error(error)
+        except SettingsError as error:
+            _tell(str(error))
+            return exit_codes.BAD_INPUT
+        except BrokenPipeError:
+            # Who read stdout has gone, as `head` does; what is still buffered must not fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return exit_codes.FAILED
+        except OSError as error:
+            _tell(str(error))
+            return exit_codes.FAILED
+
+    async def _complete(self, renderer: Renderer) -> int:
+        if self.endpoint is not None and self.endpoint.is_demo:
+            _tell(STAND_IN_NOTICE)
+        _tell_skipped(self.skipped_files)
+        async with self._target() as target, AsyncClient(target) as client:
+            stream = await client.stream(
+                self.context, self.query, model=self.model, sub_model=self.sub_model, limits=self.limits
+            )
+            async with stream:
+                with renderer:
+                    async for event in stream:
+                        renderer.event(event)
+                completion = await stream.result()
+            renderer.completion(completion)
+        if self.output is not None:
+            await asyncio.to_thread(self.output.write_text, completion.answer, encoding="utf-8")
+        if completion.error:
+            _tell(f"{completion.finish_reason}: {completion.error}")
+        return exit_codes.of_completion(completion)
+
+    @contextlib.asynccontextmanager
+    async def _target(self) -> AsyncIterator[str]:
+        if self.server is not None or self.endpoint is None:
+            yield self.server or ""
+            return
+        async with running_stack(self.endpoint, sandbox=self.sandbox) as target:
+            yield target
+
+
+def _tell(text: str) -> None:
+    sys.stdout.flush()
+    typer.echo(f"rlm: {text}", err=True)
+
+
+def _tell_skipped(skipped_files: Sequence[SkippedFile]) -> None:
+    if not skipped_files:
+        return
+    _tell(f"{len(skipped_files)} files or directories are left out:")
+    for skipped in skipped_files[:_SHOWN_SKIPPED_FILES]:
+        typer.echo(f"  {skipped.path}: {skipped.reason}", err=True)
+    if len(skipped_files) > _SHOWN_SKIPPED_FILES:
+        typer.echo(f"  and {len(skipped_files) - _SHOWN_SKIPPED_FILES} more", err=True)

@@ -1,0 +1,50 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", metavar="ADDRESS", help="A running server, as localhost:50051 or unix:PATH."),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The root's model.")]
+SubModelOption = Annotated[
+    str | None,
+    typer.Option("--sub-model", help="The sub-calls' model. Default: the root's."),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option("--base-url", envvar="OPENAI_BASE_URL", help="An OpenAI-compatible endpoint, as http://HOST:8000/v1."),
+]
+ApiKeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", help="File with the endpoint's key. Default: the variable OPENAI_API_KEY."),
+]
+SandboxOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sandbox",
+        metavar="ADDRESS|local",
+        help="A running sandbox server, or `local` for this process, without isolation. Default: started as a child.",
+    ),
+]
+MaxDepthOption = Annotated[
+    int | None,
+    typer.Option("--max-depth", help="How deep rlm_query may nest."),
+]
+MaxIterationsOption = Annotated[
+    int | None,
+    typer.Option("--max-iterations", help="Turns of one node."),
+]
+MaxSubcallsOption = Annotated[
+    int | None,
+    typer.Option("--max-subcalls", help="Sub-calls in all; each item of a batch counts."),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),
+]

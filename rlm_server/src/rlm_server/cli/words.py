@@ -1,0 +1,59 @@
+"""Small texts that the renderers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+    from rlm_client import Completion
+
+
+def seconds(duration: Duration) -> str:
+    """Returns a duration as people read it, in seconds."""
+    value = duration.ToNanoseconds() / 1e9
+    return f"{value:.3f} s" if value < 1 else f"{value:.1f} s"
+
+
+def outcome(finished: event_pb2.CodeFinished) -> str:
+    """Returns how a block of code went, on one line."""
+    name = event_pb2.CodeOutcome.Name(finished.outcome).removeprefix("CODE_OUTCOME_")
+    error = f" {finished.error_type}: {one_line(finished.error_message)}" if finished.error_type else ""
+    if not error and finished.error_message:
+        error = f" {one_line(finished.error_message)}"
+    hidden = (
+        f", {finished.output_chars_hidden} of {finished.output_chars} characters hidden from the model"
+        if finished.output_chars_hidden
+        else ""
+    )
+    return f"{name}{error} in {seconds(finished.wall_time)}{hidden}"
+
+
+def reason(value: event_pb2.FinishReason.ValueType) -> str:
+    """Returns the name of a finish reason."""
+    return event_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")
+
+
+def subcall(started: event_pb2.SubcallStarted) -> str:
+    """Returns what a sub-call is, on one line."""
+    index = f"[{started.batch_index}]" if started.HasField("batch_index") else ""
+    kind = "child RLM" if started.kind == event_pb2.NODE_KIND_RLM else "model call"
+    return f"{started.function}{index} {kind} model={started.model} prompt={started.prompt_chars} characters"
+
+
+def one_line(text: str, limit: int = 100) -> str:
+    """Returns a text on one line, cut to a number of characters."""
+    joined = " ".join(text.split())
+    return joined if len(joined) <= limit else f"{joined[: limit - 3]}..."
+
+
+def usage(completion: Completion) -> str:
+    """Returns what a completion used, on one line."""
+    total = completion.usage.total
+    return (
+        f"{completion.finish_reason} in {completion.wall_time_seconds:.1f} s: {completion.iterations} turns, "
+        f"{completion.usage.subcall_count} sub-calls, {total.call_count} model calls, {total.input_tokens} tokens in, "
+        f"{total.output_tokens} out"
+    )

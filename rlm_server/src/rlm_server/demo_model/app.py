@@ -1,0 +1,175 @@
+"""The demo model's HTTP interface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from rlm_server.demo_model.policy import reply_to
+from rlm_server.demo_model.protocol import (
+    CHARS_PER_TOKEN,
+    ApiError,
+    ChatRequest,
+    Reply,
+    count_tokens,
+    parse_request,
+    text_of,
+)
+from rlm_server.demo_model.settings import MODEL_IDS, Behaviour, DemoModelSettings, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.requests import Request
+
+
+class BrokenStreamError(ConnectionError):
+    """Raised inside a response to make the HTTP server cut the connection, as the fault `broken` asks for."""
+
+
+def create_app(settings: DemoModelSettings | None = None) -> Starlette:
+    """Returns the demo model as an ASGI application.
+
+    Args:
+        settings: how it behaves. Default: at once, without faults, for any key.
+    """
+    model = _DemoModel(settings or DemoModelSettings())
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", _answering_errors(model.chat_completions), methods=["POST"]),
+            Route("/v1/models", _answering_errors(model.models), methods=["GET"]),
+            Route("/v1/models/{name}", _answering_errors(model.one_model), methods=["GET"]),
+        ]
+    )
+
+
+class _DemoModel:
+    def __init__(self, settings: DemoModelSettings) -> None:
+        self._settings = settings
+        self._call_numbers = itertools.count(1)
+
+    async def models(self, request: Request) -> Response:
+        self._check_key(request)
+        return JSONResponse({"object": "list", "data": [_model_object(name) for name in MODEL_IDS]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._check_key(request)
+        return JSONResponse(_model_object(_known_model(request.path_params["name"])))
+
+    async def chat_completions(self, request: Request) -> Response:
+        self._check_key(request)
+        chat = parse_request(await request.body())
+        name = _known_model(chat.model)
+        try:
+            behaviour = self._settings.behaviour_of(chat.model, request.headers)
+        except ValueError as error:
+            raise ApiError(400, str(error), "invalid_demo_setting", param="model") from None
+        fault = behaviour.fault_of_call(next(self._call_numbers))
+        await _pause(request, None if fault is Fault.HANG else behaviour.latency_seconds)
+        if fault is Fault.RATE_LIMIT:
+            headers = {"retry-after": f"{behaviour.retry_after_seconds:g}"}
+            raise ApiError(429, "demo-model: asked to fail with 429", "rate_limit_exceeded", headers=headers)
+        if fault is Fault.SERVER_ERROR:
+            raise ApiError(500, "demo-model: asked to fail with 500", "server_error")
+        reply = _reply(chat, name, empty=fault is Fault.EMPTY)
+        broken = fault is Fault.BROKEN_STREAM
+        if chat.stream:
+            events = _events(reply, chat, behaviour, broken=broken)
+            return StreamingResponse(events, media_type="text/event-stream")
+        if broken:
+            body = JSONResponse(reply.body()).body
+            length = {"content-length": str(len(body))}
+            return StreamingResponse(_half(bytes(body)), media_type="application/json", headers=length)
+        return JSONResponse(reply.body())
+
+    def _check_key(self, request: Request) -> None:
+        if self._settings.api_key is None:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), self._settings.api_key.encode()):
+            raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
+
+
+async def _pause(request: Request, seconds: float | None) -> None:
+    """Waits, for ever if no time is given, but not longer than the caller does."""
+    if seconds == 0:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        raise ClientDisconnect
+
+
+def _reply(chat: ChatRequest, model: str, *, empty: bool) -> Reply:
+    text = "" if empty else reply_to(chat.messages)
+    stop_reason = "stop"
+    if chat.max_tokens is not None and count_tokens(text) > chat.max_tokens:
+        text, stop_reason = text[: chat.max_tokens * CHARS_PER_TOKEN], "length"
+    return Reply(
+        completion_id=f"chatcmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=model,
+        text=text,
+        stop_reason=stop_reason,
+        prompt_tokens=count_tokens("".join(text_of(message) for message in chat.messages)),
+    )
+
+
+async def _events(reply: Reply, chat: ChatRequest, behaviour: Behaviour, *, broken: bool) -> AsyncIterator[str]:
+    yield reply.chunk({"role": "assistant", "content": ""})
+    parts = [
+        reply.text[start : start + behaviour.chunk_chars] for start in range(0, len(reply.text), behaviour.chunk_chars)
+    ]
+    for number, part in enumerate(parts):
+        if number and behaviour.chunk_seconds:
+            await asyncio.sleep(behaviour.chunk_seconds)
+        if broken and number >= len(parts) // 2:
+            raise BrokenStreamError
+        yield reply.chunk({"content": part})
+    yield reply.chunk({}, reply.stop_reason)
+    if chat.include_usage:
+        yield reply.usage_chunk()
+    yield "data: [DONE]\n\n"
+
+
+async def _half(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    raise BrokenStreamError
+
+
+def _known_model(name: str) -> str:
+    base = name.partition("?")[0]
+    if base not in MODEL_IDS:
+        available = ", ".join(MODEL_IDS)
+        raise ApiError(404, f"no model {base!r} here; there are {available}", "model_not_found", param="model")
+    return base
+
+
+def _model_object(name: str) -> dict[str, str | int]:
+    owner = "rlm-server: a fixed program that stands in for a language model"
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _answering_errors(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ApiError as error:
+            return error.response()
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody is there to read it
+
+    return answer

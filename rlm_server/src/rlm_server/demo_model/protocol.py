@@ -1,0 +1,156 @@
+"""The shapes of OpenAI's chat completions API, as far as the demo model speaks it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Message = dict[str, Any]
+"""One message of a request: `role` and `content`."""
+
+CHARS_PER_TOKEN = 4
+
+
+class ApiError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: HTTP status.
+        message: what is wrong, for people.
+        code: the `code` of OpenAI's error object.
+        param: the field that is wrong, if one is.
+        headers: headers of the answer.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": _error_type(status), "param": param, "code": code}}
+        self.headers = headers or {}
+
+    def response(self) -> JSONResponse:
+        """Returns the answer."""
+        return JSONResponse(self.body, status_code=self.status, headers=self.headers)
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What the demo model heeds of a chat completion request; it ignores the rest, as temperature."""
+
+    model: str
+    messages: Sequence[Message]
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply with its usage.
+
+    The token rule: a token is 4 characters, rounded up; the prompt is the text of all messages together.
+    """
+
+    completion_id: str
+    created: int
+    model: str
+    text: str
+    stop_reason: str
+    prompt_tokens: int
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The `usage` object."""
+        completion_tokens = count_tokens(self.text)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
+        }
+
+    def body(self) -> dict[str, Any]:
+        """Returns the answer to a request that does not stream."""
+        message = {"role": "assistant", "content": self.text}
+        choice = {"index": 0, "message": message, "finish_reason": self.stop_reason, "logprobs": None}
+        return self._object("chat.completion", [choice]) | {"usage": self.usage}
+
+    def chunk(self, delta: dict[str, str], stop_reason: str | None = None) -> str:
+        """Returns a part of a streamed reply, as a server-sent event."""
+        choice = {"index": 0, "delta": delta, "finish_reason": stop_reason}
+        return server_sent_event(self._object("chat.completion.chunk", [choice]))
+
+    def usage_chunk(self) -> str:
+        """Returns the part of a streamed reply that carries the usage and no choices."""
+        return server_sent_event(self._object("chat.completion.chunk", []) | {"usage": self.usage})
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.completion_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+
+def count_tokens(text: str) -> int:
+    """Returns the number of tokens of a text by the demo model's rule: a quarter of its characters, rounded up."""
+    return math.ceil(len(text) / CHARS_PER_TOKEN)
+
+
+def text_of(message: Message) -> str:
+    """Returns the text of a message, whose content is a string or a list of parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
+
+
+def server_sent_event(value: dict[str, Any]) -> str:
+    """Returns a server-sent event."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Reads a chat completion request.
+
+    Raises:
+        ApiError: it is no JSON object, or a field is missing or has the wrong type.
+    """
+    try:
+        value = json.loads(body)
+    except ValueError:
+        raise ApiError(400, "the body is not JSON", "invalid_json") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object", "invalid_type")
+    model, messages = value.get("model"), value.get("messages")
+    if not isinstance(model, str) or not model:
+        raise ApiError(400, "model must be a non-empty string", "invalid_type", param="model")
+    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+        raise ApiError(400, "messages must be a non-empty list of objects", "invalid_type", param="messages")
+    options = value.get("stream_options") or {}
+    limit = value.get("max_completion_tokens") or value.get("max_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ApiError(400, "max_completion_tokens must be a positive integer", "invalid_value", param="max_tokens")
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        stream=bool(value.get("stream")),
+        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        max_tokens=limit,
+    )
+
+
+def _error_type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"

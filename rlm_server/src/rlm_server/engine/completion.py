@@ -1,0 +1,175 @@
+"""One completion: the tree of nodes below a query, from `started` to `finished`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import logging
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.budget import Budget
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.loop import NodeLoop
+from rlm_server.engine.ports import SandboxOpenError, SessionSpec
+from rlm_server.engine.prompts import default_prompts
+from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
+from rlm_server.engine.subcalls import HOST_FUNCTIONS, Subcalls
+from rlm_server.engine.tree import Tree
+
+if TYPE_CHECKING:
+    from rlm_server.engine.events import EventStream
+    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.run import CompletionSpec
+
+_log = logging.getLogger(__name__)
+
+_LARGE_CONTEXT_BYTES = 32 * 1024 * 1024
+_BASE_MEMORY_BYTES = 256 * 1024 * 1024
+_MEMORY_PER_CONTEXT_BYTE = 4
+
+_PRELUDE_SOURCE = (importlib.resources.files("rlm_server.engine") / "repl_prelude.py").read_text(encoding="utf-8")
+
+
+class Completion:
+    """Runs one completion.
+
+    Args:
+        spec: the query.
+        events: gets what happens.
+        models: calls models.
+        executor: makes sandboxes.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, spec: CompletionSpec, *, events: EventStream, models: ModelClient, executor: Executor, clock: Clock
+    ) -> None:
+        run = Run(
+            spec=spec,
+            budget=Budget(spec.limits, clock),
+            events=events,
+            models=models,
+            executor=executor,
+            clock=clock,
+            prompts=default_prompts(),
+        )
+        self._run = run
+        self._tree = Tree(run)
+        self._root_loop: NodeLoop | None = None
+        self._has_started = False
+
+    async def run(self) -> None:
+        """Runs to the end, and ends the stream of events. Cancelling it frees everything at once.
+
+        Whatever goes wrong is told by the `finished` event, or, if it has not started, by the stream's error.
+        """
+        try:
+            result = await self._run_root()
+            await self._finish(result)
+        except SandboxOpenError as error:
+            self._run.events.end(error)
+        except asyncio.CancelledError:
+            self._run.events.end()
+            raise
+        except Exception as error:  # noqa: BLE001 - the reader of the events is owed an end
+            self._run.events.end(error)
+        else:
+            self._run.events.end()
+
+    async def _run_root(self) -> NodeResult:
+        spec = self._run.spec
+        task = NodeTask(spec.query, spec.contexts, spec.model)
+        try:
+            async with asyncio.timeout(spec.limits.wall_time_seconds) as timeout:
+                return await self._run_node(Node(ROOT_NODE_ID, 0), task)
+        except SandboxOpenError:
+            raise
+        except TimeoutError:
+            if not timeout.expired():
+                return await self._internal_error()
+            return await self._time_is_up()
+        except Exception:  # noqa: BLE001 - whatever it is, the caller is owed an end
+            return await self._internal_error()
+
+    async def _run_node(self, node: Node, task: NodeTask) -> NodeResult:
+        """Runs a node in a sandbox of its own.
+
+        Raises:
+            SandboxOpenError: there is no sandbox for it.
+        """
+        subcalls = Subcalls(self._tree, node, self._run_node)
+        names = [part.value.name for part in task.contexts]
+        session_spec = SessionSpec(
+            inputs=[part.value for part in task.contexts],
+            prelude_source=f"{_PRELUDE_SOURCE}\n\n_configure({names!r})\n",
+            host_functions=HOST_FUNCTIONS,
+            on_host_call=subcalls.answer,
+            memory_bytes=self._memory_bytes(task),
+        )
+        async with self._run.executor.open(session_spec) as session:
+            loop = NodeLoop(self._tree, node, task, session, subcalls)
+            if node.node_id == ROOT_NODE_ID:
+                self._root_loop = loop
+                await self._start()
+            self._tree.add_loop(node.node_id, loop)
+            result = await loop.run()
+            self._tree.remove_loop(node.node_id)
+        return result
+
+    def _memory_bytes(self, task: NodeTask) -> int:
+        """Returns the memory to ask for: what the request says, or more than the default for a large context."""
+        requested = self._run.spec.limits.cell.memory_bytes
+        context_bytes = sum(part.size_bytes for part in task.contexts)
+        if requested or context_bytes < _LARGE_CONTEXT_BYTES:
+            return requested
+        return _BASE_MEMORY_BYTES + _MEMORY_PER_CONTEXT_BYTE * context_bytes
+
+    async def _start(self) -> None:
+        spec = self._run.spec
+        self._has_started = True
+        await self._run.events.emit(
+            ROOT_NODE_ID,
+            event_pb2.CompletionStarted(
+                query=spec.query,
+                model=spec.model,
+                sub_model=spec.sub_model,
+                contexts=[part.to_proto() for part in spec.contexts],
+                limits=spec.limits.to_proto(),
+            ),
+        )
+
+    async def _time_is_up(self) -> NodeResult:
+        message = f"wall_time of {self._run.spec.limits.wall_time_seconds:g} s is reached"
+        return await self._interrupted(event_pb2.FINISH_REASON_WALL_TIME, message)
+
+    async def _internal_error(self) -> NodeResult:
+        _log.exception("completion %s failed", self._run.spec.completion_id)
+        message = "the server failed; its log has the cause under the completion's id"
+        return await self._interrupted(event_pb2.FINISH_REASON_INTERNAL_ERROR, message)
+
+    async def _interrupted(self, reason: event_pb2.FinishReason.ValueType, message: str) -> NodeResult:
+        """Tells the end of what was running, innermost first, and returns the best that there is."""
+        root = self._root_loop
+        if root is None:
+            return NodeResult(reason, "", partial=True, error=message)
+        await self._tree.end_below(ROOT_NODE_ID, reason, message)
+        await root.interrupt(message)
+        return NodeResult(reason, root.best_answer, partial=True, error=message, iterations=root.iterations)
+
+    async def _finish(self, result: NodeResult) -> None:
+        if not self._has_started:
+            await self._start()
+        await self._run.events.emit(
+            ROOT_NODE_ID,
+            event_pb2.CompletionFinished(
+                finish_reason=result.reason,
+                answer=result.answer,
+                partial=result.partial,
+                error=result.error,
+                usage=self._run.budget.usage(),
+                iterations=result.iterations,
+                wall_time=to_duration(self._run.budget.elapsed_seconds()),
+            ),
+        )

@@ -1,0 +1,90 @@
+"""The ordered, bounded stream of a completion's events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeAlias
+
+from google.protobuf import timestamp_pb2
+from rlm_api.rlm.v1 import event_pb2
+
+if TYPE_CHECKING:
+    from rlm_server.engine.ports import Clock
+
+_CAPACITY = 256
+
+EventKind: TypeAlias = (
+    event_pb2.CompletionStarted
+    | event_pb2.IterationStarted
+    | event_pb2.ModelTextDelta
+    | event_pb2.ModelReplyFinished
+    | event_pb2.CodeStarted
+    | event_pb2.OutputDelta
+    | event_pb2.CodeFinished
+    | event_pb2.SubcallStarted
+    | event_pb2.SubcallFinished
+    | event_pb2.Warning
+    | event_pb2.UsageUpdated
+    | event_pb2.CompletionFinished
+    | event_pb2.SandboxRestored
+)
+"""What an event can tell."""
+
+_FIELD_OF_TYPE = {
+    field.message_type.full_name: field.name
+    for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["kind"].fields
+    if field.message_type is not None
+}
+
+
+class EventStream:
+    """Numbers events without gaps and hands them to one reader; writers wait while the reader is behind.
+
+    Args:
+        completion_id: is put on each event.
+        clock: dates them.
+    """
+
+    def __init__(self, completion_id: str, clock: Clock) -> None:
+        self.completion_id = completion_id
+        self._clock = clock
+        self._sequence = 0
+        self._free_slots = asyncio.Semaphore(_CAPACITY)
+        self._queue: asyncio.Queue[event_pb2.Event | None] = asyncio.Queue()
+        self._error: Exception | None = None
+
+    async def emit(self, node_id: str, kind: EventKind) -> None:
+        """Appends an event; waits while the reader is behind."""
+        await self._free_slots.acquire()
+        # From here on nothing waits: a writer that is cancelled while it waits for a slot leaves no gap.
+        self._sequence += 1
+        timestamp = timestamp_pb2.Timestamp()
+        timestamp.FromNanoseconds(self._clock.time_nanoseconds())
+        event = event_pb2.Event(
+            completion_id=self.completion_id, sequence=self._sequence, event_time=timestamp, node_id=node_id
+        )
+        getattr(event, _FIELD_OF_TYPE[kind.DESCRIPTOR.full_name]).CopyFrom(kind)
+        self._queue.put_nowait(event)
+
+    async def warn(self, node_id: str, code: event_pb2.WarningCode.ValueType, message: str) -> None:
+        """Appends a warning."""
+        await self.emit(node_id, event_pb2.Warning(code=code, message=message))
+
+    def end(self, error: Exception | None = None) -> None:
+        """Ends the stream; with an error the reader gets that after the events."""
+        self._error = error
+        self._queue.put_nowait(None)
+
+    async def next_event(self) -> event_pb2.Event | None:
+        """Returns the next event, or None after the last.
+
+        Raises:
+            Exception: the one that the stream was ended with.
+        """
+        event = await self._queue.get()
+        if event is None:
+            if self._error is not None:
+                raise self._error
+            return None
+        self._free_slots.release()
+        return event

@@ -1,0 +1,215 @@
+"""The loop of one node: ask the model, run the code of its reply, show it the output, until there is an answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine import conversation
+from rlm_server.engine.budget import LimitReachedError
+from rlm_server.engine.cells import CellRunner
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
+from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
+from rlm_server.engine.run import NodeResult
+
+if TYPE_CHECKING:
+    from rlm_server.engine.model_calls import ModelReply
+    from rlm_server.engine.ports import Session
+    from rlm_server.engine.run import Node, NodeTask
+    from rlm_server.engine.subcalls import Subcalls
+    from rlm_server.engine.tree import Tree
+
+_MAX_IDLE_REPLIES = 5
+"""Replies in a row without code or answer after which a node gives up."""
+
+
+@dataclass
+class _Turn:
+    """What came of one reply: an answer, or texts that the model is shown."""
+
+    answer: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class NodeLoop:
+    """Runs a node to its end.
+
+    Args:
+        tree: the completion's.
+        node: the place in the tree.
+        task: what is asked.
+        session: the node's sandbox.
+        subcalls: answers the session's host calls.
+    """
+
+    def __init__(self, tree: Tree, node: Node, task: NodeTask, session: Session, subcalls: Subcalls) -> None:
+        self._tree = tree
+        self._run = tree.run
+        self._node = node
+        self._task = task
+        self._subcalls = subcalls
+        self._cells = CellRunner(tree, node, session)
+        self._last_text = ""
+        self._idle_replies = 0
+        self._failed_turns = 0
+        self.iterations = 0
+        """The turns that were begun."""
+
+    @property
+    def best_answer(self) -> str:
+        """What there is of an answer so far."""
+        return self._cells.draft or self._last_text
+
+    async def run(self) -> NodeResult:
+        """Runs the loop until there is an answer or it cannot go on."""
+        try:
+            return await self._take_turns()
+        except LimitReachedError as error:
+            return self._partial(error.reason, error.message)
+        except ModelError as error:
+            await self._tree.caller.emit_usage(self._node.node_id)
+            return self._partial(event_pb2.FINISH_REASON_MODEL_ERROR, error.message)
+        except SandboxError as error:
+            return self._partial(event_pb2.FINISH_REASON_SANDBOX_ERROR, str(error))
+
+    async def interrupt(self, cause: str) -> None:
+        """Tells the end of the block that was running when the loop's task was cancelled."""
+        await self._cells.interrupt(cause)
+
+    async def _take_turns(self) -> NodeResult:
+        limits = self._run.spec.limits
+        messages = conversation.opening(self._run, self._node, self._task)
+        while self.iterations < limits.max_iterations:
+            self.iterations += 1
+            reply = await self._ask(messages)
+            turn = await self._take_turn(reply)
+            if turn.answer is not None:
+                return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer, iterations=self.iterations)
+            messages.append(Message("assistant", reply.text))
+            turn.notes.append(conversation.status_line(self._run, self.iterations + 1))
+            messages.append(Message("user", "\n\n".join(turn.notes)))
+        return self._partial(
+            event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
+        )
+
+    async def _ask(self, messages: list[Message]) -> ModelReply:
+        run, node_id, iteration = self._run, self._node.node_id, self.iterations
+        run.budget.record_iteration()
+        await run.events.emit(
+            node_id,
+            event_pb2.IterationStarted(
+                iteration=iteration, max_iterations=run.spec.limits.max_iterations, model=self._task.model
+            ),
+        )
+
+        async def pass_on(part: TextPart) -> None:
+            await run.events.emit(
+                node_id, event_pb2.ModelTextDelta(iteration=iteration, text=part.text, reasoning=part.reasoning)
+            )
+
+        async with self._tree.slots.model_call(self._node.depth):
+            reply = await self._tree.caller.ask(node_id, self._task.model, messages, pass_on)
+        self._tree.add_usage(node_id, reply.usage)
+        await run.events.emit(
+            node_id,
+            event_pb2.ModelReplyFinished(
+                iteration=iteration,
+                text=reply.text,
+                stop_reason=reply.stop_reason,
+                usage=reply.usage,
+                wall_time=to_duration(reply.wall_time_seconds),
+                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
+            ),
+        )
+        await self._tree.caller.emit_usage(node_id)
+        if reply.text.strip():
+            self._last_text = reply.text.strip()
+        return reply
+
+    async def _take_turn(self, model_reply: ModelReply) -> _Turn:
+        reply = parse_reply(model_reply.text)
+        turn = _Turn()
+        if model_reply.stop_reason == "length":
+            await self._warn(event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens")
+            turn.notes.append(self._run.prompts.reply_truncated.template)
+        if reply.blocks:
+            await self._take_code(reply, turn)
+        elif reply.final is not None:
+            await self._take_final(reply.final, turn)
+        else:
+            await self._take_idle(turn, empty=not model_reply.text.strip())
+        return turn
+
+    async def _take_code(self, reply: Reply, turn: _Turn) -> None:
+        self._idle_replies = 0
+        await self._run_blocks(reply.blocks, turn)
+        if turn.answer is None and reply.final is not None:
+            function = "FINAL_VAR" if reply.final.kind is FinalKind.VARIABLE else "FINAL"
+            await self._warn(
+                event_pb2.WARNING_CODE_FINAL_BESIDE_CODE, f"the reply had code and also {function} in its text"
+            )
+            turn.notes.append(self._run.prompts.final_beside_code.substitute(function=function))
+
+    async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
+        self._idle_replies = 0
+        if final.kind is FinalKind.VALUE:
+            if not self._cells.ran_count:
+                await self._warn(event_pb2.WARNING_CODE_ANSWER_WITHOUT_CODE, "the answer was given before any code ran")
+            turn.answer = final.argument
+            return
+        argument = json.dumps(final.argument) if final.argument.isidentifier() else final.argument
+        await self._run_blocks((f"FINAL_VAR({argument})",), turn)
+
+    async def _take_idle(self, turn: _Turn, *, empty: bool) -> None:
+        self._idle_replies += 1
+        if empty:
+            await self._warn(event_pb2.WARNING_CODE_EMPTY_REPLY, "the reply was empty")
+        else:
+            await self._warn(event_pb2.WARNING_CODE_NO_CODE, "the reply had neither code nor an answer")
+        if self._idle_replies >= _MAX_IDLE_REPLIES:
+            raise LimitReachedError(
+                event_pb2.FINISH_REASON_NO_PROGRESS,
+                f"{_MAX_IDLE_REPLIES} replies in a row had neither code nor an answer",
+            )
+        prompts = self._run.prompts
+        turn.notes.append((prompts.empty_reply if empty else prompts.no_code).template)
+
+    async def _run_blocks(self, blocks: tuple[str, ...], turn: _Turn) -> None:
+        refused_before = self._subcalls.refused_count
+        chars_left = self._run.spec.limits.max_output_chars
+        for index, code in enumerate(blocks):
+            # What a block does not need of its share is there for those after it.
+            share = chars_left // (len(blocks) - index)
+            cell = await self._cells.run(self.iterations, index + 1, code, share)
+            chars_left -= cell.shown_chars
+            turn.notes.append(conversation.block_report(self._run.prompts, cell, index + 1, len(blocks)))
+            if cell.answer is not None:
+                turn.answer = cell.answer
+                return
+            if cell.failed:
+                self._count_failure(refused=self._subcalls.refused_count > refused_before)
+                return
+        self._failed_turns = 0
+
+    def _count_failure(self, *, refused: bool) -> None:
+        self._failed_turns += 1
+        limit = self._run.spec.limits.max_consecutive_errors
+        if self._failed_turns < limit:
+            return
+        if refused:
+            raise LimitReachedError(
+                event_pb2.FINISH_REASON_MAX_SUBCALLS,
+                f"max_subcalls of {self._run.spec.limits.max_subcalls} is reached, and the code does not do without",
+            )
+        raise LimitReachedError(event_pb2.FINISH_REASON_MAX_ERRORS, f"max_consecutive_errors of {limit} is reached")
+
+    def _partial(self, reason: event_pb2.FinishReason.ValueType, error: str) -> NodeResult:
+        # Issue 3 asks the model for one last plain answer here, if the budget allows it.
+        return NodeResult(reason, self.best_answer, partial=True, error=error, iterations=self.iterations)
+
+    async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:
+        await self._run.events.warn(self._node.node_id, code, message)

@@ -1,0 +1,290 @@
+"""What the engine needs from the outside: models that reply, sandboxes that run code, a clock.
+
+ModelError             a call to a model failed for good
+SandboxError           a sandbox broke
+└── SandboxOpenError   a sandbox could not be had at all
+HostCallError          an answer to a host call that raises in the sandbox
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from rlm_api.rlm.v1 import event_pb2
+
+    from rlm_server.engine.limits import CellBounds
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def monotonic_seconds(self) -> float:
+        """Returns a time that only grows, for durations."""
+
+    def time_nanoseconds(self) -> int:
+        """Returns the nanoseconds since the epoch, for events."""
+
+
+# --- models
+
+
+class ModelErrorKind(enum.StrEnum):
+    """Why a call to a model failed."""
+
+    AUTH = "auth"
+    QUOTA = "quota"
+    OVERLOADED = "overloaded"
+    CONTEXT_TOO_LONG = "context_too_long"
+    CONTENT_FILTER = "content_filter"
+    BAD_REQUEST = "bad_request"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+
+
+class ModelError(Exception):
+    """A call to a model that failed for good.
+
+    Args:
+        kind: why.
+        message: what happened and how to mend it, for people.
+    """
+
+    def __init__(self, kind: ModelErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is passed to the models' endpoint; None leaves it to the endpoint."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    reasoning_effort: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One call to a model."""
+
+    model: str
+    messages: Sequence[Message]
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of one call; cached ones are part of the input, reasoning is part of the output."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """The next part of a reply, or of the reasoning before it."""
+
+    text: str
+    reasoning: bool = False
+
+
+@dataclass(frozen=True)
+class ReplyEnd:
+    """The end of a reply. `tokens` is None if the endpoint did not report them."""
+
+    stop_reason: str
+    tokens: TokenCounts | None
+
+
+class ModelClient(Protocol):
+    """Calls models."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextPart | ReplyEnd, None]:
+        """Yields a reply as it comes in, a `ReplyEnd` last. Cancelling it ends the call at once.
+
+        Raises:
+            ModelError: the call failed for good.
+        """
+
+
+# --- sandboxes
+
+
+class SandboxError(Exception):
+    """A sandbox broke; its session is gone."""
+
+
+class SandboxOpenError(SandboxError):
+    """A sandbox could not be had: none can be reached, or it refuses more work."""
+
+
+class HostCallError(Exception):
+    """Answers a host call with an exception in the sandbox.
+
+    Args:
+        type_name: an identifier that code can tell errors apart by.
+        message: for people.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.message = message
+
+
+class ValueFormat(enum.StrEnum):
+    """How an input's text becomes a Python value."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """UTF-8 bytes in a file, named by their SHA-256 digest in hexadecimal."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class InputValue:
+    """A variable of a session: text or a JSON document, at hand or in a file."""
+
+    name: str
+    format: ValueFormat
+    value: str | StoredBytes
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """A call that code in a sandbox makes. Everything in it comes from that code and is not to be trusted."""
+
+    function: str
+    args: list[object]
+    kwargs: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """The sandbox that is wanted.
+
+    Args:
+        inputs: variables.
+        prelude_source: the `Prelude` of sandbox.v1.
+        host_functions: names of the functions that `on_host_call` answers.
+        on_host_call: returns a call's value, which JSON can express; may raise `HostCallError`. Several may run
+            at once; each is cancelled and gone before the block that made it ends.
+        memory_bytes: size of the memory; 0 takes the sandbox's default.
+    """
+
+    inputs: Sequence[InputValue]
+    prelude_source: str
+    host_functions: Sequence[str]
+    on_host_call: Callable[[HostCall], Awaitable[object]]
+    memory_bytes: int = 0
+
+
+class VariablesState(enum.Enum):
+    """What became of a session's variables when a block ended."""
+
+    KEPT = enum.auto()
+    RESTORED = enum.auto()
+    LOST = enum.auto()
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How a block of code went.
+
+    Args:
+        outcome: how it ended.
+        error_type: the exception's class, or the name of the outcome.
+        error_message: the exception's text, or the cause of the kill.
+        traceback: what CPython would print.
+        after_cell: what the prelude's `after_cell` returned; None if it did not run or failed.
+        after_cell_error: why it failed.
+        variables: what became of the session's variables.
+        replayed_cell_count: with RESTORED, how many blocks were run again for it.
+        restoration_seconds: with RESTORED, how long that took.
+        output_dropped_bytes: what was written beyond the limit and not passed on.
+        wall_time_seconds: how long it took.
+        cpu_time_seconds: processor time.
+        fuel: what it used, or 0.
+        memory_bytes: peak of memory, or 0.
+    """
+
+    outcome: event_pb2.CodeOutcome.ValueType
+    error_type: str = ""
+    error_message: str = ""
+    traceback: str = ""
+    after_cell: object = None
+    after_cell_error: str = ""
+    variables: VariablesState = VariablesState.KEPT
+    replayed_cell_count: int = 0
+    restoration_seconds: float = 0.0
+    output_dropped_bytes: int = 0
+    wall_time_seconds: float = 0.0
+    cpu_time_seconds: float = 0.0
+    fuel: int = 0
+    memory_bytes: int = 0
+
+
+OutputHandler: TypeAlias = "Callable[[event_pb2.OutputStream.ValueType, str], Awaitable[None]]"
+"""Gets what a block writes."""
+
+
+class Session(Protocol):
+    """One sandbox; variables live from block to block."""
+
+    async def run_cell(
+        self,
+        code: str,
+        bounds: CellBounds,
+        on_output: OutputHandler,
+    ) -> CellResult:
+        """Runs a block of code. Cancelling it kills the block and makes the session unusable.
+
+        Args:
+            code: Python source, at most 1 MiB.
+            bounds: what it may use.
+            on_output: gets what it writes, as it writes it.
+
+        Raises:
+            SandboxError: the sandbox broke.
+        """
+
+
+class Executor(Protocol):
+    """Makes sandboxes."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages, as an address."""
+
+    def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
+        """Makes a sandbox that is freed when the context is left, however it is left.
+
+        Raises:
+            SandboxOpenError: no sandbox can be had.
+        """

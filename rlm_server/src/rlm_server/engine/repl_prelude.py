@@ -1,0 +1,229 @@
+# ruff: noqa: F821 - the names that are declared without a value are given by the sandbox
+"""The vocabulary of the REPL. This source is sent to sandboxes and runs there, not in the server.
+
+Its environment is that of `Prelude` in `proto/sandbox/v1/execute_service.proto`: the names declared below are given,
+the names in `__all__` become variables of the session. `_configure` is called by a line that the engine appends.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+variables: dict[str, Any]
+host_call: Callable[..., Any]
+HostCallError: Any
+StopCell: type[BaseException]
+
+__all__ = [
+    "FINAL",
+    "FINAL_VAR",
+    "SHOW_VARS",
+    "SubcallError",
+    "answer",
+    "llm_query",
+    "llm_query_batched",
+    "rlm_query",
+    "rlm_query_batched",
+]
+
+_MAX_ANSWER_CHARS = 1_000_000
+_MAX_LISTED_VARIABLES = 200
+
+answer: dict[str, Any] = {"content": "", "ready": False}
+_final: list[str] = []
+
+
+class SubcallError(Exception):
+    """A sub-call that failed. It is false in a boolean test, and no str, so that it is not taken for a reply.
+
+    Attributes:
+        kind: what went wrong, as `refused`, `overloaded` or `max_iterations`.
+        message: the same for people.
+        partial_answer: the best that a child RLM had when it ended without an answer; may be empty.
+    """
+
+    def __init__(self, message: str, kind: str = "failed", partial_answer: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.partial_answer = partial_answer
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"Error: {self.message}"
+
+    def __repr__(self) -> str:
+        return f"SubcallError({self.message!r}, kind={self.kind!r})"
+
+
+class UnknownVariableError(NameError):
+    """FINAL_VAR was given a name that does not exist."""
+
+
+def llm_query(prompt: object, model: Any = None) -> str:
+    """Asks a language model; returns its reply, or raises SubcallError."""
+    return _single("llm_query", prompt, model, None)
+
+
+def llm_query_batched(prompts: Any, model: Any = None) -> list[Any]:
+    """Asks a language model several things at once; returns replies in order, a SubcallError where one failed."""
+    return _batch("llm_query_batched", prompts, model, None)
+
+
+def rlm_query(prompt: object, model: Any = None, *, context: object = None) -> str:
+    """Asks a model that has a REPL of its own, whose `context` is the one given, or else the prompt."""
+    return _single("rlm_query", prompt, model, context)
+
+
+def rlm_query_batched(prompts: Any, model: Any = None, *, contexts: Any = None) -> list[Any]:
+    """Does the same for several prompts at once; `contexts`, if given, has one for each."""
+    return _batch("rlm_query_batched", prompts, model, contexts)
+
+
+def SHOW_VARS() -> str:  # noqa: N802 - the name that models were taught
+    """Returns the names of your variables with their types."""
+    found = _user_variables()
+    if not found:
+        return "No variables yet."
+    lines = [f"{name}: {type(value).__name__}" for name, value in list(found.items())[:_MAX_LISTED_VARIABLES]]
+    if len(found) > _MAX_LISTED_VARIABLES:
+        lines.append(f"... and {len(found) - _MAX_LISTED_VARIABLES} more")
+    return "\n".join(lines)
+
+
+def FINAL(value: object) -> None:  # noqa: N802 - the name that models were taught
+    """Gives the answer and ends the block."""
+    text = _render(value)
+    if not text.strip():
+        raise ValueError("the answer is empty")
+    if len(text) > _MAX_ANSWER_CHARS:
+        raise ValueError(f"the answer has {len(text):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given")
+    if not _final:
+        _final.append(text)
+    raise StopCell
+
+
+def FINAL_VAR(name_or_value: object) -> None:  # noqa: N802 - the name that models were taught
+    """Gives the value of a variable as the answer and ends the block."""
+    if isinstance(name_or_value, str):
+        name = name_or_value.strip().strip("'\"")
+        if name in variables:
+            FINAL(variables[name])
+        # `FINAL_VAR(result)` instead of `FINAL_VAR("result")`: what arrives is a variable's value.
+        is_value = any(value is name_or_value for value in variables.values())
+        if name.isidentifier() and not is_value:
+            known = ", ".join(list(_user_variables())[:_MAX_LISTED_VARIABLES]) or "none"
+            raise UnknownVariableError(f"there is no variable {name!r}; there are: {known}")
+    FINAL(name_or_value)
+
+
+def after_cell() -> dict[str, Any]:
+    """Reports to the engine: a final answer if one was given, and the answer as far as it is known."""
+    current = variables.get("answer")
+    if isinstance(current, dict) and current is not answer:
+        answer.update((key, current[key]) for key in ("content", "ready") if key in current)
+    report: dict[str, Any] = {}
+    content = _render(answer.get("content", "")) if answer.get("content") is not None else ""
+    if answer.get("ready"):
+        # A flag that stays would end a later turn, whatever that turn finds.
+        answer["ready"] = False
+        if not content.strip():
+            report["problem"] = 'answer["ready"] is set but answer["content"] is empty'
+        elif len(content) > _MAX_ANSWER_CHARS:
+            report["problem"] = f"it has {len(content):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given"
+        else:
+            report["answer"] = content
+    if _final:
+        report["final"] = _final.pop()
+    elif content and "answer" not in report:
+        report["draft"] = content[:_MAX_ANSWER_CHARS]
+    return report
+
+
+def _single(function: str, prompt: object, model: Any, context: object) -> str:
+    result = _ask(function, [prompt], model, None if context is None else [context])[0]
+    if isinstance(result, SubcallError):
+        raise result
+    return str(result)
+
+
+def _batch(function: str, prompts: Any, model: Any, contexts: Any) -> list[Any]:
+    if isinstance(prompts, str | bytes | dict):
+        raise TypeError(f"{function} takes a list of prompts, not one {type(prompts).__name__}")
+    prompts = list(prompts)
+    if contexts is not None:
+        if isinstance(contexts, str | bytes | dict):
+            raise TypeError(f"contexts must be a list with one context for each prompt, not {type(contexts).__name__}")
+        contexts = list(contexts)
+        if len(contexts) != len(prompts):
+            raise ValueError(f"there are {len(prompts)} prompts but {len(contexts)} contexts")
+    return _ask(function, prompts, model, contexts) if prompts else []
+
+
+def _ask(function: str, prompts: list[Any], model: Any, contexts: list[Any] | None) -> list[Any]:
+    if model is not None and (not isinstance(model, str) or len(model) > 200):
+        raise TypeError("model must be the name of a model; to give a text to a child RLM use context=...")
+    try:
+        results = host_call(
+            function,
+            prompts=[_render(prompt) for prompt in prompts],
+            model=model,
+            contexts=None if contexts is None else [_encode(context) for context in contexts],
+        )
+    except HostCallError as error:
+        raise SubcallError(error.message, error.type) from None
+    return [
+        result["text"]
+        if "text" in result
+        else SubcallError(result["message"], result["kind"], result["partial_answer"])
+        for result in results
+    ]
+
+
+def _render(value: object) -> str:
+    """Returns text as it is, bytes as UTF-8, None as nothing, containers as JSON, anything else as str() does."""
+    if isinstance(value, str):
+        return str(value)
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, dict | list | tuple):
+        try:
+            return json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError):  # keys that are no strings, or a cycle
+            return repr(value)
+    return str(value)
+
+
+def _encode(context: object) -> dict[str, str]:
+    if context is None:
+        return {"format": "text", "text": ""}
+    if isinstance(context, str):
+        return {"format": "text", "text": context}
+    try:
+        return {"format": "json", "text": json.dumps(context)}
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a context must be text or what JSON can express: {error}") from None
+
+
+def _user_variables() -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("_") and name not in __all__ and not isinstance(value, types.ModuleType)
+    }
+
+
+def _configure(context_names: list[str]) -> None:
+    if context_names == ["context"]:
+        return
+    parts = {name: variables[name] for name in context_names}
+    variables["context"] = parts if len(parts) > 1 else next(iter(parts.values()))

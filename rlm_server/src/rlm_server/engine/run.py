@@ -1,0 +1,135 @@
+"""What the nodes of one completion share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rlm_server.engine.budget import Budget
+    from rlm_server.engine.events import EventStream
+    from rlm_server.engine.limits import CompletionLimits
+    from rlm_server.engine.ports import Clock, Executor, InputValue, ModelClient, Sampling
+    from rlm_server.engine.prompts import PromptSet
+
+ROOT_NODE_ID = "0"
+"""The root's node id."""
+
+
+class UnknownModelError(Exception):
+    """A model that the server does not serve; the message says which it does."""
+
+
+@dataclass(frozen=True)
+class ContextPart:
+    """A part of a node's context.
+
+    Args:
+        value: the variable.
+        type_name: its Python type, as `str` or `list`.
+        size_bytes: size of the UTF-8 text or JSON.
+        sha256: digest of those bytes; empty if nobody needs it.
+        description: what the caller said about it.
+        size_chars: number of characters, if it is known.
+    """
+
+    value: InputValue
+    type_name: str
+    size_bytes: int
+    sha256: str = ""
+    description: str = ""
+    size_chars: int | None = None
+
+    def to_proto(self) -> event_pb2.ContextInfo:
+        """Returns the message."""
+        return event_pb2.ContextInfo(
+            name=self.value.name,
+            type=self.type_name,
+            size_bytes=self.size_bytes,
+            sha256=self.sha256,
+            description=self.description,
+        )
+
+
+@dataclass(frozen=True)
+class CompletionSpec:
+    """A query over a context, checked and with every default resolved.
+
+    Args:
+        completion_id: names the completion.
+        query: the question.
+        contexts: at least one.
+        model: the root's.
+        sub_model: that of sub-calls which name none.
+        limits: bounds of the whole tree.
+        sampling: is passed to the models.
+        resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
+    """
+
+    completion_id: str
+    query: str
+    contexts: Sequence[ContextPart]
+    model: str
+    sub_model: str
+    limits: CompletionLimits
+    sampling: Sampling
+    resolve_model: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the nodes of one completion share."""
+
+    spec: CompletionSpec
+    budget: Budget
+    events: EventStream
+    models: ModelClient
+    executor: Executor
+    clock: Clock
+    prompts: PromptSet
+
+
+@dataclass
+class Node:
+    """A place in the tree: the root has depth 0, its n-th sub-call the id `0.n`."""
+
+    node_id: str
+    depth: int
+    child_count: int = 0
+
+    def next_child_id(self) -> str:
+        """Returns the id of the next sub-call."""
+        self.child_count += 1
+        return f"{self.node_id}.{self.child_count}"
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What a node that runs a loop is asked."""
+
+    query: str
+    contexts: Sequence[ContextPart]
+    model: str
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """How a node ended.
+
+    Args:
+        reason: why.
+        answer: the answer, or the best partial one; may be empty.
+        partial: it is not one that the model declared final.
+        error: what went wrong, for people.
+        iterations: the turns it took.
+    """
+
+    reason: event_pb2.FinishReason.ValueType
+    answer: str
+    partial: bool = False
+    error: str = ""
+    iterations: int = 0

@@ -1,0 +1,118 @@
+"""The tree of nodes of one completion: what runs, what it has used, how much of it may run at once."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
+
+from rlm_server.engine.budget import add_usage
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.model_calls import ModelCaller
+from rlm_server.engine.text import preview
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from rlm_server.engine.run import Run
+
+
+class Interruptible(Protocol):
+    """A node's loop, as the tree sees it."""
+
+    async def interrupt(self, cause: str) -> None:
+        """Tells the end of what was running when the loop's task was cancelled."""
+
+
+class SubcallSlots:
+    """Bounds how many sub-calls of a completion run at once.
+
+    A model call of a sub-call takes a slot while it runs. A child RLM does not hold one while its own code waits for
+    sub-calls, which would lock up; how many children there are at once is bounded at each depth instead.
+
+    Args:
+        max_concurrent: the bound of each.
+    """
+
+    def __init__(self, max_concurrent: int) -> None:
+        self._model_calls = asyncio.Semaphore(max_concurrent)
+        self._children: dict[int, asyncio.Semaphore] = collections.defaultdict(
+            lambda: asyncio.Semaphore(max_concurrent)
+        )
+
+    def model_call(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """Returns what a node holds while it calls its model. The root is no sub-call and need not wait."""
+        return self._model_calls if depth else contextlib.nullcontext()
+
+    def child(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """Returns what a child RLM at that depth holds while it lives."""
+        return self._children[depth]
+
+
+@dataclass
+class _OpenSubcall:
+    start_seconds: float
+    usage: limits_pb2.TokenUsage = field(default_factory=limits_pb2.TokenUsage)
+
+
+class Tree:
+    """The nodes of one completion. Each sub-call that starts also ends, however the completion ends.
+
+    Args:
+        run: what the nodes share.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.caller = ModelCaller(run)
+        self.slots = SubcallSlots(run.spec.limits.max_concurrent_subcalls)
+        self._subcalls: dict[str, _OpenSubcall] = {}
+        self._loops: dict[str, Interruptible] = {}
+
+    async def start_subcall(self, node_id: str, started: event_pb2.SubcallStarted) -> None:
+        """Begins a sub-call."""
+        await self.run.events.emit(node_id, started)
+        self._subcalls[node_id] = _OpenSubcall(self.run.clock.monotonic_seconds())
+
+    async def finish_subcall(
+        self, node_id: str, reason: event_pb2.FinishReason.ValueType, *, answer: str = "", error: str = ""
+    ) -> None:
+        """Ends a sub-call."""
+        subcall = self._subcalls[node_id]
+        finished = event_pb2.SubcallFinished(
+            finish_reason=reason,
+            answer_preview=preview(answer),
+            answer_chars=len(answer),
+            error=preview(error, 2000),
+            usage=subcall.usage,
+            wall_time=to_duration(self.run.clock.monotonic_seconds() - subcall.start_seconds),
+        )
+        await self.run.events.emit(node_id, finished)
+        del self._subcalls[node_id]
+
+    def add_loop(self, node_id: str, loop: Interruptible) -> None:
+        """Makes a node's loop known."""
+        self._loops[node_id] = loop
+
+    def remove_loop(self, node_id: str) -> None:
+        """Forgets a loop that has come to its end."""
+        del self._loops[node_id]
+
+    def add_usage(self, node_id: str, usage: limits_pb2.TokenUsage) -> None:
+        """Charges a model call to its node and those above it."""
+        while node_id:
+            if node_id in self._subcalls:
+                add_usage(self._subcalls[node_id].usage, usage)
+            node_id = node_id.rpartition(".")[0]
+
+    async def end_below(self, node_id: str, reason: event_pb2.FinishReason.ValueType, cause: str) -> None:
+        """Tells the end of all that is open below a node, the latest first. Its tasks must be gone already."""
+        for open_id in [open_id for open_id in reversed(self._subcalls) if open_id.startswith(f"{node_id}.")]:
+            loop = self._loops.pop(open_id, None)
+            if loop is not None:
+                await loop.interrupt(cause)
+            await self.finish_subcall(open_id, reason, error=cause)

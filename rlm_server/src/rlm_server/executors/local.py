@@ -1,0 +1,113 @@
+"""Runs code in the server's own process, on a thread: for development and debugging, without any isolation.
+
+It keeps the contract of sandbox.v1, apart from limits on fuel and memory, which a thread cannot have. Code that does
+not stop when it should is left behind on its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.ports import CellResult, HostCall, HostCallError, InputValue, SandboxError, ValueFormat
+from rlm_server.executors.local_thread import CellThread, HostFuture
+from rlm_server.executors.namespace import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rlm_server.engine.limits import CellBounds
+    from rlm_server.engine.ports import OutputHandler, SessionSpec
+
+_session_numbers = itertools.count(1)
+
+
+class LocalExecutor:
+    """A `ports.Executor` without isolation."""
+
+    name = "local"
+
+    @contextlib.asynccontextmanager
+    async def open(self, spec: SessionSpec) -> AsyncIterator[_LocalSession]:
+        """Makes a session, which ends when the context is left."""
+        session = _LocalSession(spec)
+        await session.reset()
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class _LocalSession:
+    def __init__(self, spec: SessionSpec) -> None:
+        self._spec = spec
+        self._number = next(_session_numbers)
+        self._cell_number = 0
+        self._namespace = Namespace()
+        self._thread: CellThread | None = None
+        self._closed = False
+
+    async def reset(self) -> None:
+        """Begins afresh: inputs and prelude, nothing else."""
+        self._namespace = Namespace()
+        inputs = await asyncio.to_thread(lambda: {one.name: _load(one) for one in self._spec.inputs})
+        self._namespace.start(
+            inputs, self._spec.prelude_source, self._spec.host_functions, self._host_call, self._host_submit
+        )
+
+    async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
+        if self._closed or self._thread is not None:
+            raise SandboxError("the session is closed or busy")
+        self._cell_number += 1
+        name = f"<cell {self._cell_number} of session {self._number}>"
+        thread = CellThread(self._namespace, name, code, bounds.output_bytes, self._answer)
+        self._thread = thread
+        try:
+            async with asyncio.TaskGroup() as group:
+                output = group.create_task(thread.pass_output_on(on_output))
+                result = await thread.run(bounds.wall_time_seconds)
+                await output
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._thread = None
+        if result.outcome == event_pb2.CODE_OUTCOME_DEADLINE:
+            await self.reset()
+        return result
+
+    def close(self) -> None:
+        """Kills what runs. The session is of no use any more."""
+        self._closed = True
+        self._namespace.close()
+        if self._thread is not None:
+            self._thread.kill()
+
+    def _host_submit(self, function: str, *args: object, **kwargs: object) -> HostFuture:
+        """Makes a host call without waiting for its answer, on the cell's thread."""
+        if self._thread is None:
+            raise RuntimeError("no cell is running")
+        return self._thread.host_submit(function, *args, **kwargs)
+
+    def _host_call(self, function: str, *args: object, **kwargs: object) -> object:
+        """Makes a host call, on the cell's thread."""
+        return self._host_submit(function, *args, **kwargs).result()
+
+    async def _answer(self, function: str, arguments_json: str) -> str:
+        """Answers a host call, on the event loop. Values cross as JSON, as they do from a real sandbox."""
+        arguments = json.loads(arguments_json)
+        try:
+            value = await self._spec.on_host_call(HostCall(function, arguments["args"], arguments["kwargs"]))
+        except HostCallError as error:
+            return json.dumps({"error": [error.type_name, error.message]})
+        return json.dumps({"value": value})
+
+
+def _load(one: InputValue) -> object:
+    text = one.value if isinstance(one.value, str) else one.value.path.read_bytes().decode()
+    return json.loads(text) if one.format is ValueFormat.JSON else text

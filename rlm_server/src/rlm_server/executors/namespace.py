@@ -1,0 +1,123 @@
+"""The variables of a local session, and code that runs in them, as sandbox.v1 says."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import linecache
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_PRELUDE_NAME = "<prelude>"
+
+
+class StopCell(BaseException):
+    """Ends a cell with outcome OK."""
+
+
+class GuestHostCallError(Exception):
+    """What a failed host call raises in the code; it knows it as `HostCallError`."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type_name
+        self.message = message
+
+
+class Namespace:
+    """The variables of a session."""
+
+    def __init__(self) -> None:
+        self.variables: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+        self._exports: dict[str, Any] = {}
+        self._after_cell: Callable[[], object] | None = None
+        self._cell_names: list[str] = []
+
+    def start(
+        self,
+        inputs: dict[str, object],
+        prelude_source: str,
+        host_functions: Sequence[str],
+        host_call: Callable[..., object],
+        host_submit: Callable[..., object],
+    ) -> None:
+        """Sets the inputs and runs the prelude.
+
+        Raises:
+            Exception: the prelude failed.
+        """
+        self.variables.update(inputs)
+        for function in host_functions:
+            self.variables[function] = _caller(host_call, function)
+        module: dict[str, Any] = {
+            "__name__": "prelude",
+            "__builtins__": builtins,
+            "variables": self.variables,
+            "host_call": host_call,
+            "host_submit": host_submit,
+            "HostCallError": GuestHostCallError,
+            "StopCell": StopCell,
+        }
+        _remember_source(_PRELUDE_NAME, prelude_source)
+        exec(compile(prelude_source, _PRELUDE_NAME, "exec"), module)  # noqa: S102 - this is what the executor is for
+        self._exports = {name: module[name] for name in module.get("__all__", ())}
+        self._after_cell = module.get("after_cell")
+        self.variables.update(self._exports)
+
+    def run(self, code: str, name: str) -> None:
+        """Runs a cell and shows the value of its last expression as a REPL does.
+
+        Raises:
+            BaseException: whatever the code raises.
+        """
+        _remember_source(name, code)
+        self._cell_names.append(name)
+        tree = ast.parse(code, name)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), self.variables)  # noqa: S102
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), name, "eval"), self.variables)  # noqa: S307
+            if value is not None:
+                sys.stdout.write(f"{value!r}\n")
+
+    def after_cell(self) -> object:
+        """Returns the prelude's report, and puts back the names that it provides.
+
+        Raises:
+            Exception: the prelude's `after_cell` failed, or what it returned is not for JSON.
+        """
+        try:
+            return json.loads(json.dumps(self._after_cell())) if self._after_cell else None
+        finally:
+            self.variables.update(self._exports)
+
+    def close(self) -> None:
+        """Forgets the sources of the cells, which were kept for tracebacks."""
+        for name in self._cell_names:
+            linecache.cache.pop(name, None)
+
+
+def format_error(error: BaseException) -> str:
+    """Returns the traceback that CPython would print, beginning with the cell's own frame."""
+    frames = traceback.extract_tb(error.__traceback__)
+    shown = [frame for frame in frames if frame.filename.startswith(("<cell ", _PRELUDE_NAME))]
+    formatted = traceback.TracebackException.from_exception(error)
+    formatted.stack = traceback.StackSummary.from_list(shown)
+    return "".join(formatted.format())
+
+
+def _caller(host_call: Callable[..., object], function: str) -> Callable[..., object]:
+    def call(*args: object, **kwargs: object) -> object:
+        return host_call(function, *args, **kwargs)
+
+    call.__name__ = function
+    return call
+
+
+def _remember_source(name: str, source: str) -> None:
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -1,0 +1,78 @@
+"""Runs code in a sandbox server, through `sandbox.v1.ExecuteService`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
+from rlm_common.server import CHANNEL_OPTIONS
+
+from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
+from rlm_server.executors.blobs import BlobUploader
+from rlm_server.executors.sandbox_session import SandboxSession, describe_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rlm_server.engine.ports import SessionSpec
+
+_MAX_INLINE_BYTES = 64 * 1024
+_BLOB_FORMATS = {ValueFormat.TEXT: pb.VALUE_FORMAT_TEXT, ValueFormat.JSON: pb.VALUE_FORMAT_JSON}
+
+
+class SandboxExecutor:
+    """A sandbox server, as a `ports.Executor`.
+
+    Args:
+        address: `unix:PATH`, `dns:///HOST:PORT` or `HOST:PORT`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.name = address
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(self._channel)
+        self._blobs = BlobUploader(self._stub)
+
+    async def close(self) -> None:
+        """Closes the connection; sessions that are open die."""
+        await self._channel.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self, spec: SessionSpec) -> AsyncIterator[SandboxSession]:
+        """Makes a sandbox, which dies when the context is left.
+
+        Raises:
+            SandboxOpenError: none can be had.
+        """
+        try:
+            request = await self._request(spec)
+            session = await SandboxSession.open(self._stub, request, spec.on_host_call)
+        except grpc.aio.AioRpcError as error:
+            raise SandboxOpenError(describe_error(error)) from error
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    async def _request(self, spec: SessionSpec) -> pb.OpenSession:
+        return pb.OpenSession(
+            limits=pb.Limits(memory_bytes=spec.memory_bytes),
+            inputs=[await self._input(one) for one in spec.inputs],
+            host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
+            prelude=pb.Prelude(source=spec.prelude_source),
+        )
+
+    async def _input(self, one: InputValue) -> pb.Input:
+        if isinstance(one.value, StoredBytes):
+            value: bytes | StoredBytes = one.value
+        elif len(one.value) <= _MAX_INLINE_BYTES // 4:
+            if one.format is ValueFormat.JSON:
+                return pb.Input(name=one.name, json=one.value)
+            return pb.Input(name=one.name, text=one.value)
+        else:
+            value = one.value.encode()
+        digest = await self._blobs.ensure(value)
+        return pb.Input(name=one.name, blob=pb.BlobInput(sha256=digest, format=_BLOB_FORMATS[one.format]))

@@ -1,0 +1,260 @@
+"""One sandbox over its stream: cells, their output, and the host calls that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Self
+
+import grpc
+from rlm_api.rlm.v1 import event_pb2
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.ports import CellResult, HostCall, HostCallError, SandboxError, VariablesState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from rlm_api.sandbox.v1.execute_service_pb2_grpc import ExecuteServiceAsyncStub
+
+    from rlm_server.engine.limits import CellBounds
+    from rlm_server.engine.ports import OutputHandler
+
+_PART_CHARS = 512 * 1024
+_LARGE_JSON_CHARS = 1024 * 1024
+_OUTGOING_MESSAGES = 8
+_DEADLINE_GRACE_SECONDS = 10.0
+
+_OUTCOMES = {
+    pb.Outcome.Value(name): event_pb2.CodeOutcome.Value(f"CODE_{name}")
+    for name in pb.Outcome.keys()  # noqa: SIM118 - an enum wrapper is no dict
+}
+_STREAMS = {
+    pb.OUTPUT_STREAM_STDOUT: event_pb2.OUTPUT_STREAM_STDOUT,
+    pb.OUTPUT_STREAM_STDERR: event_pb2.OUTPUT_STREAM_STDERR,
+}
+_STATES = {
+    pb.SESSION_STATE_KEPT: VariablesState.KEPT,
+    pb.SESSION_STATE_RESTORED: VariablesState.RESTORED,
+    pb.SESSION_STATE_RESET: VariablesState.LOST,
+}
+
+
+class _Cell:
+    """The cell that runs."""
+
+    def __init__(self, cell_id: str, on_output: OutputHandler) -> None:
+        self.cell_id = cell_id
+        self.on_output = on_output
+        self.result: asyncio.Future[pb.CellResult] = asyncio.get_running_loop().create_future()
+
+    def finish(self, result: pb.CellResult) -> None:
+        """Sets the result, unless the cell has failed before."""
+        if not self.result.done():
+            self.result.set_result(result)
+
+
+class SandboxSession:
+    """A session, as a `ports.Session`. `open` makes it, `close` ends it.
+
+    Its tasks read from the stream, write to it, and answer host calls; `close` ends them all. When one of them fails,
+    the cell that runs fails with it.
+    """
+
+    def __init__(self, stub: ExecuteServiceAsyncStub, on_host_call: Callable[[HostCall], Awaitable[object]]) -> None:
+        self._on_host_call = on_host_call
+        # A queue, since gRPC takes one write at a time, and ends the call when a write is cancelled.
+        self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(_OUTGOING_MESSAGES)
+        self._call = stub.Session(self._take_outgoing())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._host_calls: dict[int, asyncio.Task[None]] = {}
+        self._parts: dict[int, list[str]] = {}
+        self._cell: _Cell | None = None
+        self._cell_count = 0
+        self._failure: Exception | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        stub: ExecuteServiceAsyncStub,
+        request: pb.OpenSession,
+        on_host_call: Callable[[HostCall], Awaitable[object]],
+    ) -> Self:
+        """Opens a session.
+
+        Raises:
+            grpc.aio.AioRpcError: the server refuses it or is not there.
+        """
+        session = cls(stub, on_host_call)
+        try:
+            await session._outgoing.put(pb.SessionRequest(open=request))
+            session._check_opened(await session._call.read())
+        except BaseException:
+            await session.close()
+            raise
+        session._spawn(session._read())
+        return session
+
+    def _check_opened(self, first: object) -> None:
+        if not isinstance(first, pb.SessionResponse) or first.WhichOneof("response") != "opened":
+            raise SandboxError("the sandbox server did not open the session")
+
+    async def close(self) -> None:
+        """Ends the session at once; the sandbox dies with the stream."""
+        self._call.cancel()
+        tasks = [*self._tasks, *self._host_calls.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
+        """Runs a cell; see `ports.Session`."""
+        if self._failure is not None:
+            raise self._failure
+        self._cell_count += 1
+        cell = self._cell = _Cell(str(self._cell_count), on_output)
+        limits = pb.Limits(
+            fuel=bounds.fuel, wall_time=to_duration(bounds.wall_time_seconds), output_bytes=bounds.output_bytes
+        )
+        try:
+            # The server keeps the time. It is not trusted to: a lost connection must not hang a completion.
+            async with asyncio.timeout(bounds.wall_time_seconds + _DEADLINE_GRACE_SECONDS):
+                run_cell = pb.RunCell(cell_id=cell.cell_id, code=code, limits=limits)
+                await self._outgoing.put(pb.SessionRequest(run_cell=run_cell))
+                result = await cell.result
+        except TimeoutError:
+            raise SandboxError("the sandbox server did not end a block when its time was up") from None
+        finally:
+            self._cell = None
+            await self._end_host_calls()
+        return _to_result(result)
+
+    async def _take_outgoing(self) -> AsyncIterator[pb.SessionRequest]:
+        while True:
+            yield await self._outgoing.get()
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(response := await self._call.read(), pb.SessionResponse):
+                await self._take(response)
+            self._fail(SandboxError("the sandbox server has ended the session"))
+        except grpc.aio.AioRpcError as error:
+            self._fail(SandboxError(describe_error(error)))
+        except Exception as error:  # noqa: BLE001 - it is raised where the cell is waited for
+            self._fail(error)
+
+    async def _take(self, response: pb.SessionResponse) -> None:
+        kind = response.WhichOneof("response")
+        cell = self._cell
+        if kind == "host_call":
+            self._take_host_call(response.host_call)
+        elif kind == "host_call_abandoned":
+            self._abandon(response.host_call_abandoned.call_id)
+        elif kind == "output" and cell is not None and response.output.cell_id == cell.cell_id:
+            await cell.on_output(_STREAMS[response.output.stream], response.output.text)
+        elif kind == "cell_finished" and cell is not None and response.cell_finished.cell_id == cell.cell_id:
+            cell.finish(response.cell_finished.result)
+
+    def _take_host_call(self, call: pb.HostCall) -> None:
+        parts = self._parts.setdefault(call.call_id, [])
+        parts.append(call.arguments_json)
+        if call.partial:
+            return
+        del self._parts[call.call_id]
+        task = asyncio.create_task(self._answer(call.call_id, call.function, "".join(parts)))
+        self._host_calls[call.call_id] = task
+        task.add_done_callback(lambda _: self._host_calls.pop(call.call_id, None))
+
+    def _abandon(self, call_id: int) -> None:
+        self._parts.pop(call_id, None)
+        task = self._host_calls.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    async def _answer(self, call_id: int, function: str, arguments_json: str) -> None:
+        try:
+            call = await _load(function, arguments_json)
+            try:
+                value_json = await _dump(await self._on_host_call(call))
+            except HostCallError as error:
+                failure = pb.HostCallError(type=error.type_name, message=error.message)
+                await self._send_result(pb.HostCallResult(call_id=call_id, error=failure))
+                return
+            for start in range(0, len(value_json), _PART_CHARS):
+                part = value_json[start : start + _PART_CHARS]
+                is_partial = start + _PART_CHARS < len(value_json)
+                await self._send_result(pb.HostCallResult(call_id=call_id, value_json=part, partial=is_partial))
+        except Exception as error:  # noqa: BLE001 - it is raised where the cell is waited for
+            self._fail(error)
+
+    async def _send_result(self, result: pb.HostCallResult) -> None:
+        await self._outgoing.put(pb.SessionRequest(host_call_result=result))
+
+    async def _end_host_calls(self) -> None:
+        """Ends the calls of a cell that is over, so that nothing of it goes on behind the next one."""
+        self._parts.clear()
+        tasks = list(self._host_calls.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        if self._cell is not None and not self._cell.result.done():
+            self._cell.result.set_exception(self._failure)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def describe_error(error: grpc.aio.AioRpcError) -> str:
+    """Returns an RPC error as one line."""
+    return f"{error.code().name}: {error.details() or 'no details'}"
+
+
+def _to_result(result: pb.CellResult) -> CellResult:
+    after_cell, after_cell_error = None, result.after_cell_error
+    if result.after_cell_json:
+        try:
+            after_cell = json.loads(result.after_cell_json)
+        except ValueError as error:
+            after_cell_error = f"the sandbox's report is no JSON: {error}"
+    return CellResult(
+        outcome=_OUTCOMES[result.outcome],
+        error_type=result.error.type,
+        error_message=result.error.message,
+        traceback=result.error.traceback,
+        after_cell=after_cell,
+        after_cell_error=after_cell_error,
+        variables=_STATES.get(result.state, VariablesState.KEPT),
+        replayed_cell_count=result.restoration.replayed_cell_count,
+        restoration_seconds=result.restoration.wall_time.ToNanoseconds() / 1e9,
+        output_dropped_bytes=result.usage.output_dropped_bytes,
+        wall_time_seconds=result.usage.wall_time.ToNanoseconds() / 1e9,
+        cpu_time_seconds=result.usage.cpu_time.ToNanoseconds() / 1e9,
+        fuel=result.usage.fuel,
+        memory_bytes=result.usage.memory_bytes,
+    )
+
+
+async def _load(function: str, text: str) -> HostCall:
+    loaded = await asyncio.to_thread(json.loads, text) if len(text) > _LARGE_JSON_CHARS else json.loads(text)
+    return HostCall(function, loaded["args"], loaded["kwargs"])
+
+
+async def _dump(value: object) -> str:
+    return await asyncio.to_thread(json.dumps, value) if _text_chars(value) > _LARGE_JSON_CHARS else json.dumps(value)
+
+
+def _text_chars(value: object) -> int:
+    """Returns how much text there is in a value that JSON can express."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_text_chars, value))
+    if isinstance(value, dict):
+        return sum(map(_text_chars, value.values()))
+    return 0

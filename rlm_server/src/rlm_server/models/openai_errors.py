@@ -1,0 +1,82 @@
+"""What the errors of the `openai` package, and of endpoints, mean to the engine."""
+
+from __future__ import annotations
+
+import openai
+
+from rlm_server.engine.ports import ModelError, ModelErrorKind
+from rlm_server.engine.text import clean, preview
+
+_MAX_MESSAGE_CHARS = 500
+
+_KIND_BY_CODE = {
+    "context_length_exceeded": ModelErrorKind.CONTEXT_TOO_LONG,
+    "string_above_max_length": ModelErrorKind.CONTEXT_TOO_LONG,
+    "content_filter": ModelErrorKind.CONTENT_FILTER,
+    "content_policy_violation": ModelErrorKind.CONTENT_FILTER,
+    "insufficient_quota": ModelErrorKind.QUOTA,
+    "billing_hard_limit_reached": ModelErrorKind.QUOTA,
+    "invalid_api_key": ModelErrorKind.AUTH,
+    "rate_limit_exceeded": ModelErrorKind.OVERLOADED,
+}
+
+_KIND_BY_STATUS = {
+    401: ModelErrorKind.AUTH,
+    402: ModelErrorKind.QUOTA,
+    403: ModelErrorKind.AUTH,
+    408: ModelErrorKind.TIMEOUT,
+    413: ModelErrorKind.CONTEXT_TOO_LONG,
+    429: ModelErrorKind.OVERLOADED,
+    504: ModelErrorKind.TIMEOUT,
+}
+
+_TOO_LONG_PHRASES = ("context length", "context window", "maximum context", "prompt is too long", "too many tokens")
+
+_REMEDIES = {
+    ModelErrorKind.AUTH: "check the server's API key",
+    ModelErrorKind.QUOTA: "the account behind the API key has no quota left",
+    ModelErrorKind.OVERLOADED: "the endpoint is overloaded or limits the rate; try again later",
+    ModelErrorKind.CONTEXT_TOO_LONG: "the messages are longer than the model takes",
+    ModelErrorKind.CONTENT_FILTER: "the endpoint's content filter refused it",
+    ModelErrorKind.BAD_REQUEST: "check the model's name and the sampling options",
+    ModelErrorKind.UNREACHABLE: "check the server's base URL and that the endpoint runs",
+    ModelErrorKind.TIMEOUT: "the endpoint took too long",
+}
+
+
+def model_error(kind: ModelErrorKind, model: str, what: str) -> ModelError:
+    """Returns an error whose message names the model, what happened and the remedy."""
+    return ModelError(kind, f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({_REMEDIES[kind]})")
+
+
+def from_sdk(error: openai.OpenAIError, model: str) -> ModelError:
+    """Returns the engine's error for one of the `openai` package."""
+    if isinstance(error, openai.APITimeoutError):
+        return model_error(ModelErrorKind.TIMEOUT, model, error.message)
+    if isinstance(error, openai.APIStatusError):
+        return model_error(_kind(error.status_code, error.code, error.message), model, error.message)
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        return model_error(ModelErrorKind.UNREACHABLE, model, str(cause) if cause else error.message)
+    return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
+
+
+def from_stream(body: object, model: str) -> ModelError:
+    """Returns the engine's error for the `error` object that an endpoint sent in the middle of a stream."""
+    code, message = None, str(body)
+    if isinstance(body, dict):
+        code, message = body.get("code") or body.get("type"), str(body.get("message") or body)
+    status = code if isinstance(code, int) else 500
+    return model_error(_kind(status, str(code), message), model, message)
+
+
+def _kind(status: int, code: str | None, message: str) -> ModelErrorKind:
+    if code in _KIND_BY_CODE:
+        return _KIND_BY_CODE[code]
+    if status in _KIND_BY_STATUS:
+        return _KIND_BY_STATUS[status]
+    if status >= 500:
+        return ModelErrorKind.OVERLOADED
+    if any(phrase in message.lower() for phrase in _TOO_LONG_PHRASES):
+        return ModelErrorKind.CONTEXT_TOO_LONG
+    return ModelErrorKind.BAD_REQUEST

@@ -1,0 +1,1 @@
+"""`rlm.v1.CompletionService`: requests in, events out."""

@@ -1,0 +1,116 @@
+"""The servicer of `rlm.v1.CompletionService`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_common.errors import ServiceError
+
+from rlm_server.engine.completion import Completion
+from rlm_server.engine.events import EventStream
+from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.service.running import RunningCompletions
+from rlm_server.service.unimplemented import UnimplementedRpcs
+from rlm_server.service.uploads import receive_context
+from rlm_server.service.validation import RequestValidator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rlm_api.rlm.v1 import event_pb2
+
+    from rlm_server.contexts import ContextStore
+    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.service.models import ModelNames
+    from rlm_server.service.unimplemented import Context
+    from rlm_server.settings import Settings
+
+_RETRY_DELAY_SECONDS = 1.0
+
+
+class CompletionService(UnimplementedRpcs):
+    """Serves completions.
+
+    Args:
+        settings: the server's.
+        model_names: the models it serves.
+        models: calls them.
+        executor: makes sandboxes.
+        contexts: what was uploaded.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        model_names: ModelNames,
+        models: ModelClient,
+        executor: Executor,
+        contexts: ContextStore,
+        clock: Clock,
+    ) -> None:
+        self._model_names = model_names
+        self._models = models
+        self._executor = executor
+        self._contexts = contexts
+        self._clock = clock
+        self._validator = RequestValidator(settings, model_names, contexts)
+        self._running = RunningCompletions(settings.max_concurrent_completions)
+
+    def start_draining(self, grace_seconds: float) -> None:
+        """Takes no new completions."""
+        self._running.drain()
+
+    async def close(self) -> None:
+        """Ends the completions that still run."""
+        await self._running.close()
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
+        """Runs a completion and streams its events."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._running.admitted())
+            checked = await self._validator.check(request, uuid.uuid4().hex)
+            stack.enter_context(self._contexts.in_use(checked.stored))
+            events = EventStream(checked.spec.completion_id, self._clock)
+            completion = Completion(
+                checked.spec, events=events, models=self._models, executor=self._executor, clock=self._clock
+            )
+            task = self._running.start(completion.run())
+            # The stubs have a class here whose instances nobody can make.
+            context.add_done_callback(lambda _: task.cancel())  # type: ignore[arg-type]
+            try:
+                while (event := await self._next(events)) is not None:
+                    yield pb.CompleteResponse(event=event)
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _next(self, events: EventStream) -> event_pb2.Event | None:
+        try:
+            return await events.next_event()
+        except SandboxOpenError as error:
+            raise ServiceError(
+                grpc.StatusCode.UNAVAILABLE,
+                "SANDBOX_UNAVAILABLE",
+                f"no sandbox can be had from {self._executor.name}: {error}",
+                metadata={"sandbox": self._executor.name},
+                retry_delay_seconds=_RETRY_DELAY_SECONDS,
+            ) from error
+
+    async def UploadContext(
+        self,
+        request_iterator: AsyncIterator[pb.UploadContextRequest],
+        context: Context,
+    ) -> pb.UploadContextResponse:
+        """Stores a context."""
+        return await receive_context(request_iterator, self._contexts)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """Lists the models that requests can name."""
+        return self._model_names.listing()

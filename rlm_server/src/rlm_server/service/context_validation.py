@@ -1,0 +1,217 @@
+"""Checks the parts of a request's context and makes variables of them."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import functools
+import hashlib
+import json
+import keyword
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_server.contexts import InvalidContextError, StoredContext, check_json
+from rlm_server.engine.ports import InputValue, ValueFormat
+from rlm_server.engine.run import ContextPart
+from rlm_server.engine.subcalls import HOST_FUNCTIONS, json_type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlm_api.rlm.v1 import completion_service_pb2 as pb
+    from rlm_common.errors import Violations
+
+    from rlm_server.contexts import ContextStore
+
+RESERVED_NAMES = frozenset({"answer", "FINAL", "FINAL_VAR", "SHOW_VARS", "SubcallError", *HOST_FUNCTIONS})
+"""Names that the REPL provides itself."""
+
+_MAX_PARTS = 100
+_MAX_NAME_CHARS = 100
+_MAX_DESCRIPTION_CHARS = 1000
+_LARGE_CHARS = 256 * 1024
+
+
+@dataclass(frozen=True)
+class CheckedContexts:
+    """The context of a request.
+
+    Args:
+        parts: its variables.
+        stored: the uploaded contexts among them.
+        missing: ids of uploaded contexts that are not there.
+    """
+
+    parts: list[ContextPart]
+    stored: list[StoredContext]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class _Inline:
+    format: ValueFormat
+    text: str
+    type_name: str
+
+
+async def check_contexts(
+    parts: Sequence[pb.ContextPart], store: ContextStore, violations: Violations
+) -> CheckedContexts:
+    """Returns the variables that the parts make; what is wrong goes to `violations`."""
+    checked = CheckedContexts([], [], [])
+    if not parts:
+        violations.add("contexts", "is empty; give at least one part")
+    if len(parts) > _MAX_PARTS:
+        violations.add("contexts", f"has {len(parts)} parts; at most {_MAX_PARTS} are allowed: join some of them")
+        return checked
+    names = _check_names(parts, violations)
+    for index, (part, name) in enumerate(zip(parts, names, strict=True)):
+        path = f"contexts[{index}]"
+        if len(part.description) > _MAX_DESCRIPTION_CHARS:
+            violations.add(
+                f"{path}.description",
+                f"has {len(part.description):,} characters; at most {_MAX_DESCRIPTION_CHARS:,} are allowed",
+            )
+        if part.WhichOneof("value") == "context_id":
+            if violations.check(
+                bool(part.context_id), f"{path}.context_id", "is empty; give the id that UploadContext returned"
+            ):
+                _add_stored(part, name, store, checked)
+        else:
+            inline = await _inline_value(part, path, violations)
+            if inline is not None:
+                checked.parts.append(await _describe_inline(part, name, inline))
+    return checked
+
+
+def _check_names(parts: Sequence[pb.ContextPart], violations: Violations) -> list[str]:
+    names: list[str] = []
+    for index, part in enumerate(parts):
+        name = part.name or ("context" if len(parts) == 1 else f"context_{index}")
+        problem = _problem_with_name(name, several=len(parts) > 1)
+        if not problem and name in names:
+            problem = f"{name!r} is the name of an earlier part, too; give each its own"
+        if problem:
+            violations.add(f"contexts[{index}].name", problem)
+        names.append(name)
+    return names
+
+
+def _problem_with_name(name: str, *, several: bool) -> str:
+    if len(name) > _MAX_NAME_CHARS:
+        return f"has {len(name)} characters; at most {_MAX_NAME_CHARS} are allowed"
+    if not name.isidentifier() or not name.isascii():
+        return f"{name!r} is no Python identifier; use ASCII letters, digits and underscores, as in `report_2024`"
+    if keyword.iskeyword(name):
+        return f"{name!r} is a Python keyword; choose another name"
+    if name.startswith("_"):
+        return f"{name!r} begins with an underscore; choose another name"
+    if name in RESERVED_NAMES:
+        return f"{name!r} is a name that the REPL provides itself; choose another"
+    if several and name == "context":
+        return "'context' is the dict of all parts where there are several; choose another name"
+    return ""
+
+
+def _add_stored(part: pb.ContextPart, name: str, store: ContextStore, checked: CheckedContexts) -> None:
+    context = store.get(part.context_id)
+    if context is None:
+        checked.missing.append(part.context_id)
+        return
+    checked.stored.append(context)
+    checked.parts.append(
+        ContextPart(
+            value=InputValue(name, context.format, context.stored),
+            type_name="str" if context.format is ValueFormat.TEXT else json_type_name(context.beginning),
+            size_bytes=context.stored.size_bytes,
+            sha256=context.stored.sha256,
+            description=part.description,
+            size_chars=context.size_chars,
+        )
+    )
+
+
+async def _describe_inline(part: pb.ContextPart, name: str, inline: _Inline) -> ContextPart:
+    measure = functools.partial(_measure, inline.text)
+    size_bytes, sha256 = await asyncio.to_thread(measure) if len(inline.text) > _LARGE_CHARS else measure()
+    return ContextPart(
+        value=InputValue(name, inline.format, inline.text),
+        type_name=inline.type_name,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        description=part.description,
+        size_chars=len(inline.text),
+    )
+
+
+async def _inline_value(part: pb.ContextPart, path: str, violations: Violations) -> _Inline | None:
+    kind = part.WhichOneof("value")
+    if kind == "text":
+        if violations.check(bool(part.text), f"{path}.text", "is empty; give some text"):
+            return _Inline(ValueFormat.TEXT, part.text, "str")
+    elif kind == "json":
+        return await _json_value(part.json, f"{path}.json", violations)
+    elif kind == "documents":
+        return _documents_value(part.documents, f"{path}.documents", violations)
+    elif kind == "encoded":
+        return _encoded_value(part.encoded, f"{path}.encoded", violations)
+    else:
+        violations.add(f"{path}.value", "is not set; set one of text, json, documents, context_id, encoded")
+    return None
+
+
+async def _json_value(text: str, path: str, violations: Violations) -> _Inline | None:
+    if not violations.check(bool(text), path, "is empty; give a JSON document"):
+        return None
+    try:
+        if len(text) > _LARGE_CHARS:
+            await asyncio.to_thread(check_json, text)
+        else:
+            check_json(text)
+    except InvalidContextError as error:
+        violations.add(path, str(error))
+        return None
+    return _Inline(ValueFormat.JSON, text, json_type_name(text))
+
+
+def _documents_value(documents: pb.Documents, path: str, violations: Violations) -> _Inline | None:
+    if not violations.check(bool(documents.documents), path, "is empty; give at least one document"):
+        return None
+    seen: set[str] = set()
+    for index, document in enumerate(documents.documents):
+        if document.id in seen:
+            violations.add(
+                f"{path}.documents[{index}].id",
+                f"{document.id[:100]!r} is the id of an earlier document, too; give each its own",
+            )
+        seen.add(document.id)
+    value = [
+        {"id": document.id, "text": document.text, "metadata": dict(document.metadata)}
+        for document in documents.documents
+    ]
+    return _Inline(ValueFormat.JSON, json.dumps(value, ensure_ascii=False), "list")
+
+
+def _encoded_value(encoded: pb.EncodedText, path: str, violations: Violations) -> _Inline | None:
+    if not violations.check(bool(encoded.data), f"{path}.data", "is empty; give some text"):
+        return None
+    try:
+        codec = codecs.lookup(encoded.charset)
+        # Python also has codecs that are no character sets, as `rot13` and `zlib`.
+        text = encoded.data.decode(codec.name)
+    except UnicodeDecodeError as error:
+        violations.add(f"{path}.data", f"is not {encoded.charset}: {error.reason} at byte {error.start:,}")
+    except (LookupError, ValueError):
+        violations.add(
+            f"{path}.charset", f"{encoded.charset[:50]!r} is no character set that is known; use an IANA name"
+        )
+    else:
+        return _Inline(ValueFormat.TEXT, text, "str")
+    return None
+
+
+def _measure(text: str) -> tuple[int, str]:
+    """Returns the size in bytes and the SHA-256 digest of a text as UTF-8."""
+    data = text.encode()
+    return len(data), hashlib.sha256(data).hexdigest()

@@ -1,0 +1,146 @@
+"""Checks requests, and makes of a good one what the engine takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_common.errors import ServiceError, Violations, invalid_field
+
+from rlm_server.engine.ports import Sampling
+from rlm_server.engine.run import CompletionSpec, UnknownModelError
+from rlm_server.service.context_validation import check_contexts
+from rlm_server.service.limits_validation import resolve_limits
+from rlm_server.service.unimplemented import refuse_unimplemented_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rlm_api.rlm.v1 import completion_service_pb2 as pb
+
+    from rlm_server.contexts import ContextStore, StoredContext
+    from rlm_server.service.models import ModelNames
+    from rlm_server.settings import Settings
+
+_MAX_QUERY_CHARS = 100_000
+_MAX_LABELS = 20
+_MAX_LABEL_CHARS = 100
+_MAX_EFFORT_CHARS = 50
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A good request.
+
+    Args:
+        spec: the completion that it asks for.
+        stored: the uploaded contexts that it uses.
+    """
+
+    spec: CompletionSpec
+    stored: list[StoredContext]
+
+
+class RequestValidator:
+    """Checks `CompleteRequest`s.
+
+    Args:
+        settings: the server's.
+        models: the models it serves.
+        contexts: what was uploaded.
+    """
+
+    def __init__(self, settings: Settings, models: ModelNames, contexts: ContextStore) -> None:
+        self._settings = settings
+        self._models = models
+        self._contexts = contexts
+
+    async def check(self, request: pb.CompleteRequest, completion_id: str) -> CheckedRequest:
+        """Returns what the engine takes.
+
+        Args:
+            request: a caller's.
+            completion_id: the id that the completion is to have.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT with all wrong fields, UNIMPLEMENTED, or NOT_FOUND for a context.
+        """
+        refuse_unimplemented_fields(request)
+        violations = Violations()
+        _check_query(request.query, violations)
+        contexts = await check_contexts(request.contexts, self._contexts, violations)
+        limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
+        sampling = _check_sampling(request.sampling, violations)
+        _check_labels(request.labels, violations)
+        violations.raise_if_any()
+        model = self._model(request.model or self._settings.default_model, "model")
+        sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
+        if contexts.missing:
+            missing = contexts.missing[0]
+            raise ServiceError(
+                grpc.StatusCode.NOT_FOUND,
+                "CONTEXT_NOT_FOUND",
+                f"no uploaded context has the id {missing[:200]!r}, or it is not kept any more; upload it again",
+                metadata={"context_id": missing},
+            )
+        spec = CompletionSpec(
+            completion_id=completion_id,
+            query=request.query,
+            contexts=contexts.parts,
+            model=model,
+            sub_model=sub_model,
+            limits=limits,
+            sampling=sampling,
+            resolve_model=self._models.resolve,
+        )
+        return CheckedRequest(spec, contexts.stored)
+
+    def _model(self, name: str, field_path: str) -> str:
+        try:
+            return self._models.resolve(name)
+        except UnknownModelError as error:
+            raise invalid_field(
+                field_path,
+                str(error),
+                reason="UNKNOWN_MODEL",
+                metadata={"model": name, "available": ",".join(self._models.names)},
+            ) from None
+
+
+def _check_query(query: str, violations: Violations) -> None:
+    if not query.strip():
+        violations.add("query", "is empty; give the question, or what is to be done")
+    if len(query) > _MAX_QUERY_CHARS:
+        violations.add(
+            "query",
+            f"has {len(query):,} characters; at most {_MAX_QUERY_CHARS:,} are allowed: give large texts as a context",
+        )
+
+
+def _check_sampling(sampling: pb.Sampling, violations: Violations) -> Sampling:
+    temperature = sampling.temperature if sampling.HasField("temperature") else None
+    top_p = sampling.top_p if sampling.HasField("top_p") else None
+    max_output_tokens = sampling.max_output_tokens if sampling.HasField("max_output_tokens") else None
+    if temperature is not None and not 0 <= temperature <= 2:  # NaN fails as well
+        violations.add("sampling.temperature", f"is {temperature:g}; must be from 0 to 2")
+    if top_p is not None and not 0 < top_p <= 1:
+        violations.add("sampling.top_p", f"is {top_p:g}; must be over 0 and at most 1")
+    if max_output_tokens is not None and max_output_tokens < 1:
+        violations.add("sampling.max_output_tokens", f"is {max_output_tokens}; must be at least 1, or absent")
+    if len(sampling.reasoning_effort) > _MAX_EFFORT_CHARS:
+        violations.add(
+            "sampling.reasoning_effort", f"is longer than {_MAX_EFFORT_CHARS} characters; as `low` or `high`"
+        )
+    return Sampling(temperature, top_p, max_output_tokens, sampling.reasoning_effort or None)
+
+
+def _check_labels(labels: Mapping[str, str], violations: Violations) -> None:
+    if len(labels) > _MAX_LABELS:
+        violations.add("labels", f"has {len(labels)} entries; at most {_MAX_LABELS} are allowed")
+    for key, value in labels.items():
+        if not key or len(key) > _MAX_LABEL_CHARS or len(value) > _MAX_LABEL_CHARS:
+            violations.add(
+                f"labels[{key[:50]}]",
+                f"keys have 1 to {_MAX_LABEL_CHARS} characters, values at most {_MAX_LABEL_CHARS}",
+            )

@@ -1,0 +1,102 @@
+"""The server's settings: typed, frozen, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rlm_common.addresses import is_loopback
+
+from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCAL_SANDBOX = "local"
+"""Value of `Settings.sandbox` that runs code in the server's own process."""
+
+DEFAULT_LISTEN_ADDRESS = "127.0.0.1:50051"
+"""Where `rlm serve` listens, and clients look, unless told otherwise."""
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work; the message says which, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server is set up.
+
+    Args:
+        default_model: the root's model where a request names none.
+        listen: addresses to listen on, each `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
+        sandbox: where code runs. None starts a sandbox server as a child process on a Unix socket; `unix:PATH`,
+            `dns:///HOST:PORT` and `HOST:PORT` name a running one; `local` runs code in this process, without any
+            isolation, for development.
+        base_url: the OpenAI-compatible endpoint, as `http://127.0.0.1:8000/v1`. None means OpenAI's.
+        api_key: the endpoint's key. None means that it needs none.
+        default_sub_model: the sub-calls' model where neither request nor code names one. None means the root's.
+        allowed_models: models that requests and code may name. None means any; they are passed on as they are.
+        stand_in_models: those of the models that are the demo model, for `ListModels`.
+        default_limits: limits where a request gives none.
+        max_limits: the greatest that a request can have; None in a limit of tokens means no cap,
+            as does 0 in `cell`.
+        max_concurrent_completions: completions that run at once; more are refused.
+        context_store_bytes: room for uploaded contexts; the least recently used go first.
+        max_context_bytes: size of one uploaded context.
+        data_dir: where uploaded contexts are kept while the server runs. None means the system's temporary directory.
+        model_timeout_seconds: how long the endpoint may be silent during a call.
+        model_max_retries: how often a failed call to the endpoint is tried again before any of the reply has come.
+        sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
+            first start on a machine builds the guest image.
+        grace_seconds: how long running completions may go on when the server shuts down.
+
+    Raises:
+        SettingsError: the settings contradict themselves.
+    """
+
+    default_model: str
+    listen: tuple[str, ...] = (DEFAULT_LISTEN_ADDRESS,)
+    sandbox: str | None = None
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    default_sub_model: str | None = None
+    allowed_models: tuple[str, ...] | None = None
+    stand_in_models: tuple[str, ...] = ()
+    default_limits: CompletionLimits = field(default_factory=CompletionLimits)
+    max_limits: CompletionLimits = GREATEST_LIMITS
+    max_concurrent_completions: int = 256
+    context_store_bytes: int = 4 * 1024**3
+    max_context_bytes: int = 1024**3
+    data_dir: Path | None = None
+    model_timeout_seconds: float = 300.0
+    model_max_retries: int = 2
+    sandbox_start_timeout_seconds: float = 300.0
+    grace_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.default_model:
+            raise SettingsError("default_model is empty: name the model that requests use by default")
+        if not self.listen:
+            raise SettingsError("listen is empty: give at least one address, as 127.0.0.1:50051 or unix:PATH")
+        if self.sandbox == "":
+            raise SettingsError("sandbox is empty: give an address, `local`, or None for a child process")
+        exposed = [address for address in self.listen if not is_loopback(address)]
+        if self.sandbox == LOCAL_SANDBOX and exposed:
+            raise SettingsError(
+                "sandbox=local runs the models' code in this process, with your files, keys and network, so it is "
+                f"refused on addresses that others can reach: {', '.join(exposed)}. Listen on 127.0.0.1, or use a real "
+                "sandbox."
+            )
+        if self.allowed_models is not None:
+            for name in (self.default_model, self.sub_model):
+                if name not in self.allowed_models:
+                    raise SettingsError(f"model {name!r} is a default but not in allowed_models: add it")
+        for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1")
+
+    @property
+    def sub_model(self) -> str:
+        """The sub-calls' model where neither request nor code names one."""
+        return self.default_sub_model or self.default_model

@@ -1,0 +1,139 @@
+"""The bounded cache of uploaded bytes, by SHA-256 digest, in files of a directory of its own.
+
+Used from the event loop only; whoever writes or reads the files does so on a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class BlobCacheFullError(Exception):
+    """The blob is larger than the cache, or blobs in use leave no room for it."""
+
+
+class DigestMismatchError(Exception):
+    """The bytes do not have the digest that was announced.
+
+    Args:
+        actual: the digest that they have.
+    """
+
+    def __init__(self, actual: str) -> None:
+        super().__init__(f"the bytes have the digest {actual}")
+        self.actual = actual
+
+
+@dataclass
+class Blob:
+    """Bytes in the cache."""
+
+    sha256: str
+    size_bytes: int
+    path: Path
+    users: int = 0
+
+
+class BlobCache:
+    """Keeps blobs until room is needed, and longer if they are in use.
+
+    Args:
+        max_bytes: most that all blobs together may take.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-blobs-")
+        self._blobs: OrderedDict[str, Blob] = OrderedDict()
+        self._reserved_bytes = 0
+
+    def get(self, sha256: str) -> Blob | None:
+        """Returns a blob and marks it as recently used; None if it is not there."""
+        blob = self._blobs.get(sha256)
+        if blob is not None:
+            self._blobs.move_to_end(sha256)
+        return blob
+
+    @contextlib.contextmanager
+    def upload(self, sha256: str, size_bytes: int) -> Iterator[BlobUpload]:
+        """Makes room for a blob and takes its bytes; it is in the cache after `BlobUpload.finish`.
+
+        Raises:
+            BlobCacheFullError: there is no room.
+        """
+        self._make_room(size_bytes)
+        self._reserved_bytes += size_bytes
+        upload = BlobUpload(Path(self._directory.name), sha256, size_bytes)
+        try:
+            yield upload
+            if upload.is_complete and sha256 not in self._blobs:
+                self._blobs[sha256] = Blob(sha256, size_bytes, upload.keep())
+        finally:
+            self._reserved_bytes -= size_bytes
+            upload.discard()
+
+    def close(self) -> None:
+        """Removes everything."""
+        self._directory.cleanup()
+
+    def _make_room(self, size_bytes: int) -> None:
+        total = sum(blob.size_bytes for blob in self._blobs.values()) + self._reserved_bytes + size_bytes
+        for blob in list(self._blobs.values()):
+            if total <= self.max_bytes:
+                return
+            if blob.users == 0:
+                del self._blobs[blob.sha256]
+                blob.path.unlink()
+                total -= blob.size_bytes
+        if total > self.max_bytes:
+            raise BlobCacheFullError(f"the cache holds at most {self.max_bytes} bytes")
+
+
+class BlobUpload:
+    """Bytes that are coming in. `write` and `finish` block, and run on a thread."""
+
+    def __init__(self, directory: Path, sha256: str, size_bytes: int) -> None:
+        self._path = directory / f"{sha256}-{id(self):x}.part"
+        self._final_path = directory / sha256
+        self._sha256 = sha256
+        self._size_bytes = size_bytes
+        self._digest = hashlib.sha256()
+        self._file = self._path.open("wb")
+        self.received_bytes = 0
+        self.is_complete = False
+
+    def write(self, chunk: bytes) -> None:
+        """Takes the next bytes."""
+        self._digest.update(chunk)
+        self._file.write(chunk)
+        self.received_bytes += len(chunk)
+
+    def finish(self) -> None:
+        """Checks the whole.
+
+        Raises:
+            DigestMismatchError: the digest is another.
+        """
+        self._file.close()
+        actual = self._digest.hexdigest()
+        if actual != self._sha256:
+            raise DigestMismatchError(actual)
+        self.is_complete = True
+
+    def keep(self) -> Path:
+        """Gives the file its final name and returns that."""
+        return self._path.rename(self._final_path)
+
+    def discard(self) -> None:
+        """Removes the file, unless it was kept."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""The `rlm-sandbox` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import sys
+import tempfile
+import typing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rlm_common.logs import configure_logging
+
+from sandbox_server import local_run
+from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image, load_or_build_image
+from sandbox_server.model import MIB, Limits, Outcome
+from sandbox_server.server import create_server
+from sandbox_server.settings import DEFAULT_LISTEN, Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs Python code in WebAssembly sandboxes.")
+image_app = typer.Typer(no_args_is_help=True, help="The guest image.")
+app.add_typer(image_app, name="image")
+
+_EXIT_CODE_FAILED_CODE = 1
+_EXIT_CODE_TROUBLE = 3
+
+
+def main() -> None:
+    """Runs the command."""
+    app(prog_name="rlm-sandbox")
+
+
+@app.command()
+def serve(
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT or unix:PATH; may be repeated.", envvar="RLM_SANDBOX_LISTEN"),
+    ] = None,
+    max_sessions: Annotated[
+        int, typer.Option(min=1, help="Sandboxes that may live at once.", envvar="RLM_SANDBOX_MAX_SESSIONS")
+    ] = 256,
+    blob_cache_mib: Annotated[
+        int, typer.Option(min=1, help="Size of the cache of uploads.", envvar="RLM_SANDBOX_BLOB_CACHE_MIB")
+    ] = 2048,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that running work may take at shutdown.", envvar="RLM_SANDBOX_GRACE")
+    ] = 10.0,
+    log_level: Annotated[str, typer.Option(help="Least severe level shown.", envvar="RLM_SANDBOX_LOG_LEVEL")] = "INFO",
+) -> None:
+    """Serves sandbox.v1.ExecuteService until SIGTERM or Ctrl-C."""
+    configure_logging(log_level)
+    settings = Settings(
+        listen=listen or [DEFAULT_LISTEN],
+        max_sessions=max_sessions,
+        max_blob_cache_bytes=blob_cache_mib * MIB,
+        grace_seconds=grace,
+    )
+    try:
+        asyncio.run(_serve(settings))
+    except (ImageBuildError, OSError) as error:
+        _fail(str(error))
+
+
+async def _serve(settings: Settings) -> None:
+    server = await create_server(settings, _say)
+    await server.start()
+    _say(f"sandbox server listens on {', '.join(server.addresses)}")
+    await server.serve_until_signal(settings.grace_seconds)
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(help="A file with Python source, or - for standard input.")],
+    input_file: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME=PATH: sets a variable to a file's text; may be repeated.")
+    ] = None,
+    fuel: Annotated[int, typer.Option(min=1, help="WebAssembly instructions it may execute.")] = Limits().fuel,
+    memory_mib: Annotated[int, typer.Option(min=64, help="Memory it may have.")] = Limits().memory_bytes // MIB,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds it may take.")] = Limits().wall_time_seconds,
+    output_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Runs one cell in a fresh sandbox, and shows its result and what it cost.
+
+    Exits with 0 if the cell ended with OK, with its own code if it ended the interpreter, with 1 otherwise.
+    """
+    code = sys.stdin.read() if file == "-" else _read_text(Path(file))
+    limits = Limits(fuel=fuel, memory_bytes=memory_mib * MIB, wall_time_seconds=timeout)
+    try:
+        inputs = local_run.read_inputs(input_file or [])
+        result = local_run.run_cell(code, inputs, limits, _say, echo=not output_json)
+    except (ImageBuildError, local_run.BadInputError, OSError) as error:
+        _fail(str(error))
+    typer.echo(local_run.to_json(result) if output_json else local_run.summary(result), err=not output_json)
+    if result.outcome is Outcome.EXITED:
+        raise typer.Exit(result.exit_code or 0)
+    raise typer.Exit(0 if result.outcome is Outcome.OK else _EXIT_CODE_FAILED_CODE)
+
+
+@app.command()
+def doctor(
+    output_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Checks that sandboxes can run here, and says how to mend what is wrong."""
+    directory = default_cache_directory()
+    image = find_image(directory)
+    findings = {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cache_directory": str(directory),
+        "image": image.digest if image else None,
+    }
+    problem = ""
+    if image is None:
+        problem = "the sandbox image is not built yet: run `rlm-sandbox image build` (the first start does it too)"
+    else:
+        try:
+            result = local_run.run_cell("40 + 2", [], Limits(), _say, echo=False)
+            findings["trial"] = f"{result.outcome.name} in {result.usage.wall_time_seconds * 1000:.1f} ms"
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked for
+            problem = f"a trial cell failed: {error}; run `rlm-sandbox image build --force`"
+    findings["problem"] = problem or None
+    if output_json:
+        typer.echo(json.dumps(findings))
+    else:
+        for name, value in findings.items():
+            typer.echo(f"{name}: {value}")
+    raise typer.Exit(1 if problem else 0)
+
+
+@image_app.command("build")
+def build(
+    force: Annotated[bool, typer.Option(help="Build it even if the cache has it.")] = False,
+) -> None:
+    """Builds and compiles the guest image, unless the cache has it."""
+    directory = default_cache_directory()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            image = find_image(directory)
+            if image is not None and force:
+                # A fresh directory has nothing to reuse; the result then replaces what the cache has.
+                built = load_or_build_image(Path(scratch), _say)
+                built.path.replace(image.path)
+            else:
+                image = load_or_build_image(directory, _say)
+        except (ImageBuildError, OSError) as error:
+            _fail(str(error))
+    _say(f"image {image.name} {image.digest[:16]} is in {directory}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        _fail(f"{path} cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        _fail(f"{path} is not valid UTF-8 at byte {error.start}")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _fail(message: str) -> typing.NoReturn:
+    _say(f"rlm-sandbox: {message}")
+    raise typer.Exit(_EXIT_CODE_TROUBLE)

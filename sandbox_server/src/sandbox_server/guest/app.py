@@ -1,0 +1,155 @@
+"""The guest's entry: handles the host's requests. Runs inside the sandbox; the host trusts nothing that it says.
+
+Requests are JSON objects. `do` is one of:
+- `set_input`: `name`, `format` (text, json or bytes); the value is what was loaded in parts since the last request.
+- `declare`: `functions`, a list of `name` and `doc`.
+- `prelude`: the source is what was loaded.
+- `run`: `variables` (a query, see `variables.py`), `output_bytes` (limit); the code is what was loaded.
+"""
+
+import json
+import sys
+import types
+
+import host_calls
+import preimports
+import wit_world
+from cells import CellRunner, StopCell
+from streams import Meter, NoInput, OutputStream
+from variables import describe
+
+preimports.import_all()
+
+# The user's code runs as `__main__`, as in a REPL, so that pickle, dataclasses and warnings find it.
+_main = types.ModuleType("__main__")
+_namespace = _main.__dict__
+_namespace["__builtins__"] = __builtins__
+sys.modules["__main__"] = _main
+sys.argv = [""]
+
+_meter = Meter()
+_stdout = OutputStream(1, "<stdout>", _meter)
+_stderr = OutputStream(2, "<stderr>", _meter)
+
+
+def _flush_quietly():
+    _stdout.hand_over()
+    _stderr.hand_over()
+
+
+host_calls.before_crossing.append(_flush_quietly)
+
+
+class Session:
+    """The state of the one session that this interpreter serves."""
+
+    def __init__(self):
+        self.parts = []
+        self.runner = CellRunner(_namespace)
+        self.provided = {}  # names that the harness put into the namespace, and their values
+        self.restored = {}  # those of them that are put back after each cell
+        self.after_cell = None
+
+    def take_loaded(self):
+        """Returns what was loaded since the last time."""
+        text = "".join(self.parts)
+        self.parts.clear()
+        return text
+
+    def set_input(self, request):
+        """Sets a variable."""
+        text = self.take_loaded()
+        if request["format"] == "json":
+            value = json.loads(text)
+        elif request["format"] == "bytes":
+            value = text.encode("latin-1")
+        else:
+            value = text
+        _namespace[request["name"]] = value
+        self.provided[request["name"]] = value
+        return {}
+
+    def declare(self, request):
+        """Puts host functions into the namespace."""
+        for function in request["functions"]:
+            name = function["name"]
+            _namespace[name] = self.provided[name] = host_calls.make_function(name, function["doc"])
+            self.restored[name] = _namespace[name]
+        return {}
+
+    def run_prelude(self, request):
+        """Runs the prelude's source in a module of its own."""
+        module = types.ModuleType("prelude")
+        sys.modules["prelude"] = module
+        module.__dict__.update(
+            variables=_namespace,
+            host_call=host_calls.host_call,
+            host_submit=host_calls.host_submit,
+            wait_any=host_calls.wait_any,
+            HostCallError=host_calls.HostCallError,
+            StopCell=StopCell,
+        )
+        _use_streams()
+        try:
+            exec(compile(self.take_loaded(), "<prelude>", "exec"), module.__dict__)
+            for name in getattr(module, "__all__", ()):
+                _namespace[name] = self.provided[name] = self.restored[name] = getattr(module, name)
+            self.after_cell = getattr(module, "after_cell", None)
+        except BaseException as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        return {}
+
+    def run_cell(self, request):
+        """Runs a cell."""
+        _use_streams()
+        _meter.start_cell(request["output_bytes"])
+        result = self.runner.run(self.take_loaded())
+        _flush_quietly()
+        if _meter.exceeded:
+            # Whatever became of the exception that said so.
+            result["outcome"] = "OUTPUT_LIMIT"
+            result.setdefault(
+                "error", {"type": "OutputLimitExceeded", "message": "the cell wrote too much", "traceback": ""}
+            )
+        self._finish(result)
+        result["variables"] = describe(_namespace, request["variables"], self.provided)
+        result["output_dropped_bytes"] = _meter.dropped_bytes
+        return result
+
+    def _finish(self, result):
+        if self.after_cell is not None:
+            try:
+                result["after_cell_json"] = json.dumps(self.after_cell())
+            except BaseException as error:
+                result["after_cell_error"] = f"{type(error).__name__}: {error}"
+        _namespace.update(self.restored)
+        _flush_quietly()
+
+
+def _use_streams():
+    sys.stdin, sys.stdout, sys.stderr = NoInput(), _stdout, _stderr
+
+
+_session = Session()
+_HANDLERS = {
+    "set_input": _session.set_input,
+    "declare": _session.declare,
+    "prelude": _session.run_prelude,
+    "run": _session.run_cell,
+}
+
+
+class WitWorld(wit_world.WitWorld):
+    """The exports of the world `guest`."""
+
+    def load(self, part):
+        """Takes a part of a large text."""
+        _session.parts.append(part)
+
+    def handle(self, request):
+        """Handles a request."""
+        request = json.loads(request)
+        try:
+            return json.dumps(_HANDLERS[request["do"]](request))
+        except BaseException as error:
+            return json.dumps({"failed": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,117 @@
+"""Runs cells in the session's namespace, the way a REPL does."""
+
+import ast
+import linecache
+import sys
+import traceback
+
+from streams import OutputLimitExceeded
+
+_MAX_MESSAGE_CHARS = 8 << 10
+_MAX_TRACEBACK_CHARS = 32 << 10
+
+
+class StopCell(BaseException):
+    """Ends a cell as if it had come to its end."""
+
+
+class CellRunner:
+    """Runs cells, numbered from 1.
+
+    Args:
+        namespace: the session's variables.
+    """
+
+    def __init__(self, namespace):
+        self._namespace = namespace
+        self._count = 0
+        self._ballast = None
+
+    def run(self, code):
+        """Runs a cell; returns the members of the result that concern its end."""
+        self._count += 1
+        filename = f"<cell {self._count}>"
+        # Where tracebacks look for source lines.
+        linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+        self._ballast = bytearray(1 << 18)  # given back when memory is out, so that there is room to say so
+        value_repr = None
+        try:
+            body, last = _parse(code, filename)
+            if body is not None:
+                exec(body, self._namespace)
+            if last is not None:
+                value_repr = self._show(eval(last, self._namespace))
+            return {"outcome": "OK", "value_repr": value_repr}
+        except StopCell:
+            return {"outcome": "OK", "value_repr": value_repr}
+        except OutputLimitExceeded as error:
+            return {"outcome": "OUTPUT_LIMIT", "error": _describe(error, filename)}
+        except SystemExit as error:
+            return {"outcome": "EXITED", "exit_code": _exit_code(error.code), "error": _describe(error, filename)}
+        except MemoryError as error:
+            self._ballast = None
+            return {"outcome": "OUT_OF_MEMORY", "error": _describe(error, filename)}
+        except BaseException as error:
+            return {"outcome": "EXCEPTION", "error": _describe(error, filename)}
+        finally:
+            self._ballast = None
+
+    def _show(self, value):
+        if value is None:
+            return None
+        text = repr(value)
+        self._namespace["_"] = value
+        sys.stdout.write(text + "\n")
+        return text if len(text) <= _MAX_MESSAGE_CHARS else _cut_middle(text, _MAX_MESSAGE_CHARS)
+
+
+def _parse(code, filename):
+    """Splits a cell into its statements and the expression at its end, both compiled; either may be None."""
+    try:
+        tree = ast.parse(code, filename)
+    except MemoryError as error:
+        # What the parser raises when its own stack is full; memory is not.
+        raise SyntaxError(f"the source is nested too deeply: {error}") from None
+    last = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        last = compile(ast.Expression(tree.body.pop().value), filename, "eval")
+    body = compile(tree, filename, "exec") if tree.body else None
+    return body, last
+
+
+def _exit_code(code):
+    if code is None:
+        return 0
+    return code & 0xFF if isinstance(code, int) else 1
+
+
+def _describe(error, filename):
+    """Describes an exception as CPython would print it, without the frames of this harness."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != filename:
+        frames = frames.tb_next
+    try:
+        message = str(error)
+    except BaseException as second:
+        message = f"<str() of the exception raised {type(second).__name__}>"
+    try:
+        lines = traceback.format_exception(error.with_traceback(frames))
+        text = "".join(lines)
+    except BaseException as second:
+        text = f"{type(error).__name__}: {message}\n<formatting the traceback raised {type(second).__name__}>\n"
+    return {
+        "type": type(error).__name__,
+        "message": _printable(_cut_middle(message, _MAX_MESSAGE_CHARS)),
+        "traceback": _printable(_cut_middle(text, _MAX_TRACEBACK_CHARS)),
+    }
+
+
+def _cut_middle(text, limit):
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half} characters cut] ...\n{text[-half:]}"
+
+
+def _printable(text):
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,115 @@
+"""Calls from code in the sandbox to functions that the client serves."""
+
+import json
+
+import wit_world
+
+before_crossing = []
+"""Functions that run before each call, as flushing output so that it is seen in order."""
+
+
+class HostCallError(Exception):
+    """A host call failed.
+
+    Attributes:
+        type: an identifier that tells errors apart.
+        message: text for people.
+    """
+
+    def __init__(self, type, message):
+        super().__init__(message)
+        self.type = type
+        self.message = message
+
+
+class HostCall:
+    """A call that is under way."""
+
+    _arrived = {}  # call id to answer, of calls that were not asked for theirs yet
+
+    def __init__(self, call_id):
+        self._id = call_id
+        self._answer = None
+
+    def done(self):
+        """Tells whether the answer is here. Does not wait, and sees only what an earlier wait brought."""
+        if self._answer is None:
+            self._answer = self._arrived.pop(self._id, None)
+        return self._answer is not None
+
+    def result(self):
+        """Waits for the answer and returns it.
+
+        Raises:
+            HostCallError: the call failed.
+        """
+        while not self.done():
+            _receive([self._id])
+        error = self._answer.get("error")
+        if error is not None:
+            raise HostCallError(error["type"], error["message"])
+        return self._answer["value"]
+
+    def __await__(self):
+        return self.result()
+        yield
+
+
+def wait_any(calls):
+    """Waits until at least one of the calls is answered; returns those that are, in the order given."""
+    calls = list(calls)
+    if calls and not any(call.done() for call in calls):
+        _receive([call._id for call in calls])
+    return [call for call in calls if call.done()]
+
+
+def host_submit(function, /, *args, **kwargs):
+    """Begins a call of a host function and returns a `HostCall`.
+
+    Raises:
+        TypeError: an argument cannot be expressed as JSON.
+    """
+    arguments = _dump({"args": args, "kwargs": kwargs}, function)
+    for action in before_crossing:
+        action()
+    return HostCall(wit_world.call_start(function, arguments))
+
+
+def host_call(function, /, *args, **kwargs):
+    """Calls a host function and waits for what it returns.
+
+    Raises:
+        HostCallError: the call failed.
+        TypeError: an argument cannot be expressed as JSON.
+    """
+    return host_submit(function, *args, **kwargs).result()
+
+
+def make_function(name, doc):
+    """Returns an ordinary function that calls the host function of that name."""
+
+    def function(*args, **kwargs):
+        return host_call(name, *args, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__module__ = "__main__"
+    return function
+
+
+def _receive(call_ids):
+    for action in before_crossing:
+        action()
+    answer = json.loads(wit_world.call_wait(",".join(map(str, call_ids))))
+    HostCall._arrived[answer["id"]] = answer
+
+
+def _dump(arguments, function):
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(arguments, separators=(",", ":"))  # lone surrogates, which only escapes can carry
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{function}() takes only what JSON can express: {error}") from None
+    return text

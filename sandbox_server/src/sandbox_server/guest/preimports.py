@@ -1,0 +1,55 @@
+"""Imports the standard library while the image is built.
+
+A sandbox has no files, so a module that is not imported now can never be. What does not import under WASI (no threads,
+sockets, processes, shared libraries) is left out; `MISSING` tells what and why.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+MISSING = {}
+"""Module name to the error that importing it raised."""
+
+_EXCLUDED = {
+    "antigravity",  # opens a web browser
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pip",
+    "test",
+    "this",  # prints
+    "tkinter",
+    "turtle",
+    "turtledemo",
+    "venv",
+}
+
+
+def import_all():
+    """Imports every module of the standard library that can be imported."""
+    for name in sorted(sys.stdlib_module_names):
+        if name in _EXCLUDED or name == "__main__":
+            continue
+        module = _import(name)
+        for info in pkgutil.iter_modules(getattr(module, "__path__", ()), name + "."):
+            _import_tree(info)
+
+
+def _import_tree(info):
+    last = info.name.rpartition(".")[2]
+    if last in ("__main__", "tests", "test") or info.name == "json.tool":
+        return
+    module = _import(info.name)
+    if info.ispkg:
+        for child in pkgutil.iter_modules(getattr(module, "__path__", ()), info.name + "."):
+            _import_tree(child)
+
+
+def _import(name):
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        MISSING[name] = f"{type(error).__name__}: {error}"
+        sys.modules.pop(name, None)
+        return None

@@ -1,0 +1,93 @@
+"""What is told of a session's variables."""
+
+import json
+import reprlib
+import types
+
+MAX_LISTED = 200
+MAX_JSON_BYTES = 1 << 20
+
+
+def describe(namespace, query, hidden):
+    """Answers a query: all variables that are worth listing, or some with their values as JSON.
+
+    Args:
+        namespace: the session's variables.
+        query: `include_all`, `json_values` (names), `preview_chars`.
+        hidden: name to value of what is not listed while it is still that value.
+    """
+    names = []
+    if query["include_all"]:
+        names = [name for name, value in namespace.items() if _worth_listing(name, value, hidden)][:MAX_LISTED]
+    wanted = query["json_values"]
+    names += [name for name in wanted if name not in names]
+    return [_describe_one(name, namespace, query["preview_chars"], name in wanted) for name in names]
+
+
+def _worth_listing(name, value, hidden):
+    if name.startswith("_") or isinstance(value, types.ModuleType):
+        return False
+    return not (name in hidden and hidden[name] is value)
+
+
+def _describe_one(name, namespace, preview_chars, with_json):
+    if name not in namespace:
+        return {"name": name, "type": "", "size": -1, "json_error": f"there is no variable {name!r}"}
+    value = namespace[name]
+    cls = type(value)
+    module = getattr(cls, "__module__", "builtins")
+    preview, truncated = _preview(value, preview_chars)
+    described = {
+        "name": name,
+        "type": cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}",
+        "size": _size(value),
+        "preview": preview,
+        "preview_truncated": truncated,
+    }
+    if with_json:
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            size = len(text.encode())
+        except Exception as error:
+            described["json_error"] = f"JSON cannot express it: {error}"
+        else:
+            if size > MAX_JSON_BYTES:
+                described["json_error"] = f"it takes {size} bytes as JSON, over the limit of {MAX_JSON_BYTES}"
+            else:
+                described["json"] = text
+    return described
+
+
+def _size(value):
+    try:
+        return len(value)
+    except Exception:
+        return -1
+
+
+class _Preview(reprlib.Repr):
+    """A `repr` that stops early: the repr of a large value must not cost as much as the value."""
+
+    def __init__(self, chars):
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = chars + 40
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxdeque = chars // 2 + 2
+        self.maxarray = chars // 2 + 2
+
+    def repr_str(self, value, level):
+        return repr(value[: self.maxstring])
+
+    def repr_bytes(self, value, level):
+        return repr(value[: self.maxstring])
+
+    repr_bytearray = repr_bytes
+
+
+def _preview(value, chars):
+    try:
+        text = _Preview(chars).repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}: repr() raised {type(error).__name__}>"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    short = isinstance(value, (str, bytes, bytearray)) and len(value) > chars + 40
+    return text[:chars], len(text) > chars or short

@@ -1,0 +1,166 @@
+"""The guest image on disk: built once, compiled once for each kind of machine, kept under a hash of all that went in.
+
+Two files are kept: the component (portable) and its compiled form (only for CPUs with the same features, the same
+wasmtime and the same configuration). Both are written to a temporary file and renamed, so a half-written one is never
+seen, and both are checked against the digest that was noted when they were written, so a corrupt one is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasmtime import Engine
+from wasmtime.component import Component
+
+from sandbox_server.image.component_probe import add_memory_probe
+from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+STANDARD_IMAGE = "standard"
+"""Name of the image with the standard library and nothing else."""
+
+PYTHON_VERSION = "3.14.0"
+"""Version of CPython that the pinned componentize-py carries; a test asks the image itself."""
+
+_GUEST = Path(__file__).resolve().parent.parent / "guest"
+
+
+class ImageBuildError(Exception):
+    """componentize-py could not build the image; the message has what it printed."""
+
+
+@dataclass(frozen=True)
+class CompiledImage:
+    """An image that is ready to run.
+
+    Attributes:
+        name: what requests call it.
+        path: the compiled file.
+        digest: hash of the sources and tools that the image was built from, 64 hexadecimal digits.
+        python_version: version of the CPython in it.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    python_version: str
+
+
+def default_cache_directory() -> Path:
+    """Returns `$RLM_SANDBOX_CACHE`, or `rlm-sandbox` in the user's cache directory (XDG Base Directory)."""
+    chosen = os.environ.get("RLM_SANDBOX_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm-sandbox"
+
+
+def find_image(directory: Path) -> CompiledImage | None:
+    """Returns the image if it is in the cache and whole."""
+    image = _expected_image(directory)
+    return image if _is_whole(image.path) else None
+
+
+def load_or_build_image(directory: Path, progress: Callable[[str], None]) -> CompiledImage:
+    """Returns the image, and makes it first if the cache does not have it.
+
+    Args:
+        directory: the cache; made if it does not exist.
+        progress: is told, in a line for people, what takes time.
+
+    Raises:
+        ImageBuildError: the image could not be built.
+        OSError: the cache cannot be written.
+    """
+    image = _expected_image(directory)
+    if _is_whole(image.path):
+        return image
+    directory.mkdir(parents=True, exist_ok=True)
+    component = directory / f"{image.digest}.wasm"
+    if not _is_whole(component):
+        progress("building the sandbox image (once, about 15 s) ...")
+        _write(component, add_memory_probe(_componentize()))
+    progress("compiling the sandbox image for this machine (once, about 10 s) ...")
+    compiled = Component.from_file(Engine(make_config()), component)
+    _write(image.path, bytes(compiled.serialize()))
+    return image
+
+
+def _expected_image(directory: Path) -> CompiledImage:
+    digest = _digest(
+        [version("componentize-py").encode()]
+        + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
+    )
+    machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
+    return CompiledImage(STANDARD_IMAGE, directory / f"{digest[:16]}-{machine[:16]}.cwasm", digest, PYTHON_VERSION)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _cpu_features() -> bytes:
+    """Names the machine: code compiled for one CPU may use instructions that another lacks."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return "\n".join([platform.system(), platform.machine(), *features]).encode()
+
+
+def _is_whole(path: Path) -> bool:
+    note = path.with_name(path.name + ".sha256")
+    if not (path.exists() and note.exists()):
+        return False
+    with path.open("rb") as file:
+        return note.read_text() == hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    for target, content in ((path, data), (path.with_name(path.name + ".sha256"), _hex_digest(data))):
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def _hex_digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
+
+
+def _componentize() -> bytes:
+    """Runs componentize-py in a process of its own: it writes to stdout, and a failure must not take this one along."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "image.wasm"
+        arguments = ["--wit-path", str(_GUEST / "guest.wit"), "--world", "guest", "componentize", "app"]
+        completed = subprocess.run(
+            [
+                *(sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())"),
+                *(*arguments, "--python-path", str(_GUEST), "--output", str(output)),
+            ],
+            # Out of the sources, and without what a developer's environment may hold for other interpreters.
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1", "HOME": directory},
+            cwd=directory,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if completed.returncode != 0 or not output.exists():
+            raise ImageBuildError(f"componentize-py failed:\n{completed.stdout}{completed.stderr}")
+        return output.read_bytes()

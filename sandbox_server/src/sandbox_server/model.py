@@ -1,0 +1,167 @@
+"""What a sandbox is asked to do and what comes of it: the vocabulary of `sandbox.v1`, without gRPC.
+
+Sizes are in bytes, times in seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+class Outcome(enum.Enum):
+    """How a cell ended."""
+
+    OK = enum.auto()
+    EXCEPTION = enum.auto()
+    OUT_OF_FUEL = enum.auto()
+    OUT_OF_MEMORY = enum.auto()
+    DEADLINE = enum.auto()
+    OUTPUT_LIMIT = enum.auto()
+    EXITED = enum.auto()
+    CANCELLED = enum.auto()
+    TRAP = enum.auto()
+
+
+class SessionState(enum.Enum):
+    """What became of a session's variables when a cell ended."""
+
+    KEPT = enum.auto()
+    RESET = enum.auto()
+
+
+class Stream(enum.IntEnum):
+    """The file that output was written to, by the number that the guest uses."""
+
+    STDOUT = 1
+    STDERR = 2
+
+
+class ValueFormat(enum.Enum):
+    """What an input becomes in Python."""
+
+    TEXT = "text"
+    JSON = "json"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a cell."""
+
+    fuel: int = 100_000_000_000
+    memory_bytes: int = 512 * MIB
+    wall_time_seconds: float = 60.0
+    output_bytes: int = MIB
+
+    def capped(self, greatest: Limits) -> Limits:
+        """Returns the limits, none over the greatest."""
+        return Limits(
+            fuel=min(self.fuel, greatest.fuel),
+            memory_bytes=min(self.memory_bytes, greatest.memory_bytes),
+            wall_time_seconds=min(self.wall_time_seconds, greatest.wall_time_seconds),
+            output_bytes=min(self.output_bytes, greatest.output_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class Input:
+    """A variable to be set. The value is bytes, or a file with the bytes; text and JSON are UTF-8."""
+
+    name: str
+    format: ValueFormat
+    source: bytes | Path
+
+
+@dataclass(frozen=True)
+class HostFunction:
+    """A function that the client serves."""
+
+    name: str
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """What a sandbox begins with.
+
+    Attributes:
+        limits: defaults of its cells; the memory limit is the sandbox's.
+        inputs: variables.
+        host_functions: functions that the client serves.
+        prelude: Python source that runs before the first cell.
+        seed: makes entropy reproducible.
+        clock_start_ns: makes the clocks reproducible; nanoseconds since the Unix epoch.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    inputs: Sequence[Input] = ()
+    host_functions: Sequence[HostFunction] = ()
+    prelude: str = ""
+    seed: int | None = None
+    clock_start_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class VariableQuery:
+    """What a result tells of the variables."""
+
+    include_all: bool = False
+    json_values: Sequence[str] = ()
+    preview_chars: int = 100
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a session."""
+
+    name: str
+    type: str
+    size: int
+    preview: str = ""
+    preview_truncated: bool = False
+    json: str | None = None
+    json_error: str = ""
+
+
+@dataclass(frozen=True)
+class ExecutionError:
+    """The exception or kill that ended a cell."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a cell cost."""
+
+    fuel: int = 0
+    memory_bytes: int = 0
+    wall_time_seconds: float = 0.0
+    cpu_time_seconds: float = 0.0
+    output_bytes: int = 0
+    output_dropped_bytes: int = 0
+    host_call_count: int = 0
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How a cell went."""
+
+    outcome: Outcome
+    usage: Usage
+    error: ExecutionError | None = None
+    exit_code: int | None = None
+    value_repr: str | None = None
+    variables: Sequence[Variable] = ()
+    after_cell_json: str = ""
+    after_cell_error: str = ""

@@ -1,0 +1,386 @@
+"""One sandbox: a guest interpreter with a session's inputs, host functions and prelude, in which cells run.
+
+Everything here blocks, and runs on a thread that the caller provides; `answer` and `cancel` may be called from any
+thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sandbox_server.model import (
+    MIB,
+    CellResult,
+    ExecutionError,
+    Input,
+    Limits,
+    Outcome,
+    SandboxSpec,
+    Usage,
+    ValueFormat,
+    Variable,
+    VariableQuery,
+)
+from sandbox_server.wasm.clock import Clock, Entropy, FixedClock, RealClock
+from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sandbox_server.wasm.engine import GuestEngine
+    from sandbox_server.wasm.watchdog import Watchdog
+
+_PART_BYTES = MIB
+
+_KILLED = {
+    End.DEADLINE: Outcome.DEADLINE,
+    End.CANCELLED: Outcome.CANCELLED,
+    End.OUT_OF_FUEL: Outcome.OUT_OF_FUEL,
+    End.EXITED: Outcome.EXITED,
+    End.TRAP: Outcome.TRAP,
+}
+
+
+class _GuestFailedError(Exception):
+    """The guest could not do what it was asked; the message is its exception."""
+
+
+class SandboxOpenError(Exception):
+    """A sandbox could not be made as it was asked for.
+
+    Args:
+        field: the part of the request that is at fault, as `prelude` or `inputs[2]`; empty if it is a limit.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+class SandboxListener(Protocol):
+    """Hears what a running cell does. Called on the thread that runs it; must be quick and must not raise."""
+
+    def on_output(self, output: int, text: str) -> None:
+        """Text was written, within the limit."""
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
+        """A host function was called; `Sandbox.answer` answers it."""
+
+
+class Sandbox:
+    """A sandbox, from its making to `close`.
+
+    Args:
+        engine: has the image.
+        watchdog: ends what takes too long.
+        spec: what it begins with.
+        listener: hears what cells do.
+
+    Raises:
+        SandboxOpenError: an input is not what it says, the prelude fails, or limits do not suffice.
+    """
+
+    def __init__(
+        self, engine: GuestEngine, watchdog: Watchdog, spec: SandboxSpec, listener: SandboxListener | None
+    ) -> None:
+        self._watchdog = watchdog
+        self._limits = spec.limits
+        self._events = _Events(listener)
+        clock: Clock = RealClock() if spec.clock_start_ns is None else FixedClock(spec.clock_start_ns)
+        meter = _Meter()
+        try:
+            self._guest = Guest(
+                engine,
+                memory_bytes=spec.limits.memory_bytes,
+                clock=clock,
+                entropy=Entropy(spec.seed),
+                events=self._events,
+            )
+        except GuestEndedError as error:
+            raise SandboxOpenError(
+                "limits.memory_bytes", f"the interpreter does not come up: {error.message}"
+            ) from None
+        self._events.wake = self._guest.wake
+        alarm = self._watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
+        try:
+            self._set_up(spec)
+        except GuestEndedError as error:
+            self._guest.close()
+            raise SandboxOpenError("limits", f"opening the sandbox failed: {error.message}") from None
+        except SandboxOpenError:
+            self._guest.close()
+            raise
+        finally:
+            alarm.cancel()
+        self.open_usage = meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
+
+    def _set_up(self, spec: SandboxSpec) -> None:
+        self._load_inputs(spec.inputs)
+        if spec.host_functions:
+            functions = [{"name": function.name, "doc": function.doc} for function in spec.host_functions]
+            self._request({"do": "declare", "functions": functions})
+        if spec.prelude:
+            self._load(spec.prelude)
+            answer = self._request({"do": "prelude"})
+            if "error" in answer:
+                raise SandboxOpenError("prelude.source", f"it failed with {answer['error']}")
+
+    def set_inputs(self, inputs: Sequence[Input]) -> Usage:
+        """Sets variables, within the time that a cell has.
+
+        Raises:
+            SandboxOpenError: an input is not what it says, as JSON that is none, or there is no room for it.
+        """
+        meter = _Meter()
+        self._guest.set_fuel(UNLIMITED_FUEL)
+        alarm = self._watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
+        try:
+            self._load_inputs(inputs)
+        except GuestEndedError as error:
+            raise SandboxOpenError("inputs", f"setting them failed: {error.message}") from None
+        finally:
+            alarm.cancel()
+        return meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
+
+    def _load_inputs(self, inputs: Sequence[Input]) -> None:
+        for index, one in enumerate(inputs):
+            try:
+                for part in _text_parts(one):
+                    self._guest.load(part)
+                self._request({"do": "set_input", "name": one.name, "format": one.format.value})
+            except UnicodeDecodeError as error:
+                message = f"is not valid UTF-8 at byte {error.start}; send it as bytes, or mend it"
+                raise SandboxOpenError(f"inputs[{index}]", message) from None
+            except _GuestFailedError as error:
+                raise SandboxOpenError(f"inputs[{index}]", f"cannot be loaded: {error}") from None
+
+    def run_cell(self, code: str, limits: Limits | None = None, variables: VariableQuery | None = None) -> CellResult:
+        """Runs a cell to its end, however it ends.
+
+        Args:
+            code: Python source.
+            limits: of this cell; its memory limit is ignored, as that is the sandbox's.
+            variables: what is to be told of the variables afterwards.
+        """
+        limits = limits or self._limits
+        variables = variables or VariableQuery()
+        meter = _Meter()
+        self._events.start_cell(limits.output_bytes)
+        self._guest.set_fuel(limits.fuel)
+        alarm = self._watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
+        try:
+            self._load(code)
+            answer = self._request(
+                {
+                    "do": "run",
+                    "output_bytes": limits.output_bytes,
+                    "variables": {
+                        "include_all": variables.include_all,
+                        "json_values": list(variables.json_values),
+                        "preview_chars": variables.preview_chars,
+                    },
+                }
+            )
+        except GuestEndedError as error:
+            return self._killed(error, limits, meter)
+        except _GuestFailedError as error:
+            # The guest's own harness failed, as when memory ran out where nothing catches that.
+            outcome = Outcome.OUT_OF_MEMORY if "MemoryError" in str(error) else Outcome.TRAP
+            self._guest.end(End.TRAP, str(error))
+            return self._result(outcome, limits, meter, error=ExecutionError(outcome.name, str(error)))
+        finally:
+            alarm.cancel()
+            self._events.end_cell()
+        return self._finished(answer, limits, meter)
+
+    def answer(self, call_id: int, value_json: str) -> None:
+        """Answers a host call with a value."""
+        self._events.answer(call_id, f'{{"id":{call_id},"value":{value_json}}}')
+
+    def answer_error(self, call_id: int, error_type: str, message: str) -> None:
+        """Answers a host call with an exception."""
+        error = {"id": call_id, "error": {"type": error_type, "message": message}}
+        self._events.answer(call_id, json.dumps(error))
+
+    def cancel(self) -> None:
+        """Kills the running cell, or the next one."""
+        self._guest.end(End.CANCELLED, "the client cancelled the cell")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether another cell can run."""
+        return not self._guest.has_ended
+
+    def close(self) -> None:
+        """Frees everything. No cell may be running."""
+        self._guest.close()
+
+    def _on_deadline(self, limits: Limits) -> Callable[[], None]:
+        message = f"it took longer than {limits.wall_time_seconds:g} s"
+        return lambda: self._guest.end(End.DEADLINE, message)
+
+    def _load(self, text: str) -> None:
+        for start in range(0, len(text), _PART_BYTES):
+            self._guest.load(text[start : start + _PART_BYTES])
+
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._guest.handle(json.dumps(request)))
+        if "failed" in answer:
+            raise _GuestFailedError(answer["failed"])
+        return answer
+
+    def _killed(self, error: GuestEndedError, limits: Limits, meter: _Meter) -> CellResult:
+        outcome = _KILLED[error.end]
+        message = error.message
+        exit_code = None
+        if outcome is Outcome.OUT_OF_FUEL:
+            message = f"it used all of its fuel, {limits.fuel} units"
+        elif outcome is Outcome.EXITED:
+            exit_code = self._guest.exit_code
+        return self._result(outcome, limits, meter, error=ExecutionError(outcome.name, message), exit_code=exit_code)
+
+    def _finished(self, answer: dict[str, Any], limits: Limits, meter: _Meter) -> CellResult:
+        error = answer.get("error")
+        outcome = Outcome[answer["outcome"]]
+        if outcome is Outcome.OK and self._events.dropped_bytes:
+            # What was written past `sys.stdout` does not stop the cell; it is cut all the same.
+            outcome = Outcome.OUTPUT_LIMIT
+            error = {"type": outcome.name, "message": "the cell wrote more than its output limit"}
+        return self._result(
+            outcome,
+            limits,
+            meter,
+            dropped_bytes=answer["output_dropped_bytes"],
+            error=None if error is None else ExecutionError(**error),
+            exit_code=answer.get("exit_code"),
+            value_repr=answer.get("value_repr"),
+            variables=[Variable(**one) for one in answer["variables"]],
+            after_cell_json=answer.get("after_cell_json", ""),
+            after_cell_error=answer.get("after_cell_error", ""),
+        )
+
+    def _result(
+        self, outcome: Outcome, limits: Limits, meter: _Meter, *, dropped_bytes: int = 0, **members: Any
+    ) -> CellResult:
+        usage = meter.usage(limits.fuel - self._guest.fuel, self._guest.memory_bytes())
+        usage = Usage(
+            fuel=usage.fuel,
+            memory_bytes=usage.memory_bytes,
+            wall_time_seconds=usage.wall_time_seconds,
+            cpu_time_seconds=usage.cpu_time_seconds,
+            output_bytes=self._events.output_bytes,
+            output_dropped_bytes=dropped_bytes + self._events.dropped_bytes,
+            host_call_count=self._events.call_count,
+        )
+        return CellResult(outcome=outcome, usage=usage, **members)
+
+
+class _Meter:
+    """Measures time from its making on. Processor time is that of the thread."""
+
+    def __init__(self) -> None:
+        self._wall = time.monotonic()
+        self._cpu = time.thread_time()
+
+    def usage(self, fuel: int, memory_bytes: int) -> Usage:
+        return Usage(
+            fuel=fuel,
+            memory_bytes=memory_bytes,
+            wall_time_seconds=time.monotonic() - self._wall,
+            cpu_time_seconds=time.thread_time() - self._cpu,
+        )
+
+
+class _Events:
+    """Takes what the guest says while a cell runs, and keeps to the limit of output whatever the guest believes."""
+
+    def __init__(self, listener: SandboxListener | None) -> None:
+        self._listener = listener
+        self._call_ids = itertools.count(1)
+        self._answers: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._running = False
+        self.wake: Callable[[], None] | None = None
+        self.start_cell(0)
+        self._running = False
+
+    def start_cell(self, output_limit_bytes: int) -> None:
+        self._room = output_limit_bytes
+        self.output_bytes = 0
+        self.dropped_bytes = 0
+        self.call_count = 0
+        self._running = True
+
+    def end_cell(self) -> None:
+        self._running = False
+        with self._lock:
+            self._answers.clear()
+
+    def on_output(self, output: int, text: str) -> int:
+        size = len(text.encode())
+        if size > self._room:
+            kept = text.encode()[: self._room].decode("utf-8", "ignore")
+            self.dropped_bytes += size - len(kept.encode())
+            text, size = kept, len(kept.encode())
+            self._room = size  # nothing more, though a few bytes of a cut character were left
+        self._room -= size
+        self.output_bytes += size
+        if text and self._listener is not None:
+            self._listener.on_output(output, text)
+        return self._room
+
+    def on_call_start(self, function: str, arguments: str) -> int:
+        call_id = next(self._call_ids)
+        self.call_count += 1
+        if self._listener is None or not self._running:
+            error = {"type": "no_cell", "message": "host functions can be called from cells only"}
+            self.answer(call_id, json.dumps({"id": call_id, "error": error}))
+        else:
+            self._listener.on_host_call(call_id, function, arguments)
+        return call_id
+
+    def answer(self, call_id: int, answer: str) -> None:
+        with self._lock:
+            self._answers[call_id] = answer
+        if self.wake is not None:
+            self.wake()
+
+    def poll_answer(self, call_ids: list[int]) -> str | None:
+        with self._lock:
+            for call_id in call_ids:
+                if call_id in self._answers:
+                    return self._answers.pop(call_id)
+        return None
+
+
+def _text_parts(one: Input) -> Iterator[str]:
+    """Yields an input as the text that the guest is loaded with; bytes travel as the characters of Latin-1."""
+    decoder = codecs.getincrementaldecoder("latin-1" if one.format is ValueFormat.BYTES else "utf-8")()
+    position = 0
+    for part in _byte_parts(one):
+        try:
+            text = decoder.decode(part)
+        except UnicodeDecodeError as error:
+            error.start += position
+            raise
+        position += len(part)
+        if text:
+            yield text
+    decoder.decode(b"", final=True)
+
+
+def _byte_parts(one: Input) -> Iterator[bytes]:
+    if isinstance(one.source, bytes):
+        for start in range(0, len(one.source), _PART_BYTES):
+            yield one.source[start : start + _PART_BYTES]
+        return
+    with one.source.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            yield part

@@ -1,0 +1,1 @@
+"""sandbox.v1.ExecuteService: the gRPC face of sandboxes."""

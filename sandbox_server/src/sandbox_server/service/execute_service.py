@@ -1,0 +1,226 @@
+"""The servicer of sandbox.v1.ExecuteService."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
+from rlm_common.errors import ServiceError, Violations, invalid_field
+
+from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
+from sandbox_server.model import Stream
+from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.service.live_session import LiveSession, open_error
+from sandbox_server.service.messages import to_duration, to_limits, to_result
+from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader, check_sha256
+from sandbox_server.session import SandboxFactory, SandboxSession
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from sandbox_server.blobs import Blob, BlobCache
+    from sandbox_server.image.cache import CompiledImage
+    from sandbox_server.settings import Settings
+
+_RETRY_DELAY_SECONDS = 1.0
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ExecuteService(pb_grpc.ExecuteServiceServicer):
+    """Runs code in sandboxes. See the comments in proto/sandbox/v1/execute_service.proto for each RPC.
+
+    Args:
+        settings: limits.
+        factory: makes sandboxes.
+        blobs: uploaded inputs.
+        image: the image that the factory uses.
+    """
+
+    def __init__(self, settings: Settings, factory: SandboxFactory, blobs: BlobCache, image: CompiledImage) -> None:
+        self._settings = settings
+        self._factory = factory
+        self._blobs = blobs
+        self._image = image
+        self._reader = RequestReader(blobs, settings.default_limits, settings.max_limits)
+        self._session_count = 0
+        self._sessions: set[LiveSession] = set()
+        self._draining = False
+
+    async def Run(self, request: pb.RunRequest, context: _Context) -> pb.RunResponse:
+        """Executes one piece of code in a fresh sandbox."""
+        with self._admitted(), contextlib.ExitStack() as held:
+            spec, query, blobs = self._reader.read_run(request)
+            _hold(blobs, held)
+            output = _CollectedOutput()
+            session = SandboxSession(self._factory, spec, output)
+            context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
+            try:
+                await session.open()
+                result, restoration = await session.run_once(request.code, spec.limits, query)
+            except SandboxOpenError as error:
+                raise open_error(error) from None
+            finally:
+                await session.close()
+        return pb.RunResponse(
+            stdout=output.text(Stream.STDOUT),
+            stderr=output.text(Stream.STDERR),
+            result=to_result(result, restoration),
+        )
+
+    async def Session(
+        self, request_iterator: AsyncIterator[pb.SessionRequest], context: _Context
+    ) -> AsyncIterator[pb.SessionResponse]:
+        """Holds a sandbox for as long as the stream is open."""
+        with self._admitted(), contextlib.ExitStack() as held:
+            session = LiveSession(uuid.uuid4().hex, self._factory, self._reader, lambda blobs: _hold(blobs, held))
+            self._sessions.add(session)
+            # A stream that is blocked in writing does not see its cancellation; the sandbox must.
+            context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
+            reading = asyncio.create_task(session.serve(request_iterator))
+            try:
+                async for message in session.outbox.messages():
+                    yield message
+            finally:
+                reading.cancel()
+                self._sessions.discard(session)
+                await session.close()
+
+    async def UploadBlob(
+        self, request_iterator: AsyncIterator[pb.UploadBlobRequest], context: _Context
+    ) -> pb.UploadBlobResponse:
+        """Stores bytes in the cache."""
+        self._refuse_if_draining()
+        metadata = await self._read_metadata(request_iterator)
+        if self._blobs.get(metadata.sha256) is not None:
+            return pb.UploadBlobResponse(sha256=metadata.sha256, size_bytes=metadata.size_bytes, already_present=True)
+        try:
+            with self._blobs.upload(metadata.sha256, metadata.size_bytes) as upload:
+                async for request in request_iterator:
+                    if request.WhichOneof("part") != "chunk" or len(request.chunk) > MAX_CHUNK_BYTES:
+                        raise invalid_field("chunk", f"must be set, and at most {MAX_CHUNK_BYTES} bytes")
+                    if upload.received_bytes + len(request.chunk) > metadata.size_bytes:
+                        raise invalid_field(
+                            "metadata.size_bytes", "is less than the bytes that came; announce them all"
+                        )
+                    await asyncio.to_thread(upload.write, request.chunk)
+                if upload.received_bytes != metadata.size_bytes:
+                    message = f"is {metadata.size_bytes}, but {upload.received_bytes} bytes came"
+                    raise invalid_field("metadata.size_bytes", message)
+                await asyncio.to_thread(upload.finish)
+        except BlobCacheFullError as error:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "BLOB_CACHE_FULL",
+                f"{error}, and has no room for {metadata.size_bytes} more",
+                metadata={"limit_bytes": str(self._blobs.max_bytes)},
+                retry_delay_seconds=_RETRY_DELAY_SECONDS,
+            ) from None
+        except DigestMismatchError as error:
+            raise invalid_field(
+                "metadata.sha256",
+                f"{error}; upload them again",
+                reason="DIGEST_MISMATCH",
+                metadata={"expected": metadata.sha256, "actual": error.actual},
+            ) from None
+        return pb.UploadBlobResponse(sha256=metadata.sha256, size_bytes=metadata.size_bytes)
+
+    async def GetBlob(self, request: pb.GetBlobRequest, context: _Context) -> pb.GetBlobResponse:
+        """Tells whether the cache holds a blob."""
+        violations = Violations()
+        check_sha256(request.sha256, "sha256", violations)
+        violations.raise_if_any()
+        return pb.GetBlobResponse(size_bytes=self._reader.find_blob(request.sha256).size_bytes)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: _Context) -> pb.GetServerInfoResponse:
+        """Describes the server."""
+        return pb.GetServerInfoResponse(
+            server_version=version("sandbox-server"),
+            python_version=self._image.python_version,
+            images=[pb.Image(name=self._image.name, digest=self._image.digest)],
+            default_limits=to_limits(self._settings.default_limits),
+            max_limits=to_limits(self._settings.max_limits),
+            max_sessions=self._settings.max_sessions,
+            max_blob_cache_bytes=self._settings.max_blob_cache_bytes,
+        )
+
+    def start_draining(self, grace_seconds: float) -> None:
+        """Refuses new work and tells open sessions."""
+        self._draining = True
+        for session in self._sessions:
+            session.outbox.put(pb.SessionResponse(draining=pb.Draining(grace=to_duration(grace_seconds))))
+
+    async def close(self) -> None:
+        """Frees the cache; sessions are gone by now."""
+        self._blobs.close()
+
+    @contextlib.contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Counts a sandbox against the limit."""
+        self._refuse_if_draining()
+        if self._session_count >= self._settings.max_sessions:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_SESSIONS",
+                f"the server holds {self._settings.max_sessions} sandboxes, as many as it may; try again later",
+                metadata={"limit": str(self._settings.max_sessions)},
+                retry_delay_seconds=_RETRY_DELAY_SECONDS,
+            )
+        self._session_count += 1
+        try:
+            yield
+        finally:
+            self._session_count -= 1
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise ServiceError(
+                grpc.StatusCode.UNAVAILABLE,
+                "DRAINING",
+                "the server is shutting down; try another one",
+                retry_delay_seconds=_RETRY_DELAY_SECONDS,
+            )
+
+    async def _read_metadata(self, requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.BlobMetadata:
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("metadata"):
+            raise invalid_field("metadata", "the first message must carry `metadata`")
+        violations = Violations()
+        check_sha256(first.metadata.sha256, "metadata.sha256", violations)
+        violations.check(first.metadata.size_bytes >= 0, "metadata.size_bytes", "must not be negative")
+        violations.raise_if_any()
+        return first.metadata
+
+
+class _CollectedOutput:
+    """Gathers the output of a `Run`."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[str]] = {Stream.STDOUT: [], Stream.STDERR: []}
+
+    def on_output(self, output: int, text: str) -> None:
+        self._parts[Stream.STDERR if output == Stream.STDERR else Stream.STDOUT].append(text)
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
+        # `Run` declares none, and a guest that makes one up waits until its time is over.
+        pass
+
+    def text(self, stream: Stream) -> str:
+        return "".join(self._parts[stream])
+
+
+def _hold(blobs: list[Blob], held: contextlib.ExitStack) -> None:
+    """Keeps blobs in the cache until `held` is closed."""
+    for blob in blobs:
+        blob.users += 1
+        held.callback(_release, blob)
+
+
+def _release(blob: Blob) -> None:
+    blob.users -= 1

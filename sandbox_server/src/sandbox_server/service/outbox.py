@@ -1,0 +1,118 @@
+"""Messages on their way to the client of a session, from the thread that runs the cell to the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_MAX_OUTPUT_CHARS = 8 * 1024
+"""A message's text has at most this many characters, which is at most 32 KiB of UTF-8."""
+
+_MAX_ARGUMENT_CHARS = 512 * 1024
+"""A host call's arguments over this come in parts."""
+
+_DRAINED_BELOW = 64
+"""A new cell waits until fewer messages than this wait, so that a client which does not read can't fill the memory."""
+
+
+class Outbox:
+    """A queue that threads fill and the stream empties. Output that piles up is joined.
+
+    What it holds is bounded by the output limit of one cell, plus the arguments of its host calls.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._messages: deque[pb.SessionResponse] = deque()
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._closed = False
+        self._error: Exception | None = None
+        self._wake_scheduled = False
+        self.cell_id = ""
+
+    def put(self, message: pb.SessionResponse) -> None:
+        """Adds a message; from any thread."""
+        with self._lock:
+            self._messages.append(message)
+            self._schedule_wake()
+
+    def on_output(self, output: int, text: str) -> None:
+        """Adds output of the running cell; from its thread."""
+        stream = pb.OUTPUT_STREAM_STDERR if output == pb.OUTPUT_STREAM_STDERR else pb.OUTPUT_STREAM_STDOUT
+        with self._lock:
+            last = self._messages[-1].output if self._messages and self._messages[-1].HasField("output") else None
+            if last is not None and last.stream == stream and len(last.text) + len(text) <= _MAX_OUTPUT_CHARS:
+                last.text += text
+            else:
+                for start in range(0, len(text), _MAX_OUTPUT_CHARS):
+                    part = text[start : start + _MAX_OUTPUT_CHARS]
+                    output_message = pb.Output(cell_id=self.cell_id, stream=stream, text=part)
+                    self._messages.append(pb.SessionResponse(output=output_message))
+            self._schedule_wake()
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
+        """Adds a host call of the running cell; from its thread."""
+        starts = range(0, max(1, len(arguments_json)), _MAX_ARGUMENT_CHARS)
+        for start in starts:
+            part = arguments_json[start : start + _MAX_ARGUMENT_CHARS]
+            call = pb.HostCall(
+                call_id=call_id,
+                cell_id=self.cell_id,
+                function=function,
+                arguments_json=part,
+                partial=start != starts[-1],
+            )
+            self.put(pb.SessionResponse(host_call=call))
+
+    def close(self, error: Exception | None = None) -> None:
+        """Ends the stream after what is in the queue, with an error if one is given; from the event loop."""
+        self._closed = True
+        self._error = self._error or error
+        self._changed.set()
+
+    async def wait_until_drained(self) -> None:
+        """Waits until the client has taken nearly everything."""
+        await self._drained.wait()
+
+    async def messages(self) -> AsyncIterator[pb.SessionResponse]:
+        """Yields messages until `close`.
+
+        Raises:
+            Exception: the error that `close` was given.
+        """
+        while True:
+            with self._lock:
+                message = self._messages.popleft() if self._messages else None
+                if len(self._messages) < _DRAINED_BELOW:
+                    self._drained.set()
+            if message is not None:
+                yield message
+            elif self._closed:
+                if self._error is not None:
+                    raise self._error
+                return
+            else:
+                await self._changed.wait()
+                self._changed.clear()
+
+    def _schedule_wake(self) -> None:
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._wake_scheduled = False
+            if len(self._messages) >= _DRAINED_BELOW:
+                self._drained.clear()
+        self._changed.set()

@@ -1,0 +1,267 @@
+"""Checks requests field by field, and turns them into the vocabulary of sandboxes."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+from rlm_common.errors import ServiceError, Violations
+
+from sandbox_server.image.cache import STANDARD_IMAGE
+from sandbox_server.model import (
+    MIB,
+    HostFunction,
+    Input,
+    Limits,
+    SandboxSpec,
+    ValueFormat,
+    VariableQuery,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox_server.blobs import Blob, BlobCache
+
+MAX_CODE_BYTES = MIB
+MAX_INPUTS = 100
+MAX_HOST_FUNCTIONS = 100
+MAX_JSON_VALUES = 100
+MAX_PREVIEW_CHARS = 10_000
+MAX_CELL_ID_CHARS = 100
+MIN_MEMORY_BYTES = 64 * MIB
+MAX_CHUNK_BYTES = MIB
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_FORMATS = {
+    pb.VALUE_FORMAT_UNSPECIFIED: ValueFormat.TEXT,
+    pb.VALUE_FORMAT_TEXT: ValueFormat.TEXT,
+    pb.VALUE_FORMAT_JSON: ValueFormat.JSON,
+    pb.VALUE_FORMAT_BYTES: ValueFormat.BYTES,
+}
+
+
+class RequestReader:
+    """Reads the parts that requests share.
+
+    Args:
+        blobs: where uploaded inputs are.
+        default_limits: for requests that give none.
+        max_limits: the greatest that a request can have.
+    """
+
+    def __init__(self, blobs: BlobCache, default_limits: Limits, max_limits: Limits) -> None:
+        self._blobs = blobs
+        self._default_limits = default_limits
+        self._max_limits = max_limits
+
+    def read_run(self, request: pb.RunRequest) -> tuple[SandboxSpec, VariableQuery, list[Blob]]:
+        """Reads everything of a `Run` but the code, which is checked.
+
+        Raises:
+            ServiceError: a field is wrong, or names what is not there.
+        """
+        violations = Violations()
+        check_code(request.code, "code", violations)
+        limits = self.read_limits(request.limits, "limits", self._default_limits, violations)
+        inputs, blobs = self.read_inputs(request.inputs, "inputs", violations)
+        query = read_query(request.variables, "variables", violations)
+        spec = _with_seed(
+            SandboxSpec(limits=limits, inputs=inputs), request.seed, violations, given=request.HasField("seed")
+        )
+        violations.raise_if_any()
+        _check_image(request.image)
+        return spec, query, blobs
+
+    def read_open(self, request: pb.OpenSession) -> tuple[SandboxSpec, list[Blob]]:
+        """Reads the `open` of a session.
+
+        Raises:
+            ServiceError: a field is wrong, or names what is not there.
+        """
+        violations = Violations()
+        limits = self.read_limits(request.limits, "open.limits", self._default_limits, violations)
+        inputs, blobs = self.read_inputs(request.inputs, "open.inputs", violations)
+        functions = _read_functions(request.host_functions, violations)
+        source = request.prelude.source
+        violations.check(
+            len(source.encode()) <= MAX_CODE_BYTES, "open.prelude.source", f"must be at most {MAX_CODE_BYTES} bytes"
+        )
+        spec = SandboxSpec(limits=limits, inputs=inputs, host_functions=functions, prelude=source)
+        spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"), prefix="open.")
+        violations.raise_if_any()
+        if any(function.parameters_schema for function in request.host_functions):
+            raise not_implemented("open.host_functions.parameters_schema")
+        _check_image(request.image)
+        return spec, blobs
+
+    def read_limits(self, limits: pb.Limits, path: str, defaults: Limits, violations: Violations) -> Limits:
+        """Reads limits: what is absent or 0 is the default, what is over the greatest is lowered."""
+        for name in ("fuel", "memory_bytes", "output_bytes"):
+            violations.check(
+                getattr(limits, name) >= 0, f"{path}.{name}", "must not be negative; leave it out for the default"
+            )
+        seconds = limits.wall_time.seconds + limits.wall_time.nanos / 1e9
+        violations.check(seconds >= 0, f"{path}.wall_time", "must not be negative; leave it out for the default")
+        violations.check(
+            limits.memory_bytes <= 0 or limits.memory_bytes >= MIN_MEMORY_BYTES,
+            f"{path}.memory_bytes",
+            f"must be at least {MIN_MEMORY_BYTES}: the interpreter itself needs about 35 MiB",
+        )
+        return Limits(
+            fuel=limits.fuel or defaults.fuel,
+            memory_bytes=limits.memory_bytes or defaults.memory_bytes,
+            wall_time_seconds=seconds or defaults.wall_time_seconds,
+            output_bytes=limits.output_bytes or defaults.output_bytes,
+        ).capped(self._max_limits)
+
+    def read_inputs(
+        self, inputs: Iterable[pb.Input], path: str, violations: Violations
+    ) -> tuple[tuple[Input, ...], list[Blob]]:
+        """Reads inputs, with the blobs that they are in.
+
+        Raises:
+            ServiceError: a blob is not in the cache.
+        """
+        read: list[Input] = []
+        blobs: list[Blob] = []
+        names: set[str] = set()
+        for index, one in enumerate(inputs):
+            here = f"{path}[{index}]"
+            if index == MAX_INPUTS:
+                violations.add(path, f"must have at most {MAX_INPUTS} elements")
+                break
+            _check_name(one.name, f"{here}.name", violations, private_prefix="__")
+            violations.check(one.name not in names, f"{here}.name", "is given twice; names must be unique")
+            names.add(one.name)
+            kind = one.WhichOneof("value")
+            if kind is None:
+                violations.add(here, "has no value; set one of text, json, data, blob")
+            elif kind == "blob":
+                blob = self._read_blob(one.blob, here, violations)
+                if blob is not None:
+                    blobs.append(blob)
+                    read.append(Input(one.name, _FORMATS[one.blob.format], blob.path))
+            elif kind == "data":
+                read.append(Input(one.name, ValueFormat.BYTES, one.data))
+            else:
+                read.append(Input(one.name, ValueFormat(kind), getattr(one, kind).encode()))
+        return tuple(read), blobs
+
+    def _read_blob(self, reference: pb.BlobInput, path: str, violations: Violations) -> Blob | None:
+        known = violations.check(
+            reference.format in _FORMATS, f"{path}.blob.format", "is not a value of ValueFormat that this server knows"
+        )
+        if not check_sha256(reference.sha256, f"{path}.blob.sha256", violations) or not known:
+            return None
+        violations.raise_if_any()
+        return self.find_blob(reference.sha256)
+
+    def find_blob(self, sha256: str) -> Blob:
+        """Returns a blob of the cache.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+        """
+        blob = self._blobs.get(sha256)
+        if blob is None:
+            raise ServiceError(
+                grpc.StatusCode.NOT_FOUND,
+                "BLOB_NOT_FOUND",
+                f"no blob {sha256} is in the cache; upload it with UploadBlob and try again",
+                metadata={"sha256": sha256},
+            )
+        return blob
+
+
+def check_code(code: str, path: str, violations: Violations) -> None:
+    """Checks source code."""
+    if violations.check(bool(code.strip()), path, "must not be empty; send Python source"):
+        violations.check(
+            len(code.encode()) <= MAX_CODE_BYTES, path, f"must be at most {MAX_CODE_BYTES} bytes; pass data as an input"
+        )
+
+
+def check_sha256(sha256: str, path: str, violations: Violations) -> bool:
+    """Checks a digest."""
+    return violations.check(
+        _SHA256.fullmatch(sha256) is not None, path, "must be a SHA-256 digest of 64 lower-case hexadecimal digits"
+    )
+
+
+def read_query(query: pb.VariableQuery, path: str, violations: Violations) -> VariableQuery:
+    """Reads what a result is to tell of the variables."""
+    violations.check(
+        len(query.json_values) <= MAX_JSON_VALUES,
+        f"{path}.json_values",
+        f"must have at most {MAX_JSON_VALUES} elements",
+    )
+    for index, name in enumerate(query.json_values):
+        violations.check(name.isidentifier(), f"{path}.json_values[{index}]", "must be a Python identifier")
+    violations.check(
+        0 <= query.preview_chars <= MAX_PREVIEW_CHARS,
+        f"{path}.preview_chars",
+        f"must be from 0 (the default) to {MAX_PREVIEW_CHARS}",
+    )
+    return VariableQuery(query.include_all, tuple(query.json_values), query.preview_chars or 100)
+
+
+def not_implemented(feature: str) -> ServiceError:
+    """Returns the error for what the contract has and this server does not serve yet."""
+    return ServiceError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        "NOT_IMPLEMENTED",
+        f"{feature} is not served by this version of the server; leave it out",
+        metadata={"feature": feature},
+    )
+
+
+def _check_image(image: str) -> None:
+    if image not in ("", STANDARD_IMAGE):
+        raise ServiceError(
+            grpc.StatusCode.NOT_FOUND,
+            "IMAGE_NOT_FOUND",
+            f"there is no image {image!r}; this server has {STANDARD_IMAGE!r}",
+            metadata={"image": image, "available": STANDARD_IMAGE},
+        )
+
+
+def _check_name(name: str, path: str, violations: Violations, *, private_prefix: str) -> None:
+    valid = name.isidentifier() and not keyword.iskeyword(name)
+    if violations.check(
+        valid, path, f"{name[:50]!r} is not a Python identifier (or is a keyword); choose another name"
+    ):
+        violations.check(
+            not name.startswith(private_prefix), path, f"must not begin with {private_prefix!r}; choose another name"
+        )
+
+
+def _read_functions(functions: Iterable[pb.HostFunction], violations: Violations) -> tuple[HostFunction, ...]:
+    read: list[HostFunction] = []
+    for index, function in enumerate(functions):
+        here = f"open.host_functions[{index}]"
+        if index == MAX_HOST_FUNCTIONS:
+            violations.add("open.host_functions", f"must have at most {MAX_HOST_FUNCTIONS} elements")
+            break
+        _check_name(function.name, f"{here}.name", violations, private_prefix="_")
+        duplicate = any(function.name == other.name for other in read)
+        violations.check(not duplicate, f"{here}.name", "is given twice; names must be unique")
+        read.append(HostFunction(function.name, function.doc))
+    return tuple(read)
+
+
+def _with_seed(
+    spec: SandboxSpec, seed: pb.Seed, violations: Violations, *, given: bool, prefix: str = ""
+) -> SandboxSpec:
+    if not given:
+        return spec
+    clock_start_ns = None
+    if seed.HasField("clock_start_time"):
+        clock_start_ns = seed.clock_start_time.seconds * 1_000_000_000 + seed.clock_start_time.nanos
+        violations.check(clock_start_ns >= 0, f"{prefix}seed.clock_start_time", "must not be before 1970")
+    return replace(spec, seed=seed.value, clock_start_ns=clock_start_ns)

@@ -1,0 +1,42 @@
+"""Settings of the sandbox server: flags, or environment variables that begin with `RLM_SANDBOX_`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sandbox_server.image.cache import default_cache_directory
+from sandbox_server.model import MIB, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DEFAULT_LISTEN = "127.0.0.1:50052"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sandbox server is started with.
+
+    Attributes:
+        listen: addresses, each `HOST:PORT` or `unix:PATH`.
+        default_limits: for requests that give none.
+        max_limits: the greatest that a request can have.
+        max_sessions: sandboxes that may live at once.
+        max_blob_cache_bytes: size of the cache of uploads.
+        cache_directory: where images are kept.
+        grace_seconds: how long running RPCs may take to finish when the server is asked to stop.
+    """
+
+    listen: Sequence[str] = (DEFAULT_LISTEN,)
+    default_limits: Limits = field(default_factory=Limits)
+    max_limits: Limits = field(
+        default_factory=lambda: Limits(
+            fuel=100_000_000_000_000, memory_bytes=4096 * MIB, wall_time_seconds=3600.0, output_bytes=64 * MIB
+        )
+    )
+    max_sessions: int = 256
+    max_blob_cache_bytes: int = 2048 * MIB
+    cache_directory: Path = field(default_factory=default_cache_directory)
+    grace_seconds: float = 10.0

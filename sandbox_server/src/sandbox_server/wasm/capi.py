@@ -1,0 +1,331 @@
+"""The few calls of wasmtime's C API that its Python package has no (or only a slow) wrapper for.
+
+The package converts every argument by asking wasmtime for the function's type each time, which costs more than a call
+itself. Everything here goes by types that are known beforehand. It uses the package's private bindings, so the package
+is pinned to one version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from ctypes import byref, c_size_t, c_uint64, c_void_p
+from typing import TYPE_CHECKING, Any
+
+from wasmtime import WasmtimeError
+from wasmtime import _ffi as ffi
+
+if TYPE_CHECKING:
+    from wasmtime import Store
+    from wasmtime.component import Func, LinkerInstance
+
+_log = logging.getLogger(__name__)
+
+_KIND_U8 = int(ffi.WASMTIME_COMPONENT_U8.value)
+_KIND_U32 = int(ffi.WASMTIME_COMPONENT_U32.value)
+_KIND_U64 = int(ffi.WASMTIME_COMPONENT_U64.value)
+_KIND_STRING = int(ffi.WASMTIME_COMPONENT_STRING.value)
+_KIND_LIST = int(ffi.WASMTIME_COMPONENT_LIST.value)
+_KIND_RECORD = int(ffi.WASMTIME_COMPONENT_RECORD.value)
+_KIND_VARIANT = int(ffi.WASMTIME_COMPONENT_VARIANT.value)
+_KIND_ENUM = int(ffi.WASMTIME_COMPONENT_ENUM.value)
+_KIND_OPTION = int(ffi.WASMTIME_COMPONENT_OPTION.value)
+_KIND_RESULT = int(ffi.WASMTIME_COMPONENT_RESULT.value)
+_KIND_RESOURCE = int(ffi.WASMTIME_COMPONENT_RESOURCE.value)
+
+_VAL_BYTES = ctypes.sizeof(ffi.wasmtime_component_val)
+_OF_OFFSET = ffi.wasmtime_component_val.of.offset
+
+_U8_VALS = [
+    bytes([_KIND_U8]).ljust(_OF_OFFSET, b"\0") + bytes([value]).ljust(_VAL_BYTES - _OF_OFFSET, b"\0")
+    for value in range(256)
+]
+"""The image in memory of each `u8` component value."""
+
+_UPDATE_DEADLINE_CONTINUE = 0
+
+_NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, c_void_p))
+
+_EPOCH_CALLBACK = ctypes.CFUNCTYPE(
+    c_size_t,
+    ctypes.POINTER(ffi.wasmtime_context_t),
+    c_void_p,
+    ctypes.POINTER(c_uint64),
+    ctypes.POINTER(ffi.wasmtime_update_deadline_kind_t),
+)
+
+
+def call_string_to_string(store: Store, function: Func, argument: str) -> str:
+    """Calls an export of type `func(string) -> string`.
+
+    Raises:
+        WasmtimeError: the guest trapped.
+    """
+    return _call(store, function, argument, returns_string=True)
+
+
+def call_string(store: Store, function: Func, argument: str) -> None:
+    """Calls an export of type `func(string)`.
+
+    Raises:
+        WasmtimeError: the guest trapped.
+    """
+    _call(store, function, argument, returns_string=False)
+
+
+def _call(store: Store, function: Func, argument: str, *, returns_string: bool) -> str:
+    parameter = ffi.wasmtime_component_val()
+    _set_string(parameter, argument)
+    result = ffi.wasmtime_component_val()
+    raw = byref(function._func)  # noqa: SLF001
+    context = store._context()  # noqa: SLF001
+    error = ffi.wasmtime_component_func_call(raw, context, byref(parameter), 1, byref(result), int(returns_string))
+    ffi.wasmtime_component_val_delete(byref(parameter))
+    _raise_if(error)
+    text = _take_string(result) if returns_string else ""
+    error = ffi.wasmtime_component_func_post_return(raw, context)
+    _raise_if(error)
+    return text
+
+
+def set_epoch_callback(store: Store, check: Callable[[], str | None]) -> object:
+    """Has `check` asked whenever the engine's epoch moves on while the store's guest runs.
+
+    Args:
+        store: the store.
+        check: returns None to let the guest go on, or the message of the trap that ends it.
+
+    Returns:
+        An object that must be kept alive as long as the store.
+    """
+
+    def on_epoch(_context: Any, _data: Any, delta: Any, kind: Any) -> int:
+        message = check()
+        if message is not None:
+            return _new_error(message)
+        delta[0] = 1
+        kind[0] = _UPDATE_DEADLINE_CONTINUE
+        return 0
+
+    callback = _EPOCH_CALLBACK(on_epoch)
+    ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), callback, None, _NO_FINALIZER)
+    return callback
+
+
+class HostCall:
+    """A call of a host function: its arguments by position and type, and the place for its result.
+
+    Args:
+        context: the C context of the store.
+        arguments: the C array of arguments.
+        result: the C value of the result.
+    """
+
+    __slots__ = ("_arguments", "_context", "_result")
+
+    def __init__(self, context: Any, arguments: Any, result: Any) -> None:
+        self._context = context
+        self._arguments = arguments
+        self._result = result
+
+    def integer(self, index: int) -> int:
+        """Returns a `u32` or `u64` argument."""
+        value = self._arguments[index]
+        return int(value.of.u64 if value.kind == _KIND_U64 else value.of.u32)
+
+    def string(self, index: int) -> str:
+        """Returns a `string` argument."""
+        return _take_string(self._arguments[index])
+
+    def byte_list(self, index: int) -> bytes:
+        """Returns a `list<u8>` argument."""
+        vector = self._arguments[index].of.list
+        size = int(vector.size)
+        if not size:
+            return b""
+        return ctypes.string_at(vector.data, size * _VAL_BYTES)[_OF_OFFSET::_VAL_BYTES]
+
+    def is_ok(self, index: int) -> bool:
+        """Returns whether a `result` argument is ok."""
+        return bool(self._arguments[index].of.result.is_ok)
+
+    def resource(self, index: int) -> int:
+        """Returns the host's representation of a `borrow` argument."""
+        return self._representation(self._arguments[index])
+
+    def resource_list(self, index: int) -> list[int]:
+        """Returns the host's representations of a `list<borrow>` argument."""
+        vector = self._arguments[index].of.list
+        return [self._representation(vector.data[position]) for position in range(vector.size)]
+
+    def return_u64(self, value: int) -> None:
+        """Returns a `u64`."""
+        _set_u64(self._result[0], value)
+
+    def return_string(self, value: str) -> None:
+        """Returns a `string`."""
+        _set_string(self._result[0], value)
+
+    def return_byte_list(self, data: bytes) -> None:
+        """Returns a `list<u8>`."""
+        vector = self._new_list(len(data))
+        image = b"".join([_U8_VALS[byte] for byte in data])
+        if image:
+            ctypes.memmove(vector.data, image, len(image))
+
+    def return_u32_list(self, values: list[int]) -> None:
+        """Returns a `list<u32>`."""
+        vector = self._new_list(len(values))
+        for position, value in enumerate(values):
+            vector.data[position].kind = _KIND_U32
+            vector.data[position].of.u32 = value
+
+    def return_empty_list(self) -> None:
+        """Returns a list without elements, whatever their type."""
+        self._new_list(0)
+
+    def return_none(self) -> None:
+        """Returns an `option` that is none."""
+        self._result[0].kind = _KIND_OPTION
+        self._result[0].of.option = None
+
+    def return_record(self, fields: dict[str, tuple[int, int]]) -> None:
+        """Returns a record of integers.
+
+        Args:
+            fields: name to width in bits (32 or 64) and value, in the order of the type.
+        """
+        record = ffi.wasmtime_component_valrecord_t()
+        ffi.wasmtime_component_valrecord_new_uninit(byref(record), len(fields))
+        for position, (name, (bits, value)) in enumerate(fields.items()):
+            record.data[position].name = _new_vector(name.encode())
+            if bits == 64:
+                _set_u64(record.data[position].val, value)
+            else:
+                record.data[position].val.kind = _KIND_U32
+                record.data[position].val.of.u32 = value
+        self._result[0].kind = _KIND_RECORD
+        self._result[0].of.record = record
+
+    def return_resource(self, representation: int, type_number: int) -> None:
+        """Returns an `own` of a host resource."""
+        host = ffi.wasmtime_component_resource_host_new(True, representation, type_number)
+        pointer = ctypes.POINTER(ffi.wasmtime_component_resource_any_t)()
+        error = ffi.wasmtime_component_resource_host_to_any(self._context, host, byref(pointer))
+        ffi.wasmtime_component_resource_host_delete(host)
+        _raise_if(error)
+        self._result[0].kind = _KIND_RESOURCE
+        self._result[0].of.resource = pointer
+
+    def return_ok(self, value: int | None = None) -> None:
+        """Returns a `result` that is ok, with a `u64` or nothing."""
+        if value is None:
+            self._return_result(None, is_ok=True)
+            return
+        payload = ffi.wasmtime_component_val()
+        _set_u64(payload, value)
+        self._return_result(payload, is_ok=True)
+
+    def return_error_enum(self, case: str) -> None:
+        """Returns a `result` that is an error, of an enum type."""
+        payload = ffi.wasmtime_component_val()
+        payload.kind = _KIND_ENUM
+        payload.of.enumeration = _new_vector(case.encode())
+        self._return_result(payload, is_ok=False)
+
+    def return_error_variant(self, case: str) -> None:
+        """Returns a `result` that is an error, of a variant type, in a case without a payload."""
+        payload = ffi.wasmtime_component_val()
+        payload.kind = _KIND_VARIANT
+        payload.of.variant.discriminant = _new_vector(case.encode())
+        payload.of.variant.val = None
+        self._return_result(payload, is_ok=False)
+
+    def _return_result(self, payload: Any, *, is_ok: bool) -> None:
+        self._result[0].kind = _KIND_RESULT
+        self._result[0].of.result.is_ok = is_ok
+        self._result[0].of.result.val = None if payload is None else ffi.wasmtime_component_val_new(byref(payload))
+
+    def _new_list(self, size: int) -> Any:
+        vector = ffi.wasmtime_component_vallist_t()
+        ffi.wasmtime_component_vallist_new_uninit(byref(vector), size)
+        self._result[0].kind = _KIND_LIST
+        self._result[0].of.list = vector
+        return vector
+
+    def _representation(self, value: Any) -> int:
+        host = ctypes.POINTER(ffi.wasmtime_component_resource_host_t)()
+        error = ffi.wasmtime_component_resource_any_to_host(self._context, value.of.resource, byref(host))
+        _raise_if(error)
+        representation = int(ffi.wasmtime_component_resource_host_rep(host))
+        ffi.wasmtime_component_resource_host_delete(host)
+        return representation
+
+
+HostFunction = Callable[[HostCall], "str | None"]
+"""Serves a call; returns None, or the message of the trap that ends the guest."""
+
+
+def add_function(instance: LinkerInstance, name: str, function: HostFunction) -> object:
+    """Defines a host function.
+
+    Args:
+        instance: where it is defined.
+        name: its name in WIT.
+        function: serves the calls. If it raises, that is logged, and the guest ends with a trap.
+
+    Returns:
+        An object that must be kept alive as long as the linker.
+    """
+
+    def call(_data: Any, context: Any, _type: Any, arguments: Any, _count: Any, result: Any, _results: Any) -> int:
+        try:
+            message = function(HostCall(context, arguments, result))
+        except Exception:  # noqa: BLE001 - an exception must not unwind into C
+            _log.exception("host function %s failed", name)
+            message = f"host function {name} failed"
+        return 0 if message is None else _new_error(message)
+
+    callback = ffi.wasmtime_component_func_callback_t(call)
+    encoded = name.encode()
+    error = ffi.wasmtime_component_linker_instance_add_func(
+        instance.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None, _NO_FINALIZER
+    )
+    _raise_if(error)
+    return callback
+
+
+def _raise_if(error: Any) -> None:
+    """Raises the error that a C function returned, if it did."""
+    if error:
+        raise WasmtimeError._from_ptr(error)  # noqa: SLF001
+
+
+def _set_u64(value: Any, number: int) -> None:
+    value.kind = _KIND_U64
+    value.of.u64 = number
+
+
+def _set_string(value: Any, text: str) -> None:
+    value.kind = _KIND_STRING
+    value.of.string = _new_vector(text.encode())
+
+
+def _new_vector(data: bytes) -> Any:
+    vector = ffi.wasm_byte_vec_t()
+    ffi.wasm_byte_vec_new_uninitialized(byref(vector), len(data))
+    ctypes.memmove(vector.data, data, len(data))
+    return vector
+
+
+def _take_string(value: Any) -> str:
+    vector = value.of.string
+    text = ctypes.string_at(vector.data, vector.size).decode() if vector.size else ""
+    ffi.wasm_byte_vec_delete(byref(vector))
+    return text
+
+
+def _new_error(message: str) -> int:
+    pointer = ffi.wasmtime_error_new(ctypes.create_string_buffer(message.encode()))
+    return int(ctypes.cast(pointer, c_void_p).value or 0)

@@ -1,0 +1,74 @@
+"""The wasmtime engine of a process: one compiled image, from which any number of guests are made."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from wasmtime import Config, Engine
+from wasmtime import _ffi as ffi
+from wasmtime.component import Component, Linker
+
+from sandbox_server.wasm.wasi import define_imports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wasmtime import Store
+    from wasmtime.component import Func, Instance
+
+MAX_WASM_STACK_BYTES = 8 * 1024 * 1024
+"""Stack for the guest's WebAssembly frames; deep recursion in C (the parser, `repr`) needs much of it."""
+
+THREAD_STACK_BYTES = MAX_WASM_STACK_BYTES + 8 * 1024 * 1024
+"""Stack that a thread which runs guests must have: the guest's frames and the host's own."""
+
+
+ENGINE_OPTIONS = f"fuel epochs stack={MAX_WASM_STACK_BYTES}"
+"""What `make_config` sets, in words: a part of the key under which compiled images are cached."""
+
+
+def make_config() -> Config:
+    """Returns the configuration under which images are compiled and run."""
+    config = Config()
+    config.consume_fuel = True
+    config.epoch_interruption = True
+    # Not used, as guests run on the stack of their thread, but wasmtime wants it to be no smaller than the other.
+    ffi.wasmtime_config_async_stack_size_set(config.ptr(), MAX_WASM_STACK_BYTES)
+    config.max_wasm_stack = MAX_WASM_STACK_BYTES
+    return config
+
+
+class GuestEngine:
+    """Makes guests from a compiled image.
+
+    Args:
+        compiled_image: file that `image.cache` made; it is mapped into memory, and guests share its pages.
+
+    Raises:
+        wasmtime.WasmtimeError: the file is not an image for this machine and version.
+    """
+
+    def __init__(self, compiled_image: Path) -> None:
+        self.wasmtime_engine = Engine(make_config())
+        self._component = Component.deserialize_file(self.wasmtime_engine, str(compiled_image))
+        self._linker = Linker(self.wasmtime_engine)
+        self._keep_alive = define_imports(self._linker, self._component)
+        self._exports = [self._component.get_export_index(name) for name in ("load", "handle", "memory-pages")]
+        # The linker may be used by one thread at a time only.
+        self._linking = threading.Lock()
+
+    def instantiate(self, store: Store) -> Instance:
+        """Makes an instance in a store."""
+        with self._linking:
+            return self._linker.instantiate(store, self._component)
+
+    def exports(self, store: Store, instance: Instance) -> tuple[Func, Func, Func]:
+        """Returns the functions `load`, `handle` and `memory-pages` of an instance."""
+        functions = [instance.get_func(store, index) for index in self._exports if index is not None]
+        load, handle, memory_pages = (function for function in functions if function is not None)
+        return load, handle, memory_pages
+
+    def interrupt(self) -> None:
+        """Has every running guest ask whether it was ended."""
+        self.wasmtime_engine.increment_epoch()

@@ -1,0 +1,214 @@
+"""One guest: a CPython interpreter in a wasmtime store of its own, that can be ended at any moment."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import threading
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from wasmtime import Store, WasmtimeError
+
+from sandbox_server.wasm import capi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_server.wasm.clock import Clock, Entropy
+    from sandbox_server.wasm.engine import GuestEngine
+
+_Result = TypeVar("_Result")
+
+UNLIMITED_FUEL = 2**63 - 1
+
+_WASM_PAGE_BYTES = 65536
+
+
+class End(enum.Enum):
+    """Why a guest was ended; an ended guest can never run again."""
+
+    DEADLINE = enum.auto()
+    CANCELLED = enum.auto()
+    OUT_OF_FUEL = enum.auto()
+    EXITED = enum.auto()
+    TRAP = enum.auto()
+
+
+class GuestEndedError(Exception):
+    """The guest was ended while it ran.
+
+    Args:
+        end: why.
+        message: the cause as wasmtime told it, or the limit's description.
+    """
+
+    def __init__(self, end: End, message: str) -> None:
+        super().__init__(message)
+        self.end = end
+        self.message = message
+
+
+class GuestEvents(Protocol):
+    """What a guest tells its owner while it runs. Called on the thread that runs the guest; must not raise."""
+
+    def on_output(self, output: int, text: str) -> int:
+        """Takes output (1 stdout, 2 stderr); returns how many more bytes of UTF-8 are wanted."""
+
+    def on_call_start(self, function: str, arguments: str) -> int:
+        """Begins a host call; returns its id."""
+
+    def poll_answer(self, call_ids: list[int]) -> str | None:
+        """Returns the answer to one of the calls, as the guest expects it, or None if there is none yet."""
+
+
+_running = threading.local()
+
+
+def running_guest() -> Guest:
+    """Returns the guest that runs on this thread. Host functions use it to know whom they serve."""
+    guest: Guest = _running.guest
+    return guest
+
+
+class Guest:
+    """A live interpreter. Used by one thread at a time, except for `end` and `wake`, which any thread may call.
+
+    Args:
+        engine: the engine with the image.
+        memory_bytes: limit of the linear memory.
+        clock: the clocks that the guest sees.
+        entropy: the random bytes that the guest sees.
+        events: the owner.
+
+    Raises:
+        GuestEndedError: the interpreter did not come up, as when the memory limit is too small for it.
+    """
+
+    def __init__(
+        self, engine: GuestEngine, *, memory_bytes: int, clock: Clock, entropy: Entropy, events: GuestEvents
+    ) -> None:
+        self.clock = clock
+        self.entropy = entropy
+        self.events = events
+        self.exit_code: int | None = None
+        self.pollables: dict[int, int] = {}
+        """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""
+        self._pollable_numbers = itertools.count(1)
+        self._engine = engine
+        self._ended: GuestEndedError | None = None
+        self._changed = threading.Condition()
+        self._store = Store(engine.wasmtime_engine)
+        self._store.set_limits(memory_size=memory_bytes)
+        self._epoch_callback = capi.set_epoch_callback(self._store, self.trap_message)
+        self._fuel = UNLIMITED_FUEL
+        self._instance = self._enter(lambda: engine.instantiate(self._store))
+        self._load, self._handle, self._memory_pages = engine.exports(self._store, self._instance)
+
+    def set_fuel(self, fuel: int) -> None:
+        """Sets the fuel that is left."""
+        self._fuel = fuel
+
+    @property
+    def fuel(self) -> int:
+        """The fuel that is left."""
+        return self._fuel
+
+    def memory_bytes(self) -> int:
+        """Returns the size of the linear memory, which is its peak, or 0 if the guest has ended."""
+        if self._ended is not None:
+            return 0
+        return int(self._enter(lambda: self._memory_pages(self._store), charged=False)) * _WASM_PAGE_BYTES
+
+    def load(self, part: str) -> None:
+        """Hands the guest a part of a large text.
+
+        Raises:
+            GuestEndedError: the guest was ended.
+        """
+        self._enter(lambda: capi.call_string(self._store, self._load, part))
+
+    def handle(self, request: str) -> str:
+        """Has the guest handle a request and returns its answer. Host functions run meanwhile, on this thread.
+
+        Raises:
+            GuestEndedError: the guest was ended.
+        """
+        return self._enter(lambda: capi.call_string_to_string(self._store, self._handle, request))
+
+    def end(self, end: End, message: str) -> None:
+        """Ends the guest at once if it runs, or else before it would run again. Only the first call counts."""
+        with self._changed:
+            if self._ended is not None:
+                return
+            self._ended = GuestEndedError(end, message)
+            self._changed.notify_all()
+        self._engine.interrupt()
+
+    def wake(self) -> None:
+        """Has a waiting guest look for answers again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the guest can never run again."""
+        return self._ended is not None
+
+    def trap_message(self) -> str | None:
+        """Returns None while the guest may go on."""
+        return None if self._ended is None else self._ended.message
+
+    def add_pollable(self, ready_at_monotonic_ns: int) -> int:
+        """Makes something to wait for and returns its number, which fits 31 bits as the C API wants."""
+        number = next(self._pollable_numbers) & 0x7FFFFFFF
+        self.pollables[number] = ready_at_monotonic_ns
+        return number
+
+    def sleep_until(self, monotonic_ns: int) -> None:
+        """Waits, on the guest's behalf, until its monotonic clock shows the time, or the guest is ended."""
+        seconds = self.clock.real_wait_ns(monotonic_ns) / 1e9
+        if seconds > 0:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended is not None, timeout=seconds)
+
+    def wait_for_answer(self, call_ids: list[int]) -> str | None:
+        """Waits, on the guest's behalf, for an answer to one of the calls; None if the guest is ended."""
+        with self._changed:
+            while self._ended is None:
+                answer = self.events.poll_answer(call_ids)
+                if answer is not None:
+                    return answer
+                self._changed.wait()
+        return None
+
+    def close(self) -> None:
+        """Frees the store and its memory. The guest must not be running."""
+        self.end(End.CANCELLED, "the sandbox was closed")
+        self._store.close()
+
+    def _enter(self, call: Callable[[], _Result], *, charged: bool = True) -> _Result:
+        self._store.set_fuel(self._fuel if charged else UNLIMITED_FUEL)
+        self._store.set_epoch_deadline(1)
+        # In this order: an end after this check moves the epoch to the deadline that was just set.
+        if self._ended is not None:
+            raise self._ended
+        _running.guest = self
+        try:
+            result = call()
+        except WasmtimeError as error:
+            if charged:
+                self._fuel = self._store.get_fuel()
+            raise self._classify(str(error)) from None
+        finally:
+            del _running.guest
+        if charged:
+            self._fuel = self._store.get_fuel()
+        return result
+
+    def _classify(self, message: str) -> GuestEndedError:
+        with self._changed:
+            if self._ended is None:
+                cause = message.rpartition("Caused by:")[2].strip()
+                end = End.OUT_OF_FUEL if "all fuel consumed" in cause else End.TRAP
+                self._ended = GuestEndedError(end, cause.removeprefix("wasm trap: "))
+            return self._ended

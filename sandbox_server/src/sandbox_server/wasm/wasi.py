@@ -1,0 +1,214 @@
+"""The world that a guest sees: what `guest.wit` imports, and WASI 0.2.
+
+wasmtime's own WASI is not linked at all. A guest has clocks, entropy, and output; it has no files, directories,
+network, environment or arguments, since nothing here gives them. Sleeping happens here too, so a sleeping guest can be
+ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wasmtime.component import ComponentInstanceType, FuncType, ResourceType
+
+from sandbox_server.wasm import capi
+from sandbox_server.wasm.guest import End, running_guest
+
+if TYPE_CHECKING:
+    from wasmtime import StoreContext
+    from wasmtime.component import Component, Linker, LinkerInstance
+    from wasmtime.component._types import ComponentItem
+
+    from sandbox_server.wasm.capi import HostCall, HostFunction
+
+_CHUNK_BYTES = 65536
+"""Most that the guest's C library may write or ask for at once."""
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def define_imports(linker: Linker, component: Component) -> list[object]:
+    """Defines everything that a component imports.
+
+    Returns:
+        Objects that must be kept alive as long as the linker.
+    """
+    resource_types: dict[str, int] = {}
+    functions = _guest_imports() | _wasi_functions(resource_types)
+    keep_alive: list[object] = []
+    with linker.root() as root:
+        for name, extern in component.type.imports(linker.engine).items():
+            kind = extern.ty
+            if isinstance(kind, ComponentInstanceType):
+                interface = name.partition("@")[0].removeprefix("wasi:")
+                items = {item: extern.ty for item, extern in kind.exports(linker.engine).items()}
+                with root.add_instance(name) as instance:
+                    keep_alive += _define_interface(instance, interface, items, functions, resource_types)
+            else:
+                keep_alive.append(capi.add_function(root, name, functions[name]))
+    return keep_alive
+
+
+def _define_interface(
+    instance: LinkerInstance,
+    interface: str,
+    items: dict[str, ComponentItem],
+    functions: dict[str, HostFunction],
+    resource_types: dict[str, int],
+) -> list[object]:
+    keep_alive: list[object] = []
+    for name, item in items.items():
+        if isinstance(item, ResourceType):
+            # Interfaces that use another's resource export it again; by its name it is the same everywhere.
+            number = resource_types.setdefault(name, len(resource_types) + 1)
+            instance.add_resource(name, ResourceType.host(number), _drop_resource)
+        elif isinstance(item, FuncType):
+            key = f"{interface}#{name}"
+            keep_alive.append(capi.add_function(instance, name, functions.get(key) or _unavailable(key)))
+    return keep_alive
+
+
+def _unavailable(key: str) -> HostFunction:
+    """Serves methods of files, directories and sockets. There are none, so a guest has nothing to call these with."""
+    return lambda _call: f"{key} is not available in a sandbox"
+
+
+def _drop_resource(_store: StoreContext, representation: int) -> None:
+    running_guest().pollables.pop(representation, None)
+
+
+def _guest_imports() -> dict[str, HostFunction]:
+    """Returns what `guest.wit` imports."""
+
+    def emit(call: HostCall) -> None:
+        call.return_u64(running_guest().events.on_output(call.integer(0), call.string(1)))
+
+    def call_start(call: HostCall) -> None:
+        call.return_u64(running_guest().events.on_call_start(call.string(0), call.string(1)))
+
+    def call_wait(call: HostCall) -> str | None:
+        guest = running_guest()
+        try:
+            call_ids = [int(text) for text in call.string(0).split(",")]
+        except ValueError:
+            return "call-wait: malformed list of calls"
+        answer = guest.wait_for_answer(call_ids)
+        if answer is not None:
+            call.return_string(answer)
+        return guest.trap_message()
+
+    return {"emit": emit, "call-start": call_start, "call-wait": call_wait}
+
+
+def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
+    """Returns the functions of WASI that do something, by interface and name."""
+
+    def pollable(call: HostCall, ready_at_monotonic_ns: int) -> None:
+        call.return_resource(running_guest().add_pollable(ready_at_monotonic_ns), resource_types["pollable"])
+
+    def stream(kind: str, number: int) -> HostFunction:
+        return lambda call: call.return_resource(number, resource_types[kind])
+
+    def subscribe_duration(call: HostCall) -> None:
+        pollable(call, running_guest().clock.monotonic_ns() + call.integer(0))
+
+    def subscribe_now(call: HostCall) -> None:
+        call.resource(0)
+        pollable(call, 0)
+
+    return {
+        "cli/environment#get-arguments": lambda call: call.return_empty_list(),
+        "cli/environment#get-environment": lambda call: call.return_empty_list(),
+        "cli/exit#exit": _exit,
+        "cli/stderr#get-stderr": stream("output-stream", _STDERR),
+        "cli/stdin#get-stdin": stream("input-stream", _STDIN),
+        "cli/stdout#get-stdout": stream("output-stream", _STDOUT),
+        "cli/terminal-stderr#get-terminal-stderr": lambda call: call.return_none(),
+        "cli/terminal-stdin#get-terminal-stdin": lambda call: call.return_none(),
+        "cli/terminal-stdout#get-terminal-stdout": lambda call: call.return_none(),
+        "clocks/monotonic-clock#now": lambda call: call.return_u64(running_guest().clock.monotonic_ns()),
+        "clocks/monotonic-clock#resolution": lambda call: call.return_u64(1000),
+        "clocks/monotonic-clock#subscribe-duration": subscribe_duration,
+        "clocks/monotonic-clock#subscribe-instant": lambda call: pollable(call, call.integer(0)),
+        "clocks/wall-clock#now": lambda call: _return_datetime(call, running_guest().clock.wall_ns()),
+        "clocks/wall-clock#resolution": lambda call: _return_datetime(call, 1000),
+        "filesystem/preopens#get-directories": lambda call: call.return_empty_list(),
+        "io/poll#[method]pollable.block": lambda call: _wait([call.resource(0)]),
+        "io/poll#poll": _poll,
+        "io/streams#[method]input-stream.read": _read,
+        "io/streams#[method]input-stream.subscribe": subscribe_now,
+        "io/streams#[method]output-stream.blocking-flush": _flush,
+        "io/streams#[method]output-stream.blocking-write-and-flush": _write,
+        "io/streams#[method]output-stream.check-write": _check_write,
+        "io/streams#[method]output-stream.subscribe": subscribe_now,
+        "io/streams#[method]output-stream.write": _write,
+        "random/random#get-random-bytes": _random_bytes,
+        "sockets/instance-network#instance-network": stream("network", 0),
+        "sockets/ip-name-lookup#resolve-addresses": lambda call: call.return_error_enum("access-denied"),
+        "sockets/tcp-create-socket#create-tcp-socket": lambda call: call.return_error_enum("access-denied"),
+        "sockets/udp-create-socket#create-udp-socket": lambda call: call.return_error_enum("access-denied"),
+    }
+
+
+def _random_bytes(call: HostCall) -> str | None:
+    # A guest could ask for all of the host's memory at once.
+    count = call.integer(0)
+    if count > _CHUNK_BYTES:
+        return f"get-random-bytes: {count} bytes at once are too many"
+    call.return_byte_list(running_guest().entropy.random_bytes(count))
+    return None
+
+
+def _return_datetime(call: HostCall, nanoseconds: int) -> None:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    call.return_record({"seconds": (64, seconds), "nanoseconds": (32, rest)})
+
+
+# A function must look at each resource that it is lent, even if it makes no difference: that is how the loan ends.
+
+
+def _read(call: HostCall) -> None:
+    call.resource(0)
+    call.return_error_variant("closed")
+
+
+def _flush(call: HostCall) -> None:
+    call.resource(0)
+    call.return_ok()
+
+
+def _check_write(call: HostCall) -> None:
+    call.resource(0)
+    call.return_ok(_CHUNK_BYTES)
+
+
+def _write(call: HostCall) -> None:
+    """Takes what code writes past `sys.stdout`, as with `os.write`."""
+    text = call.byte_list(1).decode("utf-8", "backslashreplace")
+    running_guest().events.on_output(_STDERR if call.resource(0) == _STDERR else _STDOUT, text)
+    call.return_ok()
+
+
+def _poll(call: HostCall) -> str | None:
+    guest = running_guest()
+    pollables = call.resource_list(0)
+    if not pollables:
+        return "poll: the list is empty"
+    message = _wait(pollables)
+    now = guest.clock.monotonic_ns()
+    ready = [index for index, pollable in enumerate(pollables) if guest.pollables.get(pollable, 0) <= now]
+    call.return_u32_list(ready)
+    return message
+
+
+def _wait(pollables: list[int]) -> str | None:
+    guest = running_guest()
+    guest.sleep_until(min(guest.pollables.get(pollable, 0) for pollable in pollables))
+    return guest.trap_message()
+
+
+def _exit(call: HostCall) -> str | None:
+    guest = running_guest()
+    guest.exit_code = 0 if call.is_ok(0) else 1
+    guest.end(End.EXITED, "the code ended the interpreter")
+    return guest.trap_message()

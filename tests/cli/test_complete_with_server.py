@@ -1,0 +1,192 @@
+"""`rlm complete --server` against a fake server, as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+from rlm_api.rlm.v1 import event_pb2
+from rlm_common.errors import invalid_field
+
+from tests.support.fake_completion_service import ending_with, finished
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("once upon a time")
+    return path
+
+
+def test_a_pipe_gets_plain_lines_with_the_node_first(run_rlm, target, book):
+    done = run_rlm("complete", "--server", target, "--context", str(book), "?")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "0 started | c-1 model=m sub_model=s",
+        "0 turn 1 | of at most 30, model=m",
+        "0 reply 1 | 7 characters in 0.000 s, stop",
+        "0 code 1.1 | x = 1",
+        "0 code 1.1 | print(x)",
+        "0.1 subcall | llm_query_batched[0] model call model=s prompt=1 characters",
+        "0.1 subresult | ANSWERED in 0.000 s: yes",
+        "0 stdout 1.1 | one",
+        "0 stdout 1.1 | two",
+        "0 result 1.1 | OK in 0.000 s",
+        "0 finished | ANSWERED in 0.0 s: 1 turns, 0 sub-calls, 0 model calls, 0 tokens in, 0 out",
+        "0 answer | 42",
+    ]
+    assert done.stderr == ""
+
+
+def test_json_gives_every_event_as_a_line(run_rlm, target, book):
+    done = run_rlm("complete", "--json", "--server", target, "--context", str(book), "?")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [int(event["sequence"]) for event in events] == list(range(1, 12))
+    assert events[-1]["finished"]["answer"] == "42"
+    assert events[-1]["finished"]["finishReason"] == "FINISH_REASON_ANSWERED"
+
+
+def test_quiet_gives_the_answer_only(run_rlm, target, book):
+    done = run_rlm("complete", "-q", "--server", target, "--context", str(book), "?")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (event_pb2.FINISH_REASON_ANSWERED, 0),
+        (event_pb2.FINISH_REASON_MAX_ITERATIONS, 1),
+        (event_pb2.FINISH_REASON_WALL_TIME, 1),
+        (event_pb2.FINISH_REASON_NO_PROGRESS, 1),
+        (event_pb2.FINISH_REASON_MODEL_ERROR, 3),
+        (event_pb2.FINISH_REASON_SANDBOX_ERROR, 3),
+        (event_pb2.FINISH_REASON_CANCELLED, 130),
+    ],
+)
+def test_the_exit_code_tells_how_it_ended(run_rlm, target, service, book, reason, code):  # noqa: PLR0917
+    service.events = ending_with(finished("part", reason, partial=True, error="why" if code else ""))
+    done = run_rlm("complete", "-q", "--server", target, "--context", str(book), "?")
+    assert done.returncode == code
+    assert done.stdout == "part\n"
+    assert ("why" in done.stderr) == bool(code)
+
+
+def test_standard_input_is_a_context(run_rlm, target, service):
+    run_rlm("complete", "-q", "--server", target, "--context", "-", "?", stdin="grüße".encode())
+    assert service.requests[0].contexts[0].text == "grüße"
+
+
+def test_several_contexts_can_have_names(run_rlm, target, service, book):
+    run_rlm("complete", "-q", "--server", target, "--context", f"novel={book}", "--context", "rest=-", "?", stdin=b"x")
+    parts = service.requests[0].contexts
+    assert [(part.name, part.text) for part in parts] == [("novel", "once upon a time"), ("rest", "x")]
+
+
+def test_a_directory_can_be_filtered_and_what_is_left_out_is_told(run_rlm, target, service, tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    (tmp_path / "b.md").write_text("# b")
+    (tmp_path / "c.py").write_bytes(b"\0")
+    done = run_rlm("complete", "-q", "--server", target, "--context", str(tmp_path), "--glob", "*.py", "?")
+    assert json.loads(service.requests[0].contexts[0].json) == [{"id": "a.py", "text": "x = 1"}]
+    assert "c.py: binary" in done.stderr
+    assert "b.md" not in done.stderr
+
+
+def test_the_answer_can_go_to_a_file_too(run_rlm, target, book, tmp_path):
+    done = run_rlm("complete", "--server", target, "--context", str(book), "-o", str(tmp_path / "answer"), "?")
+    assert (tmp_path / "answer").read_text() == "42"
+    assert "0 answer | 42" in done.stdout
+
+
+def test_limits_and_models_are_passed_on(run_rlm, target, service, book):
+    options = ["--max-depth", "0", "--max-iterations", "3", "--max-subcalls", "9", "--timeout", "1.5"]
+    models = ["--model", "big", "--sub-model", "small"]
+    run_rlm("complete", "-q", "--server", target, "--context", str(book), *options, *models, "?")
+    request = service.requests[0]
+    assert (request.model, request.sub_model) == ("big", "small")
+    assert (request.limits.max_depth, request.limits.max_iterations, request.limits.max_subcalls) == (0, 3, 9)
+    assert request.limits.wall_time.ToMilliseconds() == 1500
+
+
+def test_a_file_that_is_no_utf8_is_named_with_the_offset_and_the_remedy(run_rlm, target, service, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9")
+    done = run_rlm("complete", "--server", target, "--context", str(path), "?")
+    assert done.returncode == 2
+    assert f"{path}: not UTF-8 at byte 3" in done.stderr
+    assert "--charset" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not service.requests
+
+
+def test_a_character_set_can_be_named(run_rlm, target, service, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9")
+    done = run_rlm("complete", "-q", "--server", target, "--context", str(path), "--charset", "iso-8859-1", "?")
+    assert done.returncode == 0
+    assert service.requests[0].contexts[0].text == "café"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--context", "/none/at/all"], "No such file"),
+        (["--context", "-", "--context", "-"], "only once"),
+        (["--context", "-", "--charset", "klingon"], "no character set 'klingon'"),
+        ([], "--context"),
+    ],
+    ids=["no such file", "standard input twice", "unknown character set", "no context"],
+)
+def test_a_bad_command_line_is_told_without_a_traceback(run_rlm, target, arguments, complaint):
+    done = run_rlm("complete", "--server", target, *arguments, "?", stdin=b"x")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_named_with_the_remedy(run_rlm, book):
+    done = run_rlm("complete", "--server", "127.0.0.1:1", "--context", str(book), "?")
+    assert done.returncode == 3
+    assert "no server answers at 127.0.0.1:1" in done.stderr
+    assert "rlm serve" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_request_that_the_server_refuses_names_the_fields(run_rlm, target, service, book):
+    service.error = invalid_field("limits.max_depth", "must not be negative")
+    done = run_rlm("complete", "--server", target, "--context", str(book), "--max-depth", "-1", "?")
+    assert done.returncode == 2
+    assert "limits.max_depth: must not be negative" in done.stderr
+
+
+def test_a_server_that_breaks_off_is_told(run_rlm, target, service, book):
+    service.events = service.events[:4]
+    done = run_rlm("complete", "--server", target, "--context", str(book), "?")
+    assert done.returncode == 3
+    assert "ended after event 4" in done.stderr
+
+
+def test_ctrl_c_cancels_the_completion_and_leaves_no_traceback(start_rlm, target, service, book):
+    service.hold_after = 5
+    process = start_rlm("complete", "--server", target, "--context", str(book), "?")
+    assert process.stdout.readline().startswith("0 started")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "rlm: cancelled\n"
+    assert service.caller_is_gone.wait(10)
+
+
+def test_models_lists_what_the_server_has(run_rlm, target):
+    done = run_rlm("models", "--server", target)
+    assert done.stdout.splitlines() == [
+        "m (default; default for sub-calls)",
+        "demo-model (a stand-in, no language model)",
+    ]
+
+
+def test_models_of_a_server_that_is_not_there(run_rlm):
+    done = run_rlm("models", "--server", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert "no server answers at 127.0.0.1:1" in done.stderr

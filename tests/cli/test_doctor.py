@@ -1,0 +1,103 @@
+"""`rlm doctor` and `rlm demo-model`, as processes."""
+
+from __future__ import annotations
+
+import socket
+
+import openai
+import pytest
+from rlm_server.cli import checks
+from rlm_server.cli.endpoint import Endpoint
+from rlm_server.demo_model import DemoModelSettings, running_demo_model
+
+
+def test_python_is_named():
+    assert checks.python().state is checks.State.OK
+
+
+def test_a_free_port_is_fine():
+    assert checks.port("127.0.0.1:0").state is checks.State.OK
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = checks.port(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert result.state is checks.State.FAILED
+    assert "--listen" in result.remedy
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "127.0.0.1:http"])
+def test_an_address_that_is_none_is_told(address):
+    assert checks.port(address).state is checks.State.FAILED
+
+
+def test_no_key_means_the_demo_model_and_is_noted():
+    result = checks.key(Endpoint("demo-model", None, None, None, is_demo=True))
+    assert result.state is checks.State.NOTE
+    assert "no language model" in result.finding
+
+
+def test_a_key_is_never_shown():
+    result = checks.key(Endpoint("m", None, None, "sesame"))
+    assert result.state is checks.State.OK
+    assert "sesame" not in result.finding
+
+
+async def test_an_endpoint_that_has_the_model_is_fine():
+    async with running_demo_model() as running:
+        result = await checks.endpoint(Endpoint("demo-model", None, running.base_url, None))
+    assert result.state is checks.State.OK
+
+
+async def test_an_endpoint_without_the_model_is_noted_with_what_it_has():
+    async with running_demo_model() as running:
+        result = await checks.endpoint(Endpoint("gpt-9", None, running.base_url, None))
+    assert result.state is checks.State.NOTE
+    assert "demo-model" in result.remedy
+
+
+async def test_an_endpoint_that_refuses_the_key_is_told():
+    async with running_demo_model(DemoModelSettings(api_key="right")) as running:
+        result = await checks.endpoint(Endpoint("demo-model", None, running.base_url, "wrong"))
+    assert result.state is checks.State.FAILED
+    assert "refuses the key" in result.finding
+
+
+async def test_an_endpoint_that_is_not_there_is_told():
+    result = await checks.endpoint(Endpoint("m", None, "http://127.0.0.1:1/v1", None))
+    assert result.state is checks.State.FAILED
+    assert "--base-url" in result.remedy
+
+
+def test_a_taken_port_fails_the_doctor(run_rlm):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run_rlm("doctor", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "FAILED  port" in done.stdout
+    assert "ok      python" in done.stdout
+
+
+def test_the_demo_model_serves_until_it_is_told_to_end(start_rlm):
+    process = start_rlm("demo-model", "--listen", "127.0.0.1:0", "--behaviour", "chunk_chars=5")
+    started = process.stderr.readline()
+    assert "a stand-in and no language model" in started
+    base_url = started.partition("base_url=")[2].split()[0]
+    with openai.OpenAI(base_url=base_url, api_key="any") as client:
+        assert client.models.list().data[0].id == "demo-model"
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--listen", "nonsense"], ["--behaviour", "colour=red"]])
+def test_a_bad_command_line_of_the_demo_model_is_told(run_rlm, arguments):
+    done = run_rlm("demo-model", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rlm: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_demo_model_on_a_taken_port_is_told(run_rlm):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run_rlm("demo-model", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 3
+    assert "cannot listen on" in done.stderr

@@ -1,0 +1,146 @@
+"""The sandbox server as a child process: its environment, its end, and what is said when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlm_server.executors import child_process
+from rlm_server.executors.child_process import SandboxProcess, SandboxStartError
+from rlm_server.server import create_server
+from rlm_server.settings import Settings
+
+HEALTHY = """
+import json, os, sys, time
+from concurrent import futures
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+address = sys.argv[sys.argv.index("--listen") + 1]
+print("building the image", file=sys.stderr, flush=True)
+with open(os.environ["TMPDIR"] + "/environment.json", "w") as file:
+    json.dump({"pid": os.getpid(), "environment": dict(os.environ)}, file)
+server = grpc.server(futures.ThreadPoolExecutor(2))
+servicer = health.HealthServicer()
+servicer.set("sandbox.v1.ExecuteService", health_pb2.HealthCheckResponse.SERVING)
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+server.add_insecure_port(address)
+server.start()
+server.wait_for_termination()
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a sandbox_server of the test's own before the real one."""
+
+    def write(source: str) -> Path:
+        package = tmp_path / "sandbox_server"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "__main__.py").write_text(textwrap.dedent(source))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        return tmp_path
+
+    return write
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_it_serves_when_start_returns_and_is_gone_when_stop_returns(install: Any) -> None:
+    directory = install(HEALTHY)
+    process = SandboxProcess(30)
+    await process.start()
+    told = json.loads((directory / "environment.json").read_text())
+    assert is_alive(told["pid"])
+    await process.stop()
+    assert not is_alive(told["pid"])
+    assert not Path(process.address.removeprefix("unix:")).parent.exists()
+    await process.stop()
+
+
+async def test_it_gets_nothing_of_the_environment_that_may_hold_keys(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = install(HEALTHY)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    process = SandboxProcess(30)
+    await process.start()
+    await process.stop()
+    environment = json.loads((directory / "environment.json").read_text())["environment"]
+    assert "secret" not in environment.values()
+    assert set(environment) <= {*child_process._PASSED_ENVIRONMENT, "LC_CTYPE"}
+
+
+async def test_a_child_that_ends_is_told_with_its_last_lines(install: Any) -> None:
+    install("import sys\nprint('no wasmtime here', file=sys.stderr)\nsys.exit(3)")
+    process = SandboxProcess(30)
+    with pytest.raises(SandboxStartError, match=r"ended with code 3; its last lines:\nno wasmtime here"):
+        await process.start()
+    await process.stop()
+
+
+async def test_a_child_that_never_serves_is_told_and_stopped(install: Any) -> None:
+    install("import signal\nsignal.pause()")
+    process = SandboxProcess(1.0)
+    with pytest.raises(SandboxStartError, match="does not serve: DEADLINE_EXCEEDED after 1 s"):
+        await process.start()
+    await process.stop()
+
+
+async def test_a_missing_sandbox_server_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    process = SandboxProcess(1.0)
+    with pytest.raises(SandboxStartError, match="pip install rlm-server"):
+        await process.start()
+    await process.stop()
+
+
+async def test_a_server_whose_sandbox_does_not_start_says_so_and_can_be_stopped(install: Any) -> None:
+    install("import sys\nsys.exit('broken')")
+    server = await create_server(Settings(default_model="m", listen=("127.0.0.1:0",), base_url="http://127.0.0.1:1"))
+    with pytest.raises(SandboxStartError, match="broken"):
+        await server.start()
+    await server.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has gone")
+async def test_it_does_not_outlive_a_parent_that_is_killed(install: Any) -> None:
+    directory = install(HEALTHY)
+    source = """
+    import asyncio, signal
+    from rlm_server.executors.child_process import SandboxProcess
+    async def main():
+        await SandboxProcess(30).start()
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+    asyncio.run(main())
+    """
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(source), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    assert await parent.stdout.readline() == b"ready\n"
+    pid = json.loads((directory / "environment.json").read_text())["pid"]
+    descriptor = os.pidfd_open(pid)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+    parent.kill()
+    await parent.wait()
+    await asyncio.wait_for(ended.wait(), 10)
+    asyncio.get_running_loop().remove_reader(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,131 @@
+"""The ways to finish, and those that are none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.rlm_stack import Stack
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("answer['content'] = 'A'\nanswer['ready'] = True", "A"),
+        ("answer = {'content': 'A', 'ready': True}", "A"),
+        ("answer['content'] = 42\nanswer['ready'] = True", "42"),
+        ("answer['content'] = ['a', {'b': None}]\nanswer['ready'] = True", '["a", {"b": null}]'),
+        ("FINAL('A')", "A"),
+        ("FINAL('A')\nraise ValueError('not reached')", "A"),
+        ("FINAL(3.5)", "3.5"),
+        ("FINAL({'ä': (1, 2)})", '{"ä": [1, 2]}'),
+        ("FINAL(b'bytes')", "bytes"),
+        ("try:\n    FINAL('first')\nexcept BaseException:\n    pass\nFINAL('second')", "first"),
+        ("x = 'A'\nFINAL_VAR('x')", "A"),
+        ("x = [1]\nFINAL_VAR(x)", "[1]"),
+        ("x = 'A sentence.'\nFINAL_VAR(x)", "A sentence."),
+        ("x = 'Paris'.lower().title()\nFINAL_VAR(x)", "Paris"),
+        ("def f():\n    FINAL('from a function')\nf()", "from a function"),
+        ("FINAL('\\ud800 lone surrogate')", "? lone surrogate"),
+    ],
+)
+async def test_code_can_give_the_answer(stack: Stack, code: str, expected: str) -> None:
+    events = await stack.complete(f"```repl\n{code}\n```")
+    assert events.answer == expected
+    assert events.outcomes == ["OK"]
+
+
+async def test_text_can_give_the_answer(stack: Stack) -> None:
+    events = await stack.complete("```repl\nx = 1\n```", "So:\nFINAL(It is (probably) 42)")
+    assert events.answer == "It is (probably) 42"
+    assert events.warnings == []
+
+
+async def test_text_can_name_the_variable_that_holds_the_answer(stack: Stack) -> None:
+    events = await stack.complete("```repl\nresult = {'n': 1}\n```", "FINAL_VAR(result)")
+    assert events.answer == '{"n": 1}'
+
+
+async def test_text_can_give_an_expression_to_final_var(stack: Stack) -> None:
+    events = await stack.complete("```repl\nresult = {'n': 1}\n```", "FINAL_VAR(result['n'])")
+    assert events.answer == "1"
+
+
+async def test_a_block_after_the_answer_does_not_run(stack: Stack) -> None:
+    events = await stack.complete("```repl\nFINAL('A')\n```\n```repl\nprint('never')\n```")
+    assert events.answer == "A"
+    assert len(events.of("code_started")) == 1
+
+
+async def test_an_answer_before_any_code_is_taken_with_a_warning(stack: Stack) -> None:
+    events = await stack.complete("FINAL(guess)")
+    assert events.answer == "guess"
+    assert events.warnings == ["ANSWER_WITHOUT_CODE"]
+
+
+async def test_final_beside_code_is_not_believed(stack: Stack) -> None:
+    events = await stack.complete("```repl\nprint(6 * 7)\n```\nFINAL(41)", "FINAL(42)")
+    assert events.answer == "42"
+    assert events.warnings == ["FINAL_BESIDE_CODE"]
+    assert "42" in stack.shown_to_root(2)
+    assert "FINAL was not taken" in stack.shown_to_root(2)
+
+
+@pytest.mark.parametrize("form", ["FINAL_VAR(nothing)", "```repl\nFINAL_VAR('nothing')\n```"])
+async def test_an_unknown_variable_is_told_with_those_that_exist(stack: Stack, form: str) -> None:
+    events = await stack.complete("```repl\nresult = 'R'\n```", form, "FINAL_VAR(result)")
+    assert events.answer == "R"
+    assert events.warnings == ["UNKNOWN_FINAL_VARIABLE"]
+    assert "there is no variable 'nothing'" in stack.shown_to_root(3)
+    assert "result" in stack.shown_to_root(3)
+
+
+async def test_ready_in_a_block_that_fails_is_not_taken_and_does_not_end_a_later_turn(stack: Stack) -> None:
+    first = "```repl\nanswer['content'] = 'early'\nanswer['ready'] = True\nraise ValueError\n```"
+    events = await stack.complete(first, "```repl\nprint('later')\n```", "```repl\nFINAL('final')\n```")
+    assert events.answer == "final"
+    assert "The answer was not taken" in stack.shown_to_root(2)
+
+
+async def test_ready_without_content_is_not_taken(stack: Stack) -> None:
+    events = await stack.complete("```repl\nanswer['ready'] = True\n```", "```repl\nFINAL('A')\n```")
+    assert events.answer == "A"
+    assert 'answer["content"] is empty' in stack.shown_to_root(2)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("''", "the answer is empty"), ("None", "the answer is empty"), ("'x' * 1_000_001", "1,000,001 characters")],
+)
+async def test_final_refuses_what_is_no_answer(stack: Stack, value: str, message: str) -> None:
+    events = await stack.complete(f"```repl\nFINAL({value})\n```", "FINAL(A)")
+    assert events.answer == "A"
+    assert events.outcomes == ["EXCEPTION"]
+    assert message in stack.shown_to_root(2)
+
+
+async def test_a_reply_without_code_or_answer_gets_a_nudge(stack: Stack) -> None:
+    events = await stack.complete("I will FINAL(plan) it.", "```repl\nFINAL('A')\n```")
+    assert events.answer == "A"
+    assert events.warnings == ["NO_CODE"]
+    assert "neither code nor an answer" in stack.shown_to_root(2)
+
+
+async def test_an_empty_reply_gets_a_nudge(stack: Stack) -> None:
+    events = await stack.complete("", "```repl\nFINAL('A')\n```")
+    assert events.warnings == ["EMPTY_REPLY"]
+    assert "Your reply was empty" in stack.shown_to_root(2)
+
+
+async def test_five_idle_replies_in_a_row_end_with_the_last_text(stack: Stack) -> None:
+    events = await stack.complete("a", "b", "c", "", "the last thought", "never asked")
+    assert events.reason == "NO_PROGRESS"
+    assert (events.finished.answer, events.finished.partial) == ("the last thought", True)
+    assert events.warnings == ["NO_CODE", "NO_CODE", "NO_CODE", "EMPTY_REPLY", "NO_CODE"]
+
+
+async def test_code_between_idle_replies_starts_the_count_again(stack: Stack) -> None:
+    events = await stack.complete("a", "b", "c", "d", "```repl\nx = 1\n```", "e", "f", "g", "h", "FINAL(A)")
+    assert events.answer == "A"

@@ -1,0 +1,167 @@
+"""What the sandbox executor does with a sandbox server that fails, splits messages, or is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
+
+from tests.support.fake_sandbox import FakeSandbox, serving
+from tests.support.rlm_stack import Stack, running_stack
+from tests.support.statuses import assert_status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.scripted_model import Messages, ScriptedModel
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[FakeSandbox]:
+    fake = FakeSandbox(part_chars=1000)
+    async with serving(fake) as address:
+        fake.address = address
+        yield fake
+
+
+@pytest.fixture
+async def stack(model: ScriptedModel, sandbox: FakeSandbox) -> AsyncIterator[Stack]:
+    async with running_stack(model, sandbox=sandbox.address) as running:
+        yield running
+
+
+async def test_without_a_sandbox_the_rpc_fails_before_anything_is_asked(
+    model: ScriptedModel, unused_tcp_port: int
+) -> None:
+    address = f"127.0.0.1:{unused_tcp_port}"
+    async with running_stack(model, sandbox=address) as stack:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stack.complete("FINAL(x)")
+    assert_status(failure.value, grpc.StatusCode.UNAVAILABLE, "SANDBOX_UNAVAILABLE", sandbox=address)
+    assert model.requests == []
+
+
+async def test_a_sandbox_that_refuses_more_sessions_is_unavailable(stack: Stack, sandbox: FakeSandbox) -> None:
+    sandbox.refuse_open = grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await stack.complete("FINAL(x)")
+    assert_status(failure.value, grpc.StatusCode.UNAVAILABLE, "SANDBOX_UNAVAILABLE")
+    assert "RESOURCE_EXHAUSTED: refused by the test" in str(failure.value.details())
+
+
+async def test_a_sandbox_that_dies_ends_the_completion_with_the_partial_answer(
+    stack: Stack, sandbox: FakeSandbox
+) -> None:
+    sandbox.break_on_code = "break here"
+    events = await stack.complete("```repl\nanswer['content'] = 'draft'\n```", "```repl\n# break here\n```")
+    assert (events.reason, events.finished.answer, events.finished.partial) == ("SANDBOX_ERROR", "draft", True)
+    assert "the worker died" in events.finished.error
+    assert sandbox.open_sessions == 0
+
+
+async def test_a_childs_sandbox_that_dies_is_an_error_for_the_parent(stack: Stack, sandbox: FakeSandbox) -> None:
+    sandbox.break_on_code = "break here"
+    code = "try:\n    rlm_query('x')\nexcept SubcallError as e:\n    FINAL(e.kind)"
+    events = await stack.complete(f"```repl\n{code}\n```", "```repl\n# break here\n```")
+    assert events.answer == "sandbox_error"
+    assert events.of("subcall_finished")[0].finish_reason == event_pb2.FINISH_REASON_SANDBOX_ERROR
+
+
+async def test_a_child_that_gets_no_sandbox_is_an_error_for_the_parent(stack: Stack, sandbox: FakeSandbox) -> None:
+    code = "try:\n    rlm_query('x')\nexcept SubcallError as e:\n    FINAL(e.kind)"
+
+    def reply(messages: Messages) -> str:
+        sandbox.refuse_open = grpc.StatusCode.RESOURCE_EXHAUSTED
+        return f"```repl\n{code}\n```"
+
+    events = await stack.play(reply)
+    assert events.answer == "sandbox_error"
+
+
+async def test_each_child_has_a_session_of_its_own_that_is_freed(stack: Stack, sandbox: FakeSandbox) -> None:
+    def reply(messages: Messages) -> str:
+        if "What is it?" in messages[1]["content"]:
+            return "```repl\nFINAL(rlm_query_batched(['a', 'b', 'c']))\n```"
+        return "```repl\nFINAL(context)\n```"
+
+    assert (await stack.play(reply)).answer == '["a", "b", "c"]'
+    assert len(sandbox.opened) == 4
+    assert sandbox.open_sessions == 0
+
+
+async def test_host_calls_that_come_in_parts_are_joined(stack: Stack) -> None:
+    def reply(messages: Messages) -> str:
+        if messages[0]["role"] == "user":
+            return str(len(messages[0]["content"]))
+        return "```repl\nFINAL(llm_query_batched(['a' * 5000, 'b' * 2500]))\n```"
+
+    assert (await stack.play(reply)).answer == '["5000", "2500"]'
+
+
+async def test_answers_that_are_large_go_in_parts(stack: Stack) -> None:
+    def reply(messages: Messages) -> str:
+        return "ä" * 700_000 if messages[0]["role"] == "user" else "```repl\nFINAL(len(llm_query('x')))\n```"
+
+    assert (await stack.play(reply)).answer == "700000"
+
+
+async def test_a_large_context_is_uploaded_once_however_many_sessions_use_it(
+    stack: Stack, sandbox: FakeSandbox
+) -> None:
+    part = pb.ContextPart(text="x" * (3 * MIB))
+    for _ in range(3):
+        events = await stack.complete("```repl\nFINAL(len(context))\n```", contexts=[part])
+        assert events.answer == str(3 * MIB)
+    assert len(sandbox.uploads) == 1
+
+
+async def test_a_small_context_goes_inline(stack: Stack, sandbox: FakeSandbox) -> None:
+    await stack.complete("FINAL(x)")
+    assert sandbox.uploads == []
+    assert sandbox.opened[0].inputs[0].text == "abc"
+
+
+@pytest.mark.parametrize(
+    ("size_mib", "asked", "expected"),
+    [(1, 0, 0), (32, 0, 256 * MIB + 4 * 32 * MIB), (32, 100 * MIB, 100 * MIB), (1, 100 * MIB, 100 * MIB)],
+)
+async def test_a_large_context_gets_more_memory_unless_the_request_says_how_much(
+    stack: Stack, sandbox: FakeSandbox, size_mib: int, asked: int, expected: int
+) -> None:
+    data = b"x" * MIB
+    requests: list[Any] = [pb.UploadContextRequest(metadata=pb.ContextMetadata())]
+    requests += [pb.UploadContextRequest(chunk=data)] * size_mib
+    uploaded = await stack.stub.UploadContext(iter(requests))
+    limits = limits_pb2.Limits(cell=limits_pb2.CellLimits(memory_bytes=asked))
+    await stack.complete("FINAL(x)", contexts=[pb.ContextPart(context_id=uploaded.context_id)], limits=limits)
+    assert sandbox.opened[-1].limits.memory_bytes == expected
+
+
+async def test_code_that_tampers_with_host_calls_gets_an_error_and_harms_nothing(stack: Stack) -> None:
+    calls = [
+        "h('llm_query', 1)",
+        "h('llm_query', prompts='x')",
+        "h('llm_query', prompts=[1])",
+        "h('llm_query', prompts=['x'], model=3)",
+        "h('llm_query', prompts=['x'], contexts=[])",
+        "h('llm_query', prompts=['x'], contexts=['c'])",
+        "h('llm_query', prompts=['x'], contexts=[{'format': 'pickle', 'text': 'x'}])",
+        "h('open_sesame', prompts=['x'])",
+    ]
+    code = "h = llm_query.__globals__['host_call']\nkinds = []\n" + "".join(
+        f"try:\n    {call}\nexcept Exception as e:\n    kinds.append(e.type)\n" for call in calls
+    )
+    events = await stack.complete(f"```repl\n{code}\nFINAL(kinds)\n```")
+    assert events.answer == str(["bad_call"] * len(calls)).replace("'", '"')
+    assert events.of("subcall_started") == []
+
+
+async def test_code_that_tampers_with_the_report_harms_nothing(stack: Stack) -> None:
+    tamper = "m = FINAL.__globals__\nm['after_cell'] = lambda: {'final': 7, 'draft': ['x']}"
+    events = await stack.complete(f"```repl\n{tamper}\n```", "```repl\nx = 1\n```", "FINAL(A)")
+    assert events.answer == "A"

@@ -1,0 +1,197 @@
+"""Small parts by themselves: truncation, events, budget, settings, prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rlm_api.rlm.v1 import event_pb2
+from rlm_common.errors import ServiceError
+from rlm_server.engine.budget import Budget, LimitReachedError, SubcallsExhaustedError
+from rlm_server.engine.clock import SystemClock
+from rlm_server.engine.events import EventStream
+from rlm_server.engine.limits import CompletionLimits
+from rlm_server.engine.ports import TokenCounts
+from rlm_server.engine.prompts import PromptSet
+from rlm_server.engine.truncation import HeadAndTail, cut_middle
+from rlm_server.models.sse import EventDecoder
+from rlm_server.service.running import RunningCompletions
+from rlm_server.settings import Settings, SettingsError
+
+
+class FixedClock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic_seconds(self) -> float:
+        return self.seconds
+
+    def time_nanoseconds(self) -> int:
+        return 1_000_000_000
+
+
+# --- truncation
+
+
+@given(st.lists(st.text(max_size=30)), st.integers(min_value=2, max_value=60))
+def test_truncation_is_exact_however_the_text_is_split(parts: list[str], limit: int) -> None:
+    kept = HeadAndTail(limit)
+    for part in parts:
+        kept.write(part)
+    text = "".join(parts)
+    assert kept.total_chars == len(text)
+    assert kept.hidden_chars == max(0, len(text) - limit)
+    if len(text) <= limit:
+        assert kept.render() == text
+    else:
+        head, tail = limit - limit // 2, limit // 2
+        cut = f"\n... [{len(text) - limit:,} characters cut] ...\n"
+        assert kept.render() == text[:head] + cut + text[len(text) - tail :]
+
+
+def test_text_within_the_limit_is_not_cut() -> None:
+    assert cut_middle("x" * 10, 10) == "x" * 10
+
+
+# --- events
+
+
+async def test_a_writer_waits_while_the_reader_is_behind_and_leaves_no_gap_when_it_is_cancelled() -> None:
+    stream = EventStream("c", SystemClock())
+    warning = event_pb2.Warning(message="m")
+
+    async def write() -> None:
+        while True:
+            await stream.emit("0", warning)
+
+    writers = [asyncio.create_task(write()) for _ in range(3)]
+    read = [await stream.next_event() for _ in range(300)]
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    stream.end()
+    while (event := await stream.next_event()) is not None:
+        read.append(event)
+    assert [event.sequence for event in read if event] == list(range(1, len(read) + 1))
+    assert len(read) <= 300 + 256
+
+
+async def test_an_error_that_ends_the_stream_reaches_the_reader_after_the_events() -> None:
+    stream = EventStream("c", SystemClock())
+    await stream.emit("0", event_pb2.Warning())
+    stream.end(ValueError("broken"))
+    assert await stream.next_event() is not None
+    with pytest.raises(ValueError, match="broken"):
+        await stream.next_event()
+
+
+# --- budget
+
+
+def test_a_batch_takes_all_its_subcalls_or_none() -> None:
+    budget = Budget(CompletionLimits(max_subcalls=10), FixedClock())
+    budget.reserve_subcalls(7)
+    with pytest.raises(SubcallsExhaustedError):
+        budget.reserve_subcalls(4)
+    assert budget.subcalls_left == 3
+    budget.reserve_subcalls(3)
+
+
+def test_tokens_run_out_at_the_limit_and_not_before() -> None:
+    budget = Budget(CompletionLimits(max_input_tokens=10), FixedClock())
+    budget.record_model_call("m", TokenCounts(9, 100))
+    budget.check_tokens()
+    budget.record_model_call("m", TokenCounts(1, 0))
+    with pytest.raises(LimitReachedError, match="max_input_tokens of 10"):
+        budget.check_tokens()
+
+
+def test_remaining_time_never_falls_below_zero() -> None:
+    clock = FixedClock()
+    budget = Budget(CompletionLimits(wall_time_seconds=5), clock)
+    clock.seconds = 3
+    assert budget.remaining_seconds() == 2
+    clock.seconds = 9
+    assert budget.remaining_seconds() == 0
+
+
+# --- server-sent events
+
+
+@given(st.lists(st.integers(min_value=1, max_value=9)))
+def test_events_are_decoded_however_the_bytes_are_split(sizes: list[int]) -> None:
+    data = b': hello\n\ndata: {"a": 1}\r\n\r\nevent: x\ndata:two\ndata: lines\n\ndata: [DONE]'
+    decoder = EventDecoder()
+    events, position = [], 0
+    for size in [*sizes, len(data)]:
+        events += decoder.feed(data[position : position + size])
+        position += size
+    events += decoder.finish()
+    assert events == [b'{"a": 1}', b"two\nlines", b"[DONE]"]
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"default_model": ""}, "default_model is empty"),
+        ({"listen": ()}, "listen is empty"),
+        ({"sandbox": ""}, "sandbox is empty"),
+        ({"sandbox": "local", "listen": ("0.0.0.0:1",)}, "sandbox=local .* 0.0.0.0:1"),
+        ({"sandbox": "local", "listen": ("127.0.0.1:1", "[::]:1")}, r"sandbox=local .* \[::\]:1"),
+        ({"allowed_models": ("other",)}, "'m' is a default but not in allowed_models"),
+        ({"allowed_models": ("m",), "default_sub_model": "s"}, "'s' is a default but not in allowed_models"),
+        ({"max_concurrent_completions": 0}, "max_concurrent_completions must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings(**{"default_model": "m", **fields})
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0", "unix:/tmp/x.sock"])
+def test_the_local_executor_is_allowed_on_loopback(listen: str) -> None:
+    assert Settings(default_model="m", sandbox="local", listen=(listen,)).sandbox == "local"
+
+
+def test_the_key_is_not_in_the_settings_text() -> None:
+    assert "secret" not in repr(Settings(default_model="m", api_key="secret"))
+
+
+# --- admission
+
+
+def test_a_server_that_drains_admits_no_more_and_says_why() -> None:
+    running = RunningCompletions(max_concurrent=5)
+    with running.admitted():
+        running.drain()
+        with pytest.raises(ServiceError) as failure, running.admitted():
+            pass
+    assert (failure.value.code, failure.value.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    assert failure.value.retry_delay_seconds
+
+
+# --- layers
+
+
+def test_the_engine_knows_neither_grpc_nor_openai_nor_the_sandbox() -> None:
+    source = "import sys, rlm_server.engine.completion; print([n for n in sys.modules if n in %r])"
+    forbidden = {"grpc", "openai", "wasmtime", "httpx2", "rlm_server.service", "rlm_server.executors"}
+    command = [sys.executable, "-c", source % forbidden]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- prompts
+
+
+def test_a_version_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        PromptSet.load("v999")

@@ -1,0 +1,216 @@
+"""An OpenAI-compatible endpoint over HTTP that says what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from starlette.requests import Request
+
+DEFAULT_USAGE = {
+    "prompt_tokens": 10,
+    "completion_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+
+
+@dataclass
+class ScriptedReply:
+    """A reply.
+
+    Args:
+        text: what is said.
+        reasoning: what is thought before.
+        stop_reason: the `finish_reason`.
+        usage: the tokens; None leaves them out.
+        status: an HTTP status other than 200 fails the call with `error`.
+        error: the error object of a failed call.
+        error_in_stream: an error object that is sent after the text.
+        raw: bytes that are sent in place of a stream of events, with `content_type`.
+        content_type: of `raw`.
+        break_off: ends the connection after the text.
+        release: the text is sent only once this is set.
+        headers: more headers.
+        chunk_chars: how much text is sent at once; 0 makes some 40 parts of a long text.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    stop_reason: str = "stop"
+    usage: dict[str, Any] | None = field(default_factory=lambda: dict(DEFAULT_USAGE))
+    status: int = 200
+    error: dict[str, Any] | None = None
+    error_in_stream: dict[str, Any] | None = None
+    raw: bytes | None = None
+    content_type: str = "text/html"
+    break_off: bool = False
+    release: asyncio.Event | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    chunk_chars: int = 0
+
+
+Messages: TypeAlias = "list[dict[str, str]]"
+Script: TypeAlias = "Sequence[str | ScriptedReply] | Callable[[Messages], str | ScriptedReply]"
+
+
+class ScriptedModel:
+    """Answers chat completions from a script: a list of replies, or a function of the messages.
+
+    Args:
+        base_url: where `ScriptedModels` serves it.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        self._script: Script = []
+        self.requests: list[dict[str, Any]] = []
+        """The bodies of the requests so far."""
+        self.request_headers: list[dict[str, str]] = []
+        self.waiting_count = 0
+        """How many calls wait for their `release`."""
+        self._waiting_changed = asyncio.Condition()
+        self.disconnected = asyncio.Event()
+        """Is set when a client has gone before its reply was complete."""
+        self.concurrent = 0
+        self.most_concurrent = 0
+        self._said = 0
+
+    def follow(self, script: Script) -> None:
+        """Begins to answer from a script."""
+        self._script = script
+        self._said = 0
+
+    @property
+    def conversations(self) -> list[Messages]:
+        """The messages of each request so far."""
+        return [request["messages"] for request in self.requests]
+
+    async def complete(self, request: Request) -> Response:
+        """Answers a request."""
+        body = json.loads(await request.body())
+        self.requests.append(body)
+        self.request_headers.append(dict(request.headers))
+        reply = self._next_reply(body["messages"])
+        if reply.status != 200:
+            error = reply.error or {"message": "scripted failure"}
+            return JSONResponse({"error": error}, reply.status, reply.headers)
+        if reply.raw is not None:
+            return Response(reply.raw, media_type=reply.content_type)
+        return StreamingResponse(self._stream(reply, body["model"]), media_type="text/event-stream")
+
+    def _next_reply(self, messages: Messages) -> ScriptedReply:
+        if callable(self._script):
+            reply = self._script(messages)
+        elif self._said < len(self._script):
+            reply = self._script[self._said]
+            self._said += 1
+        else:
+            reply = ScriptedReply(status=400, error={"message": "the test's script has come to its end"})
+        return ScriptedReply(reply) if isinstance(reply, str) else reply
+
+    async def until_waiting(self, count: int = 1) -> None:
+        """Returns when that many calls wait for their `release`."""
+        async with self._waiting_changed:
+            await self._waiting_changed.wait_for(lambda: self.waiting_count >= count)
+
+    async def _wait(self, release: asyncio.Event) -> None:
+        self.waiting_count += 1
+        try:
+            async with self._waiting_changed:
+                self._waiting_changed.notify_all()
+            await release.wait()
+        finally:
+            self.waiting_count -= 1
+
+    async def _stream(self, reply: ScriptedReply, model: str) -> AsyncIterator[bytes]:
+        self.concurrent += 1
+        self.most_concurrent = max(self.most_concurrent, self.concurrent)
+        try:
+            if reply.release is not None:
+                yield b": the reply will come\n\n"
+                await self._wait(reply.release)
+            if reply.reasoning:
+                yield _event(model, {"delta": {"reasoning_content": reply.reasoning}})
+            size = reply.chunk_chars or max(7, len(reply.text) // 40)
+            for start in range(0, len(reply.text), size):
+                yield _event(model, {"delta": {"content": reply.text[start : start + size]}})
+            if reply.break_off:
+                raise ConnectionResetError
+            if reply.error_in_stream is not None:
+                yield f"data: {json.dumps({'error': reply.error_in_stream})}\n\n".encode()
+                return
+            yield _event(model, {"delta": {}, "finish_reason": reply.stop_reason})
+            if reply.usage is not None:
+                yield f"data: {json.dumps({'model': model, 'choices': [], 'usage': reply.usage})}\n\n".encode()
+            yield b"data: [DONE]\n\n"
+        except asyncio.CancelledError:
+            self.disconnected.set()
+            raise
+        finally:
+            self.concurrent -= 1
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+class ScriptedModels:
+    """An HTTP server for any number of scripted models, each under a path of its own. Use it with `async with`."""
+
+    def __init__(self) -> None:
+        self._models: list[ScriptedModel] = []
+        app = Starlette(routes=[Route("/{index:int}/v1/chat/completions", self._complete, methods=["POST"])])
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, ws="none")
+        self._server = _Server(config)
+        self._url = ""
+
+    async def __aenter__(self) -> Self:
+        # With the protocol named, asyncio sets TCP_NODELAY; without it each reply would wait 40 ms for an ACK.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+        self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._task = asyncio.create_task(self._serve(listener))
+        await self._server.listening.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        await self._task
+
+    def new_model(self) -> ScriptedModel:
+        """Returns a model that has said nothing yet."""
+        model = ScriptedModel(f"{self._url}/{len(self._models)}/v1")
+        self._models.append(model)
+        return model
+
+    async def _serve(self, listener: socket.socket) -> None:
+        with contextlib.closing(listener):
+            await self._server._serve(sockets=[listener])  # `serve` would take over the process's signals
+
+    async def _complete(self, request: Request) -> Response:
+        model = self._models[int(request.path_params["index"])]
+        return await model.complete(request)
+
+
+def _event(model: str, choice: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps({'model': model, 'choices': [{'index': 0, **choice}]})}\n\n".encode()
