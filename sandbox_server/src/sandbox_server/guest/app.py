@@ -8,10 +8,12 @@ Requests are JSON objects. `do` is one of:
 """
 
 import json
+import linecache
 import sys
 import types
 
 import host_calls
+import image_settling
 import preimports
 import wit_world
 from cells import CellRunner, StopCell
@@ -153,3 +155,41 @@ class WitWorld(wit_world.WitWorld):
             return json.dumps(_HANDLERS[request["do"]](request))
         except BaseException as error:
             return json.dumps({"failed": f"{type(error).__name__}: {error}"})
+
+
+_WARM_UP_REQUEST = json.dumps(
+    {
+        "do": "run",
+        "output_bytes": 1 << 20,
+        "variables": {"include_all": True, "json_values": ["x"], "preview_chars": 100},
+    }
+)
+_WARM_UP_CELLS = (
+    "x = 1",
+    "x + 1",
+    "print('text', x)",
+    "def f(a, b=2):\n    return [i * a for i in range(b)]\nx = f(3)\nx",
+    "import json, re\nx = {'a': re.findall(r'\\w+', 'some words'), 'b': f'{len(str(x)):>10}'}\njson.dumps(x)",
+    "try:\n    x.missing\nexcept AttributeError as error:\n    x = str(error)\nfor i in range(3):\n    x += str(i)",
+    "1 / 0",
+)
+_WARM_UP_ROUNDS = 30
+
+
+def _warm_up():
+    """Runs cells, so that the interpreter has specialised this harness's code and filled its caches."""
+    clean = dict(_namespace)
+    world = WitWorld()
+    _meter.send = lambda *_: None  # nobody listens while the image is built
+    for code in _WARM_UP_CELLS * _WARM_UP_ROUNDS:
+        world.load(code)
+        world.handle(_WARM_UP_REQUEST)
+    del _meter.send
+    _session.__init__()
+    _namespace.clear()
+    _namespace.update(clean)
+    linecache.cache.clear()
+
+
+_warm_up()
+image_settling.settle()

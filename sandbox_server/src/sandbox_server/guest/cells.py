@@ -25,7 +25,7 @@ class CellRunner:
     def __init__(self, namespace):
         self._namespace = namespace
         self._count = 0
-        self._ballast = None
+        self._ballast = _make_ballast()
 
     def run(self, code):
         """Runs a cell; returns the members of the result that concern its end."""
@@ -33,7 +33,8 @@ class CellRunner:
         filename = f"<cell {self._count}>"
         # Where tracebacks look for source lines.
         linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-        self._ballast = bytearray(1 << 18)  # given back when memory is out, so that there is room to say so
+        if self._ballast is None:
+            self._ballast = _make_ballast()
         value_repr = None
         try:
             body, last = _parse(code, filename)
@@ -53,8 +54,6 @@ class CellRunner:
             return {"outcome": "OUT_OF_MEMORY", "error": _describe(error, filename)}
         except BaseException as error:
             return {"outcome": "EXCEPTION", "error": _describe(error, filename)}
-        finally:
-            self._ballast = None
 
     def _show(self, value):
         if value is None:
@@ -63,6 +62,11 @@ class CellRunner:
         self._namespace["_"] = value
         sys.stdout.write(text + "\n")
         return text if len(text) <= _MAX_MESSAGE_CHARS else _cut_middle(text, _MAX_MESSAGE_CHARS)
+
+
+def _make_ballast():
+    """Returns what is given back when memory is out, so that there is room to say so."""
+    return bytearray(1 << 18)
 
 
 def _parse(code, filename):
