@@ -53,6 +53,8 @@ class BlobCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-blobs-")
+        self.directory = Path(self._directory.name)
+        """Where the blobs are."""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._reserved_bytes = 0
 
@@ -72,7 +74,7 @@ class BlobCache:
         """
         self._make_room(size_bytes)
         self._reserved_bytes += size_bytes
-        upload = BlobUpload(Path(self._directory.name), sha256, size_bytes)
+        upload = BlobUpload(self.directory, sha256, size_bytes)
         try:
             yield upload
             if upload.is_complete and sha256 not in self._blobs:

@@ -19,6 +19,7 @@ from sandbox_server.image.cache import ImageBuildError, default_cache_directory,
 from sandbox_server.model import MIB, Limits, Outcome
 from sandbox_server.server import create_server
 from sandbox_server.settings import DEFAULT_LISTEN, Settings
+from sandbox_server.worker.process import WorkerStartError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs Python code in WebAssembly sandboxes.")
 image_app = typer.Typer(no_args_is_help=True, help="The guest image.")
@@ -39,6 +40,14 @@ def serve(
         list[str] | None,
         typer.Option(help="HOST:PORT or unix:PATH; may be repeated.", envvar="RLM_SANDBOX_LISTEN"),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that sandboxes run in; 0 means one for each processor core.",
+            envvar="RLM_SANDBOX_WORKERS",
+        ),
+    ] = 0,
     max_sessions: Annotated[
         int, typer.Option(min=1, help="Sandboxes that may live at once.", envvar="RLM_SANDBOX_MAX_SESSIONS")
     ] = 256,
@@ -54,13 +63,14 @@ def serve(
     configure_logging(log_level)
     settings = Settings(
         listen=listen or [DEFAULT_LISTEN],
+        workers=workers,
         max_sessions=max_sessions,
         max_blob_cache_bytes=blob_cache_mib * MIB,
         grace_seconds=grace,
     )
     try:
         asyncio.run(_serve(settings))
-    except (ImageBuildError, OSError) as error:
+    except (ImageBuildError, WorkerStartError, OSError) as error:
         _fail(str(error))
 
 

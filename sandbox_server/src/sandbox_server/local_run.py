@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_server.image.cache import default_cache_directory, load_or_build_image
-from sandbox_server.model import CellResult, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat
-from sandbox_server.sandbox import Sandbox, SandboxOpenError
+from sandbox_server.model import (
+    CellResult,
+    FileSource,
+    Input,
+    Limits,
+    Outcome,
+    SandboxSpec,
+    Stream,
+    ValueFormat,
+    VariableQuery,
+)
+from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 
@@ -37,7 +48,7 @@ def read_inputs(arguments: Sequence[str]) -> list[Input]:
             raise BadInputError(f"--input {argument}: give NAME=PATH, where NAME is a Python identifier")
         if not Path(path).is_file():
             raise BadInputError(f"--input {argument}: there is no file {path}")
-        inputs.append(Input(name, ValueFormat.TEXT, Path(path)))
+        inputs.append(Input(name, ValueFormat.TEXT, FileSource(path)))
     return inputs
 
 
@@ -61,15 +72,15 @@ def run_cell(
     watchdog = Watchdog()
 
     def work() -> CellResult:
+        factory = SandboxFactory(GuestEngine(image.path), watchdog)
+        session = Session(factory, SandboxSpec(limits=limits, inputs=inputs), _Echo() if echo else None)
         try:
-            spec = SandboxSpec(limits=limits, inputs=inputs)
-            sandbox = Sandbox(GuestEngine(image.path), watchdog, spec, _Echo() if echo else None)
+            session.open()
+            return session.run_once(code, limits, VariableQuery())
         except SandboxOpenError as error:
             raise BadInputError(f"{error.field}: {error.message}") from None
-        try:
-            return sandbox.run_cell(code)
         finally:
-            sandbox.close()
+            session.close()
 
     previous = threading.stack_size(THREAD_STACK_BYTES)
     try:

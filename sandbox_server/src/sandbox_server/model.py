@@ -6,12 +6,8 @@ Sizes are in bytes, times in seconds.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence  # noqa: TC003 - msgspec reads the annotations when it decodes
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 MIB = 1024 * 1024
 
@@ -34,6 +30,7 @@ class SessionState(enum.Enum):
     """What became of a session's variables when a cell ended."""
 
     KEPT = enum.auto()
+    RESTORED = enum.auto()
     RESET = enum.auto()
 
 
@@ -72,12 +69,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class FileSource:
+    """Bytes in a file."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Input:
     """A variable to be set. The value is bytes, or a file with the bytes; text and JSON are UTF-8."""
 
     name: str
     format: ValueFormat
-    source: bytes | Path
+    source: bytes | FileSource
 
 
 @dataclass(frozen=True)
@@ -155,13 +159,37 @@ class Usage:
 
 @dataclass(frozen=True)
 class CellResult:
-    """How a cell went."""
+    """How a cell went.
+
+    Attributes:
+        completed: whether it came to its end, be it an exception; what a killed cell did is undone.
+    """
 
     outcome: Outcome
     usage: Usage
+    completed: bool = True
     error: ExecutionError | None = None
     exit_code: int | None = None
     value_repr: str | None = None
     variables: Sequence[Variable] = ()
     after_cell_json: str = ""
     after_cell_error: str = ""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """How a session was brought back after its cell was killed.
+
+    Attributes:
+        state: what became of the variables.
+        replayed_cell_count: cells that were run again.
+        wall_time_seconds: what it took.
+        fuel: what it used.
+        not_restored_reason: why earlier variables are lost, if they are.
+    """
+
+    state: SessionState = SessionState.KEPT
+    replayed_cell_count: int = 0
+    wall_time_seconds: float = 0.0
+    fuel: int = 0
+    not_restored_reason: str = ""

@@ -7,12 +7,12 @@ thread meanwhile.
 from __future__ import annotations
 
 import codecs
-import itertools
 import json
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from sandbox_server.events import CellEvents, SandboxListener
 from sandbox_server.model import (
     MIB,
     CellResult,
@@ -26,12 +26,12 @@ from sandbox_server.model import (
     Variable,
     VariableQuery,
 )
-from sandbox_server.wasm.clock import Clock, Entropy, FixedClock, RealClock
 from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sandbox_server.tape import Tape
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.watchdog import Watchdog
 
@@ -64,16 +64,6 @@ class SandboxOpenError(Exception):
         self.message = message
 
 
-class SandboxListener(Protocol):
-    """Hears what a running cell does. Called on the thread that runs it; must be quick and must not raise."""
-
-    def on_output(self, output: int, text: str) -> None:
-        """Text was written, within the limit."""
-
-    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
-        """A host function was called; `Sandbox.answer` answers it."""
-
-
 class Sandbox:
     """A sandbox, from its making to `close`.
 
@@ -82,44 +72,33 @@ class Sandbox:
         watchdog: ends what takes too long.
         spec: what it begins with.
         listener: hears what cells do.
+        tape: tells the guest what it may learn from outside.
 
     Raises:
-        SandboxOpenError: an input is not what it says, the prelude fails, or limits do not suffice.
+        SandboxOpenError: the limit of memory does not suffice.
     """
 
     def __init__(
-        self, engine: GuestEngine, watchdog: Watchdog, spec: SandboxSpec, listener: SandboxListener | None
+        self, engine: GuestEngine, watchdog: Watchdog, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape
     ) -> None:
         self._watchdog = watchdog
         self._limits = spec.limits
-        self._events = _Events(listener)
-        clock: Clock = RealClock() if spec.clock_start_ns is None else FixedClock(spec.clock_start_ns)
-        meter = _Meter()
+        self._events = CellEvents(listener, tape)
         try:
-            self._guest = Guest(
-                engine,
-                memory_bytes=spec.limits.memory_bytes,
-                clock=clock,
-                entropy=Entropy(spec.seed),
-                events=self._events,
-            )
+            self._guest = Guest(engine, memory_bytes=spec.limits.memory_bytes, surroundings=tape, events=self._events)
         except GuestEndedError as error:
             raise SandboxOpenError(
                 "limits.memory_bytes", f"the interpreter does not come up: {error.message}"
             ) from None
         self._events.wake = self._guest.wake
-        alarm = self._watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
-        try:
-            self._set_up(spec)
-        except GuestEndedError as error:
-            self._guest.close()
-            raise SandboxOpenError("limits", f"opening the sandbox failed: {error.message}") from None
-        except SandboxOpenError:
-            self._guest.close()
-            raise
-        finally:
-            alarm.cancel()
-        self.open_usage = meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
+
+    def open(self, spec: SandboxSpec) -> Usage:
+        """Sets the inputs and runs the prelude.
+
+        Raises:
+            SandboxOpenError: an input is not what it says, the prelude fails, or limits do not suffice.
+        """
+        return self._within_limits("opening the sandbox failed", "limits", lambda: self._set_up(spec))
 
     def _set_up(self, spec: SandboxSpec) -> None:
         self._load_inputs(spec.inputs)
@@ -138,13 +117,16 @@ class Sandbox:
         Raises:
             SandboxOpenError: an input is not what it says, as JSON that is none, or there is no room for it.
         """
+        return self._within_limits("setting them failed", "inputs", lambda: self._load_inputs(inputs))
+
+    def _within_limits(self, failure: str, field: str, work: Callable[[], None]) -> Usage:
         meter = _Meter()
         self._guest.set_fuel(UNLIMITED_FUEL)
         alarm = self._watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
         try:
-            self._load_inputs(inputs)
+            work()
         except GuestEndedError as error:
-            raise SandboxOpenError("inputs", f"setting them failed: {error.message}") from None
+            raise SandboxOpenError(field, f"{failure}: {error.message}") from None
         finally:
             alarm.cancel()
         return meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
@@ -194,7 +176,8 @@ class Sandbox:
             # The guest's own harness failed, as when memory ran out where nothing catches that.
             outcome = Outcome.OUT_OF_MEMORY if "MemoryError" in str(error) else Outcome.TRAP
             self._guest.end(End.TRAP, str(error))
-            return self._result(outcome, limits, meter, error=ExecutionError(outcome.name, str(error)))
+            described = ExecutionError(outcome.name, str(error))
+            return self._result(outcome, limits, meter, completed=False, error=described)
         finally:
             alarm.cancel()
             self._events.end_cell()
@@ -212,6 +195,15 @@ class Sandbox:
     def cancel(self) -> None:
         """Kills the running cell, or the next one."""
         self._guest.end(End.CANCELLED, "the client cancelled the cell")
+
+    @property
+    def next_call_id(self) -> int:
+        """What the next host call is numbered."""
+        return self._events.next_call_id
+
+    @next_call_id.setter
+    def next_call_id(self, call_id: int) -> None:
+        self._events.next_call_id = call_id
 
     @property
     def is_alive(self) -> bool:
@@ -244,7 +236,8 @@ class Sandbox:
             message = f"it used all of its fuel, {limits.fuel} units"
         elif outcome is Outcome.EXITED:
             exit_code = self._guest.exit_code
-        return self._result(outcome, limits, meter, error=ExecutionError(outcome.name, message), exit_code=exit_code)
+        described = ExecutionError(outcome.name, message)
+        return self._result(outcome, limits, meter, completed=False, error=described, exit_code=exit_code)
 
     def _finished(self, answer: dict[str, Any], limits: Limits, meter: _Meter) -> CellResult:
         error = answer.get("error")
@@ -298,68 +291,6 @@ class _Meter:
         )
 
 
-class _Events:
-    """Takes what the guest says while a cell runs, and keeps to the limit of output whatever the guest believes."""
-
-    def __init__(self, listener: SandboxListener | None) -> None:
-        self._listener = listener
-        self._call_ids = itertools.count(1)
-        self._answers: dict[int, str] = {}
-        self._lock = threading.Lock()
-        self._running = False
-        self.wake: Callable[[], None] | None = None
-        self.start_cell(0)
-        self._running = False
-
-    def start_cell(self, output_limit_bytes: int) -> None:
-        self._room = output_limit_bytes
-        self.output_bytes = 0
-        self.dropped_bytes = 0
-        self.call_count = 0
-        self._running = True
-
-    def end_cell(self) -> None:
-        self._running = False
-        with self._lock:
-            self._answers.clear()
-
-    def on_output(self, output: int, text: str) -> int:
-        size = len(text.encode())
-        if size > self._room:
-            kept = text.encode()[: self._room].decode("utf-8", "ignore")
-            self.dropped_bytes += size - len(kept.encode())
-            text, size = kept, len(kept.encode())
-            self._room = size  # nothing more, though a few bytes of a cut character were left
-        self._room -= size
-        self.output_bytes += size
-        if text and self._listener is not None:
-            self._listener.on_output(output, text)
-        return self._room
-
-    def on_call_start(self, function: str, arguments: str) -> int:
-        call_id = next(self._call_ids)
-        self.call_count += 1
-        if self._listener is None or not self._running:
-            error = {"type": "no_cell", "message": "host functions can be called from cells only"}
-            self.answer(call_id, json.dumps({"id": call_id, "error": error}))
-        else:
-            self._listener.on_host_call(call_id, function, arguments)
-        return call_id
-
-    def answer(self, call_id: int, answer: str) -> None:
-        with self._lock:
-            self._answers[call_id] = answer
-        if self.wake is not None:
-            self.wake()
-
-    def poll_answer(self, call_ids: list[int]) -> str | None:
-        with self._lock:
-            for call_id in call_ids:
-                if call_id in self._answers:
-                    return self._answers.pop(call_id)
-        return None
-
-
 def _text_parts(one: Input) -> Iterator[str]:
     """Yields an input as the text that the guest is loaded with; bytes travel as the characters of Latin-1."""
     decoder = codecs.getincrementaldecoder("latin-1" if one.format is ValueFormat.BYTES else "utf-8")()
@@ -381,6 +312,6 @@ def _byte_parts(one: Input) -> Iterator[bytes]:
         for start in range(0, len(one.source), _PART_BYTES):
             yield one.source[start : start + _PART_BYTES]
         return
-    with one.source.open("rb") as file:
+    with Path(one.source.path).open("rb") as file:
         while part := file.read(_PART_BYTES):
             yield part

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import os
 from typing import TYPE_CHECKING
 
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
@@ -13,9 +12,8 @@ from rlm_common.server import GrpcServer, ServiceBinding
 from sandbox_server.blobs import BlobCache
 from sandbox_server.image.cache import load_or_build_image
 from sandbox_server.service.execute_service import ExecuteService
-from sandbox_server.session import SandboxFactory
-from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
-from sandbox_server.wasm.watchdog import Watchdog
+from sandbox_server.worker.pool import WorkerPool
+from sandbox_server.worker.process import WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +25,7 @@ SERVICE_NAME = "sandbox.v1.ExecuteService"
 
 
 async def create_server(settings: Settings, progress: Callable[[str], None]) -> GrpcServer:
-    """Returns a server that is ready to start.
+    """Returns a server that is ready to start; its worker processes are up.
 
     Args:
         settings: what it is started with.
@@ -35,16 +33,19 @@ async def create_server(settings: Settings, progress: Callable[[str], None]) -> 
 
     Raises:
         ImageBuildError: the image could not be built.
+        WorkerStartError: a worker process did not come up.
         OSError: the image cache cannot be written.
     """
     image = await asyncio.to_thread(load_or_build_image, settings.cache_directory, progress)
-    engine = await asyncio.to_thread(GuestEngine, image.path)
-    # Guests run on the stacks of the threads that enter them. The size holds for threads that are started from now on,
-    # and is address space, not memory.
-    threading.stack_size(THREAD_STACK_BYTES)
-    threads = ThreadPoolExecutor(max_workers=settings.max_sessions, thread_name_prefix="sandbox")
-    factory = SandboxFactory(engine, Watchdog(), threads)
-    service = ExecuteService(settings, factory, BlobCache(settings.max_blob_cache_bytes), image)
+    blobs = BlobCache(settings.max_blob_cache_bytes)
+    options = WorkerOptions(image.path, blobs.directory, settings.max_sessions)
+    pool = WorkerPool(settings.workers or os.cpu_count() or 1, options)
+    try:
+        await pool.start()
+    except BaseException:
+        blobs.close()
+        raise
+    service = ExecuteService(settings, pool, blobs, image)
     binding = ServiceBinding(
         SERVICE_NAME,
         lambda server: pb_grpc.add_ExecuteServiceServicer_to_server(service, server),

@@ -1,173 +1,216 @@
-"""A sandbox's life as the event loop sees it: made, used and freed on threads, killable at any moment."""
+"""A session: a sandbox whose cells are on record, so that it can be rebuilt when one of them had to be killed.
+
+Everything here blocks, and runs on a thread that the caller provides, one call at a time; the answers, `cancel` and
+`kill` may come from any thread meanwhile.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sandbox_server.model import CellResult, Input, Limits, SandboxSpec, SessionState, Usage, VariableQuery
-from sandbox_server.sandbox import Sandbox, SandboxListener, SandboxOpenError
+from sandbox_server.model import CellResult, Restoration, SandboxSpec, SessionState, Usage, VariableQuery
+from sandbox_server.record import CellStep, InputsStep, NotRestorableError, Record
+from sandbox_server.sandbox import Sandbox, SandboxOpenError
+from sandbox_server.tape import Tape
+from sandbox_server.wasm.clock import Entropy, FixedClock, RealClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Sequence
 
+    from sandbox_server.events import SandboxListener
+    from sandbox_server.model import Input, Limits
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.watchdog import Watchdog
 
-_Result = TypeVar("_Result")
 
-
-@dataclasses.dataclass(frozen=True)
-class Restoration:
-    """How a session was brought back after its cell was killed."""
-
-    state: SessionState = SessionState.KEPT
-    wall_time_seconds: float = 0.0
-    fuel: int = 0
-    not_restored_reason: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SandboxFactory:
     """Makes sandboxes.
 
     Attributes:
         engine: has the image.
         watchdog: ends what takes too long.
-        threads: where sandboxes run; one thread each while they do.
+        max_record_bytes: most that the record of a session may take; one that grows over it cannot be restored.
+        max_replay_seconds: most processor time that cells to be run again may have taken.
     """
 
     engine: GuestEngine
     watchdog: Watchdog
-    threads: Executor
+    max_record_bytes: int = 64 * 1024 * 1024
+    max_replay_seconds: float = 60.0
 
-    def make(self, spec: SandboxSpec, listener: SandboxListener | None) -> Sandbox:
-        """Makes a sandbox, on the calling thread."""
-        return Sandbox(self.engine, self.watchdog, spec, listener)
+    def make(self, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> Sandbox:
+        """Makes a sandbox."""
+        return Sandbox(self.engine, self.watchdog, spec, listener, tape)
 
 
-class SandboxSession:
-    """One session. Its coroutines are called one at a time; `kill`, `cancel` and the answers at any time.
+class Session:
+    """One session.
 
     Args:
-        factory: makes the sandbox.
-        spec: what the session begins with, and begins anew with after a kill.
-        listener: hears what cells do, on their thread.
+        factory: makes its sandboxes.
+        spec: what it begins with.
+        listener: hears what cells do.
     """
 
     def __init__(self, factory: SandboxFactory, spec: SandboxSpec, listener: SandboxListener | None) -> None:
         self._factory = factory
         self._spec = spec
         self._listener = listener
+        clock = RealClock() if spec.clock_start_ns is None else FixedClock(spec.clock_start_ns)
+        self._tape = Tape(clock, Entropy(spec.seed), factory.max_record_bytes)
+        self._lock = threading.Lock()
         self._sandbox: Sandbox | None = None
+        self._is_running = False
         self._killed = False
-        self._busy: asyncio.Future[Any] | None = None
+        self._inputs = {one.name: one for one in spec.inputs}
+        self._record = self._new_record(next_call_id=1)
 
-    async def open(self) -> Usage:
+    def open(self) -> Usage:
         """Makes the sandbox.
 
         Raises:
             SandboxOpenError: it cannot be made as asked for.
         """
-        sandbox = await self._on_thread(self._make)
-        return sandbox.open_usage
+        return self._make()
 
-    async def set_inputs(self, inputs: Sequence[Input]) -> Usage:
-        """Sets variables; they are set again should the session be reset.
+    def set_inputs(self, inputs: Sequence[Input]) -> Usage:
+        """Sets variables.
 
         Raises:
             SandboxOpenError: an input is not what it says, or there is no room for it.
         """
         sandbox = self._live()
-        usage = await self._on_thread(lambda: sandbox.set_inputs(inputs))
-        kept = {one.name: one for one in (*self._spec.inputs, *inputs)}
-        self._spec = dataclasses.replace(self._spec, inputs=tuple(kept.values()))
+        recording = self._tape.record(sandbox.next_call_id)
+        try:
+            usage = sandbox.set_inputs(inputs)
+        except SandboxOpenError:
+            # Some of them may be set, which no record tells.
+            self._record.give_up("inputs that could not be set left it in a state that is not on record")
+            raise
+        self._record.add(InputsStep(recording, usage, inputs))
+        self._inputs |= {one.name: one for one in inputs}
         return usage
 
-    async def run_cell(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
-        """Runs a cell; if it had to be killed, the session is reset."""
+    def run_cell(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
+        """Runs a cell; if it had to be killed, the session is brought back to where it was before."""
         sandbox = self._live()
-        result = await self._on_thread(lambda: sandbox.run_cell(code, limits, variables))
+        recording = self._tape.record(sandbox.next_call_id)
+        self._is_running = True
+        try:
+            result = sandbox.run_cell(code, limits, variables)
+        finally:
+            with self._lock:
+                self._is_running = False
+        if result.completed:
+            self._record.add(CellStep(recording, result.usage, code, limits, variables))
         if sandbox.is_alive or self._killed:
             return result, Restoration()
-        return result, await self._reset(sandbox)
+        return result, self._restore(sandbox)
 
-    async def run_once(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
-        """Runs the only cell of a session: one that is killed is not reset."""
-        sandbox = self._live()
-        result = await self._on_thread(lambda: sandbox.run_cell(code, limits, variables))
-        return result, Restoration()
+    def run_once(self, code: str, limits: Limits, variables: VariableQuery) -> CellResult:
+        """Runs the only cell of a session: one that is killed is not restored."""
+        return self._live().run_cell(code, limits, variables)
 
     def answer(self, call_id: int, value_json: str) -> None:
-        """Answers a host call with a value."""
-        self._live().answer(call_id, value_json)
+        """Answers a host call with a value. One that comes too late is ignored."""
+        sandbox = self._sandbox
+        if sandbox is not None:
+            sandbox.answer(call_id, value_json)
 
     def answer_error(self, call_id: int, error_type: str, message: str) -> None:
-        """Answers a host call with an exception."""
-        self._live().answer_error(call_id, error_type, message)
+        """Answers a host call with an exception. One that comes too late is ignored."""
+        sandbox = self._sandbox
+        if sandbox is not None:
+            sandbox.answer_error(call_id, error_type, message)
 
     def cancel(self) -> None:
-        """Kills the running cell."""
-        self._live().cancel()
+        """Kills the running cell, if one runs."""
+        with self._lock:
+            if self._is_running and self._sandbox is not None:
+                self._sandbox.cancel()
 
     def kill(self) -> None:
         """Ends the session: what runs is killed now, and nothing runs any more. `close` must follow."""
-        self._killed = True
-        if self._sandbox is not None:
-            self._sandbox.cancel()
+        with self._lock:
+            self._killed = True
+            if self._sandbox is not None:
+                self._sandbox.cancel()
 
-    async def close(self) -> None:
-        """Frees the sandbox once its thread has left it, even if the caller is cancelled meanwhile."""
-        self.kill()
-        await asyncio.shield(asyncio.ensure_future(self._close()))
-
-    async def _close(self) -> None:
-        if self._busy is not None:
-            await asyncio.wait([self._busy])
+    def close(self) -> None:
+        """Frees everything. Nothing may be running."""
         if self._sandbox is not None:
-            # Unmapping memory can take milliseconds.
-            await asyncio.get_running_loop().run_in_executor(self._factory.threads, self._sandbox.close)
+            self._sandbox.close()
             self._sandbox = None
-
-    async def _reset(self, dead: Sandbox) -> Restoration:
-        start = time.monotonic()
-        try:
-            fresh = await self._on_thread(lambda: self._replace(dead))
-        except SandboxOpenError as error:
-            # It could be made once, so the machine is in trouble, not the request.
-            raise RuntimeError(f"the session could not be made again: {error}") from error
-        return Restoration(
-            state=SessionState.RESET,
-            wall_time_seconds=time.monotonic() - start,
-            fuel=fresh.open_usage.fuel,
-            not_restored_reason="this server does not replay cells yet, so variables that cells assigned are lost",
-        )
-
-    def _replace(self, dead: Sandbox) -> Sandbox:
-        dead.close()
-        return self._make()
-
-    def _make(self) -> Sandbox:
-        sandbox = self._factory.make(self._spec, self._listener)
-        self._sandbox = sandbox
-        if self._killed:
-            sandbox.cancel()
-        return sandbox
 
     def _live(self) -> Sandbox:
         if self._sandbox is None:
             raise RuntimeError("the session is not open")
         return self._sandbox
 
-    async def _on_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Runs blocking work on a thread. If the caller is cancelled, the work is killed, and `close` waits for it."""
-        future = asyncio.get_running_loop().run_in_executor(self._factory.threads, work)
-        self._busy = future
+    def _new_record(self, next_call_id: int) -> Record:
+        opening = self._tape.record(next_call_id)
+        return Record(self._factory.max_record_bytes, self._factory.max_replay_seconds, opening)
+
+    def _make(self) -> Usage:
+        sandbox = self._factory.make(self._spec, self._listener, self._tape)
+        with self._lock:
+            self._sandbox = sandbox
+            if self._killed:
+                sandbox.cancel()
+        return sandbox.open(self._spec)
+
+    def _restore(self, dead: Sandbox) -> Restoration:
+        start = time.monotonic()
+        next_call_id = dead.next_call_id
+        self.close()
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self.kill()
-            raise
+            fuel = self._replay()
+        except NotRestorableError as error:
+            if self._killed:
+                return Restoration()
+            return self._reset(str(error), next_call_id, start)
+        self._live().next_call_id = next_call_id
+        return Restoration(SessionState.RESTORED, self._record.cell_count, time.monotonic() - start, fuel)
+
+    def _replay(self) -> int:
+        """Does again all that is on record; returns the fuel that it used."""
+        self._record.check()
+        self._tape.replay(self._record.opening)
+        try:
+            fuel = self._make().fuel
+        except SandboxOpenError as error:
+            raise NotRestorableError(f"opening the sandbox again failed: {error.message}") from None
+        sandbox = self._live()
+        for step in self._record.steps:
+            self._tape.replay(step.recording)
+            sandbox.next_call_id = step.recording.first_call_id
+            used = step.do(sandbox)
+            if used != step.usage.fuel:
+                raise NotRestorableError(
+                    f"running its cells again went another way: {used} units of fuel where there had been "
+                    f"{step.usage.fuel}"
+                )
+            fuel += used
+        return fuel
+
+    def _reset(self, reason: str, next_call_id: int, start: float) -> Restoration:
+        self.close()
+        self._spec = dataclasses.replace(self._spec, inputs=tuple(self._inputs.values()))
+        self._record = self._new_record(next_call_id)
+        try:
+            fuel = self._make().fuel
+        except SandboxOpenError as error:
+            # It could be made once, so the machine is in trouble, not the request.
+            raise RuntimeError(f"the session could not be made again: {error}") from error
+        self._live().next_call_id = next_call_id
+        return Restoration(
+            state=SessionState.RESET,
+            wall_time_seconds=time.monotonic() - start,
+            fuel=fuel,
+            not_restored_reason=reason,
+        )

@@ -23,6 +23,7 @@ class Settings:
         listen: addresses, each `HOST:PORT` or `unix:PATH`.
         default_limits: for requests that give none.
         max_limits: the greatest that a request can have.
+        workers: processes that sandboxes run in; 0 means one for each processor core.
         max_sessions: sandboxes that may live at once.
         max_blob_cache_bytes: size of the cache of uploads.
         cache_directory: where images are kept.
@@ -36,6 +37,7 @@ class Settings:
             fuel=100_000_000_000_000, memory_bytes=4096 * MIB, wall_time_seconds=3600.0, output_bytes=64 * MIB
         )
     )
+    workers: int = 0
     max_sessions: int = 256
     max_blob_cache_bytes: int = 2048 * MIB
     cache_directory: Path = field(default_factory=default_cache_directory)

@@ -14,12 +14,12 @@ from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
-from sandbox_server.model import Stream
+from sandbox_server.model import Restoration
 from sandbox_server.sandbox import SandboxOpenError
 from sandbox_server.service.live_session import LiveSession, open_error
 from sandbox_server.service.messages import to_duration, to_limits, to_result
 from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader, check_sha256
-from sandbox_server.session import SandboxFactory, SandboxSession
+from sandbox_server.worker.connection import WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandbox_server.blobs import Blob, BlobCache
     from sandbox_server.image.cache import CompiledImage
     from sandbox_server.settings import Settings
+    from sandbox_server.worker.pool import WorkerPool
 
 _RETRY_DELAY_SECONDS = 1.0
 
@@ -38,14 +39,14 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
 
     Args:
         settings: limits.
-        factory: makes sandboxes.
+        pool: has the sandboxes; the service ends it.
         blobs: uploaded inputs.
-        image: the image that the factory uses.
+        image: the image of the pool.
     """
 
-    def __init__(self, settings: Settings, factory: SandboxFactory, blobs: BlobCache, image: CompiledImage) -> None:
+    def __init__(self, settings: Settings, pool: WorkerPool, blobs: BlobCache, image: CompiledImage) -> None:
         self._settings = settings
-        self._factory = factory
+        self._pool = pool
         self._blobs = blobs
         self._image = image
         self._reader = RequestReader(blobs, settings.default_limits, settings.max_limits)
@@ -55,31 +56,25 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
 
     async def Run(self, request: pb.RunRequest, context: _Context) -> pb.RunResponse:
         """Executes one piece of code in a fresh sandbox."""
-        with self._admitted(), contextlib.ExitStack() as held:
+        with self._admitted(), _worker_losses(), contextlib.ExitStack() as held:
             spec, query, blobs = self._reader.read_run(request)
             _hold(blobs, held)
-            output = _CollectedOutput()
-            session = SandboxSession(self._factory, spec, output)
+            session = await self._pool.session(spec, None)
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
             try:
-                await session.open()
-                result, restoration = await session.run_once(request.code, spec.limits, query)
+                result, stdout, stderr = await session.run_once(request.code, query)
             except SandboxOpenError as error:
                 raise open_error(error) from None
             finally:
                 await session.close()
-        return pb.RunResponse(
-            stdout=output.text(Stream.STDOUT),
-            stderr=output.text(Stream.STDERR),
-            result=to_result(result, restoration),
-        )
+        return pb.RunResponse(stdout=stdout, stderr=stderr, result=to_result(result, Restoration()))
 
     async def Session(
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: _Context
     ) -> AsyncIterator[pb.SessionResponse]:
         """Holds a sandbox for as long as the stream is open."""
-        with self._admitted(), contextlib.ExitStack() as held:
-            session = LiveSession(uuid.uuid4().hex, self._factory, self._reader, lambda blobs: _hold(blobs, held))
+        with self._admitted(), _worker_losses(), contextlib.ExitStack() as held:
+            session = LiveSession(uuid.uuid4().hex, self._pool, self._reader, lambda blobs: _hold(blobs, held))
             self._sessions.add(session)
             # A stream that is blocked in writing does not see its cancellation; the sandbox must.
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
@@ -157,7 +152,8 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
             session.outbox.put(pb.SessionResponse(draining=pb.Draining(grace=to_duration(grace_seconds))))
 
     async def close(self) -> None:
-        """Frees the cache; sessions are gone by now."""
+        """Ends the workers and frees the cache; sessions are gone by now."""
+        await self._pool.close()
         self._blobs.close()
 
     @contextlib.contextmanager
@@ -198,21 +194,18 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         return first.metadata
 
 
-class _CollectedOutput:
-    """Gathers the output of a `Run`."""
-
-    def __init__(self) -> None:
-        self._parts: dict[int, list[str]] = {Stream.STDOUT: [], Stream.STDERR: []}
-
-    def on_output(self, output: int, text: str) -> None:
-        self._parts[Stream.STDERR if output == Stream.STDERR else Stream.STDOUT].append(text)
-
-    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
-        # `Run` declares none, and a guest that makes one up waits until its time is over.
-        pass
-
-    def text(self, stream: Stream) -> str:
-        return "".join(self._parts[stream])
+@contextlib.contextmanager
+def _worker_losses() -> Iterator[None]:
+    """Gives the death of a worker its status."""
+    try:
+        yield
+    except WorkerLostError as error:
+        raise ServiceError(
+            grpc.StatusCode.UNAVAILABLE,
+            "WORKER_LOST",
+            f"the sandbox process is gone, and the session with it: {error}; try again",
+            retry_delay_seconds=_RETRY_DELAY_SECONDS,
+        ) from None
 
 
 def _hold(blobs: list[Blob], held: contextlib.ExitStack) -> None:

@@ -14,7 +14,6 @@ from sandbox_server.sandbox import SandboxOpenError
 from sandbox_server.service.messages import to_limits, to_result, to_usage
 from sandbox_server.service.outbox import Outbox
 from sandbox_server.service.validation import MAX_CELL_ID_CHARS, check_code, not_implemented, read_query
-from sandbox_server.session import SandboxFactory, SandboxSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from sandbox_server.blobs import Blob
     from sandbox_server.model import Limits
     from sandbox_server.service.validation import RequestReader
+    from sandbox_server.worker.pool import WorkerPool
+    from sandbox_server.worker.session import WorkerSession
 
 _MAX_ANSWER_CHARS = 256 * 1024 * 1024
 
@@ -33,20 +34,20 @@ class LiveSession:
 
     Args:
         session_id: its name in logs.
-        factory: makes the sandbox.
+        pool: has the sandbox.
         reader: reads requests.
         hold: keeps blobs in the cache while the session may need them.
     """
 
     def __init__(
-        self, session_id: str, factory: SandboxFactory, reader: RequestReader, hold: Callable[[list[Blob]], None]
+        self, session_id: str, pool: WorkerPool, reader: RequestReader, hold: Callable[[list[Blob]], None]
     ) -> None:
         self.outbox = Outbox()
         self._session_id = session_id
-        self._factory = factory
+        self._pool = pool
         self._reader = reader
         self._hold = hold
-        self._session: SandboxSession | None = None
+        self._session: WorkerSession | None = None
         self._limits: Limits | None = None
         self._cell: asyncio.Task[None] | None = None
         self._cell_id = ""
@@ -81,12 +82,11 @@ class LiveSession:
             await self._session.close()
 
     def on_output(self, output: int, text: str) -> None:
-        """Hears output; on the cell's thread."""
+        """Hears output."""
         self.outbox.on_output(output, text)
 
     def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
-        """Hears a host call; on the cell's thread."""
-        # Before the client can know of it, so that its answer finds the call.
+        """Hears a host call."""
         self._open_calls[call_id] = []
         self._seen_call_id = call_id
         self.outbox.on_host_call(call_id, function, arguments_json)
@@ -114,7 +114,7 @@ class LiveSession:
             raise not_implemented(kind)
 
     @property
-    def _opened(self) -> SandboxSession:
+    def _opened(self) -> WorkerSession:
         if self._session is None:
             raise RuntimeError("the session is not open")
         return self._session
@@ -127,7 +127,7 @@ class LiveSession:
         spec, blobs = self._reader.read_open(request)
         self._hold(blobs)
         self._limits = spec.limits
-        self._session = SandboxSession(self._factory, spec, self)
+        self._session = await self._pool.session(spec, self)
         try:
             usage = await self._session.open()
         except SandboxOpenError as error:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from google.protobuf import duration_pb2
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from sandbox_server.model import CellResult, Limits, SessionState, Usage, Variable
+from sandbox_server.model import CellResult, Limits, Restoration, SessionState, Usage, Variable
 
 if TYPE_CHECKING:
     from sandbox_server.model import ExecutionError
-    from sandbox_server.session import Restoration
 
 
 def to_duration(seconds: float) -> duration_pb2.Duration:
@@ -60,6 +59,7 @@ def to_result(result: CellResult, restoration: Restoration) -> pb.CellResult:
     if restoration.state is not SessionState.KEPT:
         message.restoration.CopyFrom(
             pb.Restoration(
+                replayed_cell_count=restoration.replayed_cell_count,
                 wall_time=to_duration(restoration.wall_time_seconds),
                 fuel=restoration.fuel,
                 not_restored_reason=restoration.not_restored_reason,

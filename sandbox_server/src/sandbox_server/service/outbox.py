@@ -1,9 +1,8 @@
-"""Messages on their way to the client of a session, from the thread that runs the cell to the stream."""
+"""Messages on their way to the client of a session. Used on the event loop only."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -23,45 +22,40 @@ _DRAINED_BELOW = 64
 
 
 class Outbox:
-    """A queue that threads fill and the stream empties. Output that piles up is joined.
+    """A queue that the stream empties. Output that piles up is joined.
 
     What it holds is bounded by the output limit of one cell, plus the arguments of its host calls.
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
         self._messages: deque[pb.SessionResponse] = deque()
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
         self._closed = False
         self._error: Exception | None = None
-        self._wake_scheduled = False
         self.cell_id = ""
 
     def put(self, message: pb.SessionResponse) -> None:
-        """Adds a message; from any thread."""
-        with self._lock:
-            self._messages.append(message)
-            self._schedule_wake()
+        """Adds a message."""
+        self._messages.append(message)
+        if len(self._messages) >= _DRAINED_BELOW:
+            self._drained.clear()
+        self._changed.set()
 
     def on_output(self, output: int, text: str) -> None:
-        """Adds output of the running cell; from its thread."""
+        """Adds output of the running cell."""
         stream = pb.OUTPUT_STREAM_STDERR if output == pb.OUTPUT_STREAM_STDERR else pb.OUTPUT_STREAM_STDOUT
-        with self._lock:
-            last = self._messages[-1].output if self._messages and self._messages[-1].HasField("output") else None
-            if last is not None and last.stream == stream and len(last.text) + len(text) <= _MAX_OUTPUT_CHARS:
-                last.text += text
-            else:
-                for start in range(0, len(text), _MAX_OUTPUT_CHARS):
-                    part = text[start : start + _MAX_OUTPUT_CHARS]
-                    output_message = pb.Output(cell_id=self.cell_id, stream=stream, text=part)
-                    self._messages.append(pb.SessionResponse(output=output_message))
-            self._schedule_wake()
+        last = self._messages[-1].output if self._messages and self._messages[-1].HasField("output") else None
+        if last is not None and last.stream == stream and len(last.text) + len(text) <= _MAX_OUTPUT_CHARS:
+            last.text += text
+            return
+        for start in range(0, len(text), _MAX_OUTPUT_CHARS):
+            part = text[start : start + _MAX_OUTPUT_CHARS]
+            self.put(pb.SessionResponse(output=pb.Output(cell_id=self.cell_id, stream=stream, text=part)))
 
     def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
-        """Adds a host call of the running cell; from its thread."""
+        """Adds a host call of the running cell."""
         starts = range(0, max(1, len(arguments_json)), _MAX_ARGUMENT_CHARS)
         for start in starts:
             part = arguments_json[start : start + _MAX_ARGUMENT_CHARS]
@@ -75,7 +69,7 @@ class Outbox:
             self.put(pb.SessionResponse(host_call=call))
 
     def close(self, error: Exception | None = None) -> None:
-        """Ends the stream after what is in the queue, with an error if one is given; from the event loop."""
+        """Ends the stream after what is in the queue, with an error if one is given."""
         self._closed = True
         self._error = self._error or error
         self._changed.set()
@@ -91,28 +85,15 @@ class Outbox:
             Exception: the error that `close` was given.
         """
         while True:
-            with self._lock:
-                message = self._messages.popleft() if self._messages else None
+            if self._messages:
+                message = self._messages.popleft()
                 if len(self._messages) < _DRAINED_BELOW:
                     self._drained.set()
-            if message is not None:
                 yield message
             elif self._closed:
                 if self._error is not None:
                     raise self._error
                 return
             else:
-                await self._changed.wait()
                 self._changed.clear()
-
-    def _schedule_wake(self) -> None:
-        if not self._wake_scheduled:
-            self._wake_scheduled = True
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._wake_scheduled = False
-            if len(self._messages) >= _DRAINED_BELOW:
-                self._drained.clear()
-        self._changed.set()
+                await self._changed.wait()

@@ -14,6 +14,7 @@ from rlm_common.errors import ServiceError, Violations
 from sandbox_server.image.cache import STANDARD_IMAGE
 from sandbox_server.model import (
     MIB,
+    FileSource,
     HostFunction,
     Input,
     Limits,
@@ -146,7 +147,7 @@ class RequestReader:
                 blob = self._read_blob(one.blob, here, violations)
                 if blob is not None:
                     blobs.append(blob)
-                    read.append(Input(one.name, _FORMATS[one.blob.format], blob.path))
+                    read.append(Input(one.name, _FORMATS[one.blob.format], FileSource(str(blob.path))))
             elif kind == "data":
                 read.append(Input(one.name, ValueFormat.BYTES, one.data))
             else:

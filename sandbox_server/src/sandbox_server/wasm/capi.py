@@ -56,6 +56,10 @@ _EPOCH_CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
+class TrapError(Exception):
+    """A host function raises this to end its guest with a trap; the message is the trap's."""
+
+
 def call_string_to_string(store: Store, function: Func, argument: str) -> str:
     """Calls an export of type `func(string) -> string`.
 
@@ -273,7 +277,7 @@ def add_function(instance: LinkerInstance, name: str, function: HostFunction) ->
     Args:
         instance: where it is defined.
         name: its name in WIT.
-        function: serves the calls. If it raises, that is logged, and the guest ends with a trap.
+        function: serves the calls. If it raises, the guest ends with a trap; all but `TrapError` is logged.
 
     Returns:
         An object that must be kept alive as long as the linker.
@@ -282,6 +286,8 @@ def add_function(instance: LinkerInstance, name: str, function: HostFunction) ->
     def call(_data: Any, context: Any, _type: Any, arguments: Any, _count: Any, result: Any, _results: Any) -> int:
         try:
             message = function(HostCall(context, arguments, result))
+        except TrapError as error:
+            message = str(error)
         except Exception:  # noqa: BLE001 - an exception must not unwind into C
             _log.exception("host function %s failed", name)
             message = f"host function {name} failed"

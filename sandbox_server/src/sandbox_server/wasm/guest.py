@@ -14,8 +14,8 @@ from sandbox_server.wasm import capi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox_server.wasm.clock import Clock, Entropy
     from sandbox_server.wasm.engine import GuestEngine
+    from sandbox_server.wasm.surroundings import Surroundings
 
 _Result = TypeVar("_Result")
 
@@ -76,8 +76,7 @@ class Guest:
     Args:
         engine: the engine with the image.
         memory_bytes: limit of the linear memory.
-        clock: the clocks that the guest sees.
-        entropy: the random bytes that the guest sees.
+        surroundings: the clocks and the random bytes that the guest sees.
         events: the owner.
 
     Raises:
@@ -85,10 +84,9 @@ class Guest:
     """
 
     def __init__(
-        self, engine: GuestEngine, *, memory_bytes: int, clock: Clock, entropy: Entropy, events: GuestEvents
+        self, engine: GuestEngine, *, memory_bytes: int, surroundings: Surroundings, events: GuestEvents
     ) -> None:
-        self.clock = clock
-        self.entropy = entropy
+        self.surroundings = surroundings
         self.events = events
         self.exit_code: int | None = None
         self.pollables: dict[int, int] = {}
@@ -166,7 +164,7 @@ class Guest:
 
     def sleep_until(self, monotonic_ns: int) -> None:
         """Waits, on the guest's behalf, until its monotonic clock shows the time, or the guest is ended."""
-        seconds = self.clock.real_wait_ns(monotonic_ns) / 1e9
+        seconds = self.surroundings.real_wait_ns(monotonic_ns) / 1e9
         if seconds > 0:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended is not None, timeout=seconds)

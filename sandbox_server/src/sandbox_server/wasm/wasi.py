@@ -110,7 +110,7 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
         return lambda call: call.return_resource(number, resource_types[kind])
 
     def subscribe_duration(call: HostCall) -> None:
-        pollable(call, running_guest().clock.monotonic_ns() + call.integer(0))
+        pollable(call, running_guest().surroundings.monotonic_ns() + call.integer(0))
 
     def subscribe_now(call: HostCall) -> None:
         call.resource(0)
@@ -126,11 +126,11 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
         "cli/terminal-stderr#get-terminal-stderr": lambda call: call.return_none(),
         "cli/terminal-stdin#get-terminal-stdin": lambda call: call.return_none(),
         "cli/terminal-stdout#get-terminal-stdout": lambda call: call.return_none(),
-        "clocks/monotonic-clock#now": lambda call: call.return_u64(running_guest().clock.monotonic_ns()),
+        "clocks/monotonic-clock#now": lambda call: call.return_u64(running_guest().surroundings.monotonic_ns()),
         "clocks/monotonic-clock#resolution": lambda call: call.return_u64(1000),
         "clocks/monotonic-clock#subscribe-duration": subscribe_duration,
         "clocks/monotonic-clock#subscribe-instant": lambda call: pollable(call, call.integer(0)),
-        "clocks/wall-clock#now": lambda call: _return_datetime(call, running_guest().clock.wall_ns()),
+        "clocks/wall-clock#now": lambda call: _return_datetime(call, running_guest().surroundings.wall_ns()),
         "clocks/wall-clock#resolution": lambda call: _return_datetime(call, 1000),
         "filesystem/preopens#get-directories": lambda call: call.return_empty_list(),
         "io/poll#[method]pollable.block": lambda call: _wait([call.resource(0)]),
@@ -155,7 +155,7 @@ def _random_bytes(call: HostCall) -> str | None:
     count = call.integer(0)
     if count > _CHUNK_BYTES:
         return f"get-random-bytes: {count} bytes at once are too many"
-    call.return_byte_list(running_guest().entropy.random_bytes(count))
+    call.return_byte_list(running_guest().surroundings.random_bytes(count))
     return None
 
 
@@ -195,7 +195,7 @@ def _poll(call: HostCall) -> str | None:
     if not pollables:
         return "poll: the list is empty"
     message = _wait(pollables)
-    now = guest.clock.monotonic_ns()
+    now = guest.surroundings.monotonic_ns()
     ready = [index for index, pollable in enumerate(pollables) if guest.pollables.get(pollable, 0) <= now]
     call.return_u32_list(ready)
     return message

@@ -1,0 +1,109 @@
+"""What a running guest says: output, within its limit, and calls of host functions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_server.tape import Tape
+
+
+class SandboxListener(Protocol):
+    """Hears what a running cell does. Called on the thread that runs it; must be quick and must not raise."""
+
+    def on_output(self, output: int, text: str) -> None:
+        """Text was written, within the limit."""
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
+        """A host function was called; `Sandbox.answer` answers it."""
+
+
+class CellEvents:
+    """Takes what a guest says and keeps to the limit of output, whatever the guest believes.
+
+    Nobody hears of it while the tape is played: it was heard the first time.
+
+    Args:
+        listener: hears it.
+        tape: records the answers to host calls, and gives them when it is played.
+    """
+
+    def __init__(self, listener: SandboxListener | None, tape: Tape) -> None:
+        self._listener = listener
+        self._tape = tape
+        self._answers: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._running = False
+        self._room = 0
+        self.next_call_id = 1
+        self.output_bytes = 0
+        self.dropped_bytes = 0
+        self.call_count = 0
+        self.wake: Callable[[], None] | None = None
+
+    def start_cell(self, output_limit_bytes: int) -> None:
+        """Begins to count."""
+        self._room = output_limit_bytes
+        self.output_bytes = 0
+        self.dropped_bytes = 0
+        self.call_count = 0
+        self._running = True
+
+    def end_cell(self) -> None:
+        """Forgets the answers that the cell did not wait for."""
+        self._running = False
+        with self._lock:
+            self._answers.clear()
+
+    def on_output(self, output: int, text: str) -> int:
+        """Takes output; returns how many more bytes are wanted."""
+        size = len(text.encode())
+        if size > self._room:
+            kept = text.encode()[: self._room].decode("utf-8", "ignore")
+            self.dropped_bytes += size - len(kept.encode())
+            text, size = kept, len(kept.encode())
+            self._room = size  # nothing more, though a few bytes of a cut character were left
+        self._room -= size
+        self.output_bytes += size
+        if text and self._listener is not None and not self._tape.is_replaying:
+            self._listener.on_output(output, text)
+        return self._room
+
+    def on_call_start(self, function: str, arguments: str) -> int:
+        """Begins a host call; returns its id."""
+        call_id = self.next_call_id
+        self.next_call_id += 1
+        self.call_count += 1
+        if self._tape.is_replaying:
+            return call_id
+        if self._listener is None or not self._running:
+            error = {"type": "no_cell", "message": "host functions can be called from cells only"}
+            self.answer(call_id, json.dumps({"id": call_id, "error": error}))
+        else:
+            self._listener.on_host_call(call_id, function, arguments)
+        return call_id
+
+    def answer(self, call_id: int, answer: str) -> None:
+        """Takes the answer to a host call; on any thread."""
+        with self._lock:
+            self._answers[call_id] = answer
+        if self.wake is not None:
+            self.wake()
+
+    def poll_answer(self, call_ids: list[int]) -> str | None:
+        """Returns an answer to one of the calls, or None if there is none yet.
+
+        Raises:
+            ReplayDivergedError: the tape is played, and the guest did not wait here before.
+        """
+        if self._tape.is_replaying:
+            return self._tape.next_answer()
+        with self._lock:
+            for call_id in call_ids:
+                if call_id in self._answers:
+                    return self._tape.note_answer(self._answers.pop(call_id))
+        return None

@@ -1,0 +1,1 @@
+"""Worker processes: all WebAssembly runs in them, behind walls of the operating system."""

@@ -1,0 +1,197 @@
+"""A worker process: runs sessions on threads until the server closes the socket that they share.
+
+Started by `pool.WorkerPool` only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_server.model import Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
+from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.session import SandboxFactory, Session
+from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
+from sandbox_server.wasm.watchdog import Watchdog
+from sandbox_server.worker import jail
+from sandbox_server.worker import protocol as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def main(image: str, readable_directory: str, max_sessions: int, socket_number: int) -> None:
+    """Works until the socket is closed, and then ends the process.
+
+    Args:
+        image: path of the compiled image.
+        readable_directory: the only place from which files can be read once the walls are up.
+        max_sessions: how many threads may be needed.
+        socket_number: descriptor of the worker's end of the socket pair.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    channel = _Channel(socket.socket(fileno=socket_number))
+    engine = GuestEngine(Path(image))
+    threading.stack_size(THREAD_STACK_BYTES)
+    _warm_up(engine)
+    # Before there are threads, as the walls are around the thread that calls, and those that it starts.
+    walls = jail.enter(readable_directory)
+    factory = SandboxFactory(engine, Watchdog())
+    threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
+    worker = _Worker(factory, channel, threads)
+    channel.send(wire.Ready(0, walls))
+    for message in channel.messages():
+        worker.take(message)
+    # Nobody is there to hear of anything: what still runs must not keep the process.
+    os._exit(0)
+
+
+def _warm_up(engine: GuestEngine) -> None:
+    """Runs a cell, so that all modules are loaded while files can still be read."""
+    watchdog = Watchdog()
+    inputs = [Input("x", value_format, b"1") for value_format in ValueFormat]
+
+    def work() -> None:
+        session = Session(SandboxFactory(engine, watchdog), SandboxSpec(inputs=inputs), None)
+        session.open()
+        result = session.run_once("import time; time.sleep(0.0001)", Limits(), VariableQuery())
+        session.close()
+        if result.outcome is not Outcome.OK:
+            raise RuntimeError(f"a trial cell ended with {result}")
+
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        threads.submit(work).result()
+    watchdog.close()
+
+
+class _Channel:
+    """The worker's end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def send(self, message: wire.FromWorker) -> None:
+        """Sends a message; from any thread. Waits while the server does not read."""
+        data = wire.encode(message)
+        with self._sending:
+            self._connection.sendall(data)
+
+    def messages(self) -> Iterator[wire.ToWorker]:
+        """Yields the server's messages until it closes the socket."""
+        with self._connection.makefile("rb", buffering=1 << 16) as file:
+            while header := file.read(wire.HEADER.size):
+                (size,) = wire.HEADER.unpack(header)
+                yield wire.to_worker_decoder.decode(file.read(size))
+
+
+class _Worker:
+    """Gives each message to the session that it is for."""
+
+    def __init__(self, factory: SandboxFactory, channel: _Channel, threads: ThreadPoolExecutor) -> None:
+        self._factory = factory
+        self._channel = channel
+        self._threads = threads
+        self._sessions: dict[int, Session] = {}
+
+    def take(self, message: wire.ToWorker) -> None:
+        """Does what is quick at once, and the rest on a thread."""
+        number = message.session
+        if isinstance(message, wire.Run):
+            collected = _CollectedOutput()
+            session = self._sessions[number] = Session(self._factory, message.spec, collected)
+            collected.session = session
+            self._work(number, lambda: self._run(message, session, collected), is_last=True)
+            return
+        if isinstance(message, wire.Open):
+            listener = _Reporter(number, self._channel)
+            session = self._sessions[number] = Session(self._factory, message.spec, listener)
+            self._work(number, lambda: wire.Opened(number, session.open()))
+            return
+        known = self._sessions.get(number)
+        if known is None:
+            return  # the message crossed with the end of a `Run`
+        if isinstance(message, wire.Answer):
+            known.answer(message.call_id, message.value_json)
+        elif isinstance(message, wire.AnswerError):
+            known.answer_error(message.call_id, message.error_type, message.message)
+        elif isinstance(message, wire.Cancel):
+            known.cancel()
+        elif isinstance(message, wire.Kill):
+            known.kill()
+        elif isinstance(message, wire.RunCell):
+            cell = message
+            self._work(number, lambda: self._run_cell(cell, known))
+        elif isinstance(message, wire.SetInputs):
+            inputs = message.inputs
+            self._work(number, lambda: wire.InputsSet(number, known.set_inputs(inputs)))
+        else:
+            self._work(number, lambda: self._close(number))
+
+    def _run_cell(self, message: wire.RunCell, session: Session) -> wire.FromWorker:
+        result, restoration = session.run_cell(message.code, message.limits, message.variables)
+        return wire.CellFinished(message.session, result, restoration)
+
+    def _run(self, message: wire.Run, session: Session, collected: _CollectedOutput) -> wire.FromWorker:
+        session.open()
+        result = session.run_once(message.code, message.spec.limits, message.variables)
+        return wire.RunFinished(message.session, result, collected.text(Stream.STDOUT), collected.text(Stream.STDERR))
+
+    def _close(self, number: int) -> wire.FromWorker:
+        self._sessions.pop(number).close()
+        return wire.Closed(number)
+
+    def _work(self, number: int, work: Callable[[], wire.FromWorker], *, is_last: bool = False) -> None:
+        """Has a thread do it and send what comes of it; then closes the session if it was the last."""
+
+        def on_thread() -> None:
+            try:
+                answer = work()
+            except SandboxOpenError as error:
+                answer = wire.Refused(number, error.field, error.message)
+            except Exception:  # noqa: BLE001 - the server logs it and fails the call
+                answer = wire.Failed(number, traceback.format_exc())
+            self._channel.send(answer)
+            if is_last:  # after the answer, as unmapping memory takes a while
+                self._sessions.pop(number).close()
+
+        self._threads.submit(on_thread)
+
+
+class _Reporter:
+    """Tells the server what a session's cells do."""
+
+    def __init__(self, number: int, channel: _Channel) -> None:
+        self._number = number
+        self._channel = channel
+
+    def on_output(self, output: int, text: str) -> None:
+        self._channel.send(wire.Output(self._number, output, text))
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
+        self._channel.send(wire.HostCall(self._number, call_id, function, arguments_json))
+
+
+class _CollectedOutput:
+    """Gathers the output of a `Run`."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[str]] = {Stream.STDOUT: [], Stream.STDERR: []}
+        self.session: Session | None = None
+
+    def on_output(self, output: int, text: str) -> None:
+        self._parts[Stream.STDERR if output == Stream.STDERR else Stream.STDOUT].append(text)
+
+    def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:  # noqa: ARG002
+        # `Run` declares no host functions, but code can find the import that they go through.
+        if self.session is not None:
+            self.session.answer_error(call_id, "no_host_functions", f"there is no host function {function}")
+
+    def text(self, stream: Stream) -> str:
+        return "".join(self._parts[stream])

@@ -1,0 +1,112 @@
+"""The worker processes of a server: spreads sessions over them, and replaces one that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
+from sandbox_server.worker.process import WorkerOptions, WorkerProcess, WorkerStartError
+from sandbox_server.worker.session import WorkerSession
+
+if TYPE_CHECKING:
+    from sandbox_server.events import SandboxListener
+    from sandbox_server.model import SandboxSpec
+
+_log = logging.getLogger(__name__)
+
+_STEADY_SECONDS = 10.0
+"""A worker that lived this long is replaced at once; one that did not, after a delay that doubles each time."""
+
+_FIRST_DELAY_SECONDS = 0.1
+_GREATEST_DELAY_SECONDS = 10.0
+_PATIENCE_SECONDS = 5.0
+"""How long a session waits for a worker if none is up."""
+
+
+class WorkerPool:
+    """Worker processes.
+
+    Args:
+        size: how many.
+        options: what each is started with.
+    """
+
+    def __init__(self, size: int, options: WorkerOptions) -> None:
+        self._options = options
+        self._size = size
+        self._workers: list[WorkerProcess] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self._turn = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are up."""
+        return [worker.pid for worker in self._workers]
+
+    async def start(self) -> None:
+        """Starts the processes.
+
+        Raises:
+            WorkerStartError: one did not come up.
+        """
+        self._workers = await asyncio.gather(*(WorkerProcess.start(self._options) for _ in range(self._size)))
+        self._keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+
+    async def close(self) -> None:
+        """Ends the processes and what runs in them."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(worker.kill() for worker in self._workers))
+        self._workers = []
+
+    async def session(self, spec: SandboxSpec, listener: SandboxListener | None) -> WorkerSession:
+        """Returns a session, not open yet, in the process that has the fewest.
+
+        Raises:
+            WorkerLostError: no process is up, nor comes up in time.
+        """
+        return WorkerSession(await self._connection(), spec, listener)
+
+    async def _connection(self) -> WorkerConnection:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._workers:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                raise WorkerLostError("no sandbox worker is up") from None
+        self._turn += 1
+        turn = self._turn
+        workers = self._workers
+        return min(
+            (workers[(turn + index) % len(workers)].connection for index in range(len(workers))),
+            key=lambda connection: len(connection.sessions),
+        )
+
+    async def _keep(self, worker: WorkerProcess) -> None:
+        """Replaces a worker whenever it ends."""
+        delay_seconds = _FIRST_DELAY_SECONDS
+        while True:
+            started = time.monotonic()
+            how = await asyncio.shield(worker.ended)
+            self._workers.remove(worker)
+            _log.error("worker %d is lost with its sessions: %s; it is replaced", worker.pid, how)
+            steady = time.monotonic() - started >= _STEADY_SECONDS
+            delay_seconds = _FIRST_DELAY_SECONDS if steady else min(delay_seconds * 2, _GREATEST_DELAY_SECONDS)
+            worker = await self._replace(0.0 if steady else delay_seconds)
+            self._workers.append(worker)
+            self._changed.set()
+
+    async def _replace(self, delay_seconds: float) -> WorkerProcess:
+        while True:
+            await asyncio.sleep(delay_seconds)
+            try:
+                return await WorkerProcess.start(self._options)
+            except (WorkerStartError, OSError):
+                delay_seconds = min(max(delay_seconds, _FIRST_DELAY_SECONDS) * 2, _GREATEST_DELAY_SECONDS)
+                _log.exception("a worker does not come up; the next try is in %g s", delay_seconds)

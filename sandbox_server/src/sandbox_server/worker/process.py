@@ -1,0 +1,143 @@
+"""Starts a worker process and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_START_TIMEOUT_SECONDS = 60.0
+_LAST_LINES = 20
+
+_PASSED_ENVIRONMENT = ("LANG", "LC_ALL", "PYTHONPATH")
+"""All that a worker is given of the environment: what it takes to find the modules."""
+
+# A worker must not outlive the server, not even one that is killed. Its socket tells it, if it reads; this does anyway.
+_LAUNCHER = """
+import os, sys
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() != {parent}:
+    sys.exit("the server has gone")
+from sandbox_server.worker.main import main
+main({image!r}, {directory!r}, {max_sessions}, {socket})
+"""
+
+
+class WorkerStartError(Exception):
+    """A worker process did not come up; the message has the last lines that it wrote."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker is started with.
+
+    Attributes:
+        image: the compiled image.
+        readable_directory: the only place from which it may read files.
+        max_sessions: how many sessions it may have to hold.
+    """
+
+    image: Path
+    readable_directory: Path
+    max_sessions: int
+
+
+class WorkerProcess:
+    """A process that runs, or did.
+
+    Args:
+        process: the process.
+        connection: leads to it.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, connection: WorkerConnection) -> None:
+        self._process = process
+        self.connection = connection
+        self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
+        self._reader = asyncio.create_task(self._read_stderr())
+        self.ended = asyncio.create_task(self._wait())
+        """Done when the process has ended; its result says how."""
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, options: WorkerOptions) -> WorkerProcess:
+        """Starts a process and waits until it takes work.
+
+        Raises:
+            WorkerStartError: it did not come up.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                _LAUNCHER.format(
+                    parent=os.getpid(),
+                    image=str(options.image),
+                    directory=str(options.readable_directory),
+                    max_sessions=options.max_sessions,
+                    socket=theirs.fileno(),
+                ),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env={name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ},
+                start_new_session=True,  # Ctrl-C at a terminal is for the server, which ends its workers in order
+            )
+        finally:
+            theirs.close()
+        connection = WorkerConnection()
+        await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
+        worker = cls(process, connection)
+        try:
+            walls = await asyncio.wait_for(connection.ready, _START_TIMEOUT_SECONDS)
+        except (TimeoutError, WorkerLostError) as error:
+            how = await worker.kill()
+            lines = "\n".join(worker._last_lines)
+            raise WorkerStartError(f"a sandbox worker did not come up: {how or error}\n{lines}".rstrip()) from None
+        except BaseException:
+            await worker.kill()
+            raise
+        _log.info("worker %d is up; walls: %s", worker.pid, ", ".join(walls))
+        return worker
+
+    async def kill(self) -> str:
+        """Ends the process at once; returns how it ended."""
+        if self._process.returncode is None:
+            self._process.kill()
+        return await asyncio.shield(self.ended)
+
+    async def _wait(self) -> str:
+        code = await self._process.wait()
+        how = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
+        self.connection.lose(how)
+        await self._reader
+        return how
+
+    async def _read_stderr(self) -> None:
+        if self._process.stderr is None:
+            raise RuntimeError("the worker was started without a pipe")
+        while line := await self._process.stderr.readline():
+            text = line.decode(errors="replace").rstrip()
+            self._last_lines.append(text)
+            _log.warning("worker %d: %s", self.pid, text)
