@@ -8,9 +8,6 @@ import signal
 
 import pytest
 
-# The executor of these tests. It is the one place to change: [] is the real sandbox, the default.
-SANDBOX = ["--sandbox", "local"]
-
 
 @pytest.fixture
 def documents(tmp_path):
@@ -29,7 +26,7 @@ QUERY = "On how many lines is `lru_cache` used as a decorator, and in which file
 
 
 def test_it_answers_with_the_demo_model_and_says_that_this_is_a_stand_in(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--context", str(documents), QUERY)
     assert done.returncode == 0, done.stderr
     assert "0 answer | Lines that count: 13, in 13 files or texts:" in done.stdout
     assert "0 answer | package/07.py: 3" in done.stdout
@@ -37,7 +34,7 @@ def test_it_answers_with_the_demo_model_and_says_that_this_is_a_stand_in(run_rlm
 
 
 def test_the_events_as_json_have_no_gaps_and_a_child_with_sub_calls_of_its_own(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--json", "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--json", "--context", str(documents), QUERY)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
     assert "started" in events[0]
@@ -49,26 +46,26 @@ def test_the_events_as_json_have_no_gaps_and_a_child_with_sub_calls_of_its_own(r
 
 
 def test_without_recursion_the_answer_is_the_same(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--max-depth", "0", "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--max-depth", "0", "--context", str(documents), QUERY)
     assert "0 answer | Lines that count: 13, in 13 files or texts:" in done.stdout
     assert "MAX_DEPTH" in done.stdout
 
 
 def test_a_limit_ends_with_exit_code_1(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--max-iterations", "1", "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--max-iterations", "1", "--context", str(documents), QUERY)
     assert done.returncode == 1
     assert "0 finished | MAX_ITERATIONS" in done.stdout
 
 
 def test_a_model_that_fails_ends_with_exit_code_3(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--model", "demo-model?fault=500", "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--model", "demo-model?fault=500", "--context", str(documents), QUERY)
     assert done.returncode == 3
     assert "MODEL_ERROR" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_ends_servers_and_completion_without_a_traceback(start_rlm, documents):
-    process = start_rlm("complete", *SANDBOX, "--model", "demo-model?fault=hang", "--context", str(documents), QUERY)
+    process = start_rlm("complete", "--model", "demo-model?fault=hang", "--context", str(documents), QUERY)
     while not process.stdout.readline().startswith("0 turn 1"):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -81,13 +78,13 @@ def test_ctrl_c_ends_servers_and_completion_without_a_traceback(start_rlm, docum
 def test_a_context_that_cannot_be_read_is_told_before_anything_starts(run_rlm, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")
-    done = run_rlm("complete", *SANDBOX, "--context", str(path), QUERY)
+    done = run_rlm("complete", "--context", str(path), QUERY)
     assert done.returncode == 2
     assert done.stderr.startswith(f"rlm: {path}: not UTF-8 at byte 3.")
 
 
 def test_a_model_without_an_endpoint_is_refused_before_anything_starts(run_rlm, documents):
-    done = run_rlm("complete", *SANDBOX, "--model", "gpt-9", "--context", str(documents), QUERY)
+    done = run_rlm("complete", "--model", "gpt-9", "--context", str(documents), QUERY)
     assert done.returncode == 2
     assert "--base-url" in done.stderr
 
@@ -99,7 +96,7 @@ def test_a_sandbox_that_is_not_there_is_told(run_rlm, documents, tmp_path):
 
 
 def test_serve_says_where_it_listens_and_drains_on_sigterm(start_rlm, run_rlm, documents):
-    server = start_rlm("serve", *SANDBOX, "--listen", "127.0.0.1:0")
+    server = start_rlm("serve", "--listen", "127.0.0.1:0")
     address = None
     while address is None:
         line = server.stderr.readline()

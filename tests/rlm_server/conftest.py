@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 from rlm_server.executors.child_process import SandboxProcess
 
-from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Stack, running_stack
 from tests.support.scripted_model import ScriptedModel, ScriptedModels
 
@@ -18,15 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-_HAS_SANDBOX = importlib.util.find_spec("sandbox_server.__main__") is not None
-
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sandbox_address() -> AsyncIterator[str]:
-    if not _HAS_SANDBOX:
-        async with serving(FakeSandbox()) as address:
-            yield address
-        return
     process = SandboxProcess(start_timeout_seconds=300)
     try:
         await process.start()

@@ -22,10 +22,12 @@ def violated_fields(error: grpc.aio.AioRpcError) -> list[str]:
     return [violation.field for one in bad_requests for violation in one.field_violations]
 
 
-def assert_status(error: grpc.aio.AioRpcError, code: grpc.StatusCode, reason: str, **metadata: str) -> None:
-    """Asserts the code, the reason and some of the metadata of a failed RPC."""
+def assert_status(
+    error: grpc.aio.AioRpcError, code: grpc.StatusCode, reason: str, *, domain: str = "rlm.v1", **metadata: str
+) -> None:
+    """Asserts the code, the reason, the domain and some of the metadata of a failed RPC."""
     info = error_info(error)
-    assert (error.code(), info.reason, info.domain) == (code, reason, "rlm.v1"), error.details()
+    assert (error.code(), info.reason, info.domain) == (code, reason, domain), error.details()
     assert metadata.items() <= dict(info.metadata).items()
 
 

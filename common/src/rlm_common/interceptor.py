@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from rlm_common.errors import ServiceError, to_status
+from rlm_common.errors import ServiceError, invalid_field, to_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+_Context = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
 
@@ -37,22 +41,29 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = str(handler_call_details.method)
+        # gRPC answers a message that its deserializer rejects with an exception's text and no details, so messages are
+        # decoded here.
+        decode = handler.request_deserializer or _keep
+        behavior = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+
+        def call(request: Any, context: _Context) -> Any:
+            decoded = _decode_all(request, decode) if handler.request_streaming else _decode(request, decode)
+            return behavior(decoded, context)
+
         if handler.response_streaming:
-            streaming = self._streaming(handler.stream_stream or handler.unary_stream, method)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(streaming, handler.request_deserializer, handler.response_serializer)
-        unary = self._unary(handler.stream_unary or handler.unary_unary, method)
+            return make(self._streaming(call, method), None, handler.response_serializer)
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make(unary, handler.request_deserializer, handler.response_serializer)
+        return make(self._unary(call, method), None, handler.response_serializer)
 
     def _unary(self, behavior: Any, method: str) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(request: Any, context: _Context) -> Any:
             try:
                 return await behavior(request, context)
             except Exception as error:  # noqa: BLE001 - the outermost frame of a call
@@ -61,19 +72,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _streaming(self, behavior: Any, method: str) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            responses = behavior(request, context)
+        async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
             try:
-                async for response in responses:
-                    yield response
+                async with contextlib.aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        yield response
             except Exception as error:  # noqa: BLE001 - the outermost frame of a call
                 await self._abort(error, context, method)
-            finally:
-                await responses.aclose()
 
         return call
 
-    async def _abort(self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+    async def _abort(self, error: Exception, context: _Context, method: str) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if not isinstance(error, ServiceError):
@@ -86,3 +95,21 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 metadata={"request_id": request_id},
             )
         await context.abort_with_status(rpc_status.to_status(to_status(error, self._domain)))
+
+
+def _keep(message: bytes) -> bytes:
+    return message
+
+
+def _decode(message: bytes, decode: Callable[[bytes], Any]) -> Any:
+    try:
+        return decode(message)
+    except DecodeError:
+        raise invalid_field(
+            "request", "is no message of the type that the RPC takes, or has a string that is not valid UTF-8"
+        ) from None
+
+
+async def _decode_all(messages: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _decode(message, decode)
