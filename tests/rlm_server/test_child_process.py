@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import logging
 import os
+import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rlm_server.executors import child_process
 from rlm_server.executors.child_process import SandboxProcess, SandboxStartError
 from rlm_server.server import create_server
 from rlm_server.settings import Settings
+
+from tests.support.rlm_stack import Events, running_stack
+
+if TYPE_CHECKING:
+    from tests.support.scripted_model import ScriptedModel
 
 HEALTHY = """
 import json, os, sys, time
@@ -144,3 +153,52 @@ async def test_it_does_not_outlive_a_parent_that_is_killed(install: Any) -> None
     await asyncio.wait_for(ended.wait(), 10)
     asyncio.get_running_loop().remove_reader(descriptor)
     os.close(descriptor)
+
+
+async def wait_until_it_serves(address: str) -> None:
+    """Waits, on a channel of its own that is quick to connect again, until the sandbox server is healthy."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
+        request = health_pb2.HealthCheckRequest(service="sandbox.v1.ExecuteService")
+        await health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=30)
+
+
+async def test_when_the_child_is_killed_what_runs_ends_with_sandbox_error_and_a_new_child_serves(
+    model: ScriptedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_stack(model, sandbox=None) as stack:
+        child = stack.server._sandbox_process
+        assert child is not None
+        assert child.pid is not None
+        first = child.pid
+        assert (await stack.run_code("print('before')")).output == "before\n"
+        events = []
+        async for response in stack.start(["```repl\nprint('it runs', flush=True)\nwhile True: pass\n```"]):
+            events.append(response.event)
+            if response.event.WhichOneof("kind") == "output":
+                os.kill(first, signal.SIGKILL)
+        assert Events(events).reason == "SANDBOX_ERROR"
+        await wait_until_it_serves(child.address)
+        assert (await stack.run_code("print('after')")).output == "after\n"
+        assert child.pid not in {None, first}
+    assert "has ended with code -9" in caplog.text
+
+
+async def test_a_child_that_cannot_come_up_again_is_tried_again_and_can_be_stopped_meanwhile(
+    install: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = install(HEALTHY)
+    process = SandboxProcess(30)
+    await process.start()
+    (directory / "sandbox_server" / "__main__.py").write_text("import sys; sys.exit('broken')")
+    told = asyncio.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: told.set() if "the next try is in" in record.getMessage() else None  # type: ignore[method-assign]
+    logging.getLogger(child_process.__name__).addHandler(handler)
+    try:
+        os.kill(process.pid or 0, signal.SIGKILL)
+        await asyncio.wait_for(told.wait(), 30)
+    finally:
+        logging.getLogger(child_process.__name__).removeHandler(handler)
+    assert "broken" in caplog.text
+    await process.stop()
+    assert process.pid is None

@@ -44,7 +44,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         # gRPC answers a message that its deserializer rejects with an exception's text and no details, so messages are
         # decoded here.
         decode = handler.request_deserializer or _keep
-        behavior = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        behavior: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
 
         def call(request: Any, context: _Context) -> Any:
             decoded = _decode_all(request, decode) if handler.request_streaming else _decode(request, decode)

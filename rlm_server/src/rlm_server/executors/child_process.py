@@ -1,4 +1,4 @@
-"""A sandbox server as a child process of this one, on a Unix socket."""
+"""A sandbox server as a child process of this one, on a Unix socket; one that dies is started again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import grpc
@@ -19,6 +20,12 @@ _log = logging.getLogger(__name__)
 
 _STOP_GRACE_SECONDS = 10.0
 _LAST_LINES = 20
+
+_STEADY_SECONDS = 30.0
+"""A child that served this long is started again at once; one that did not, after a delay that doubles each time."""
+
+_FIRST_DELAY_SECONDS = 0.2
+_GREATEST_DELAY_SECONDS = 30.0
 _SERVICE = "sandbox.v1.ExecuteService"
 
 _PASSED_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "XDG_CACHE_HOME")
@@ -53,13 +60,13 @@ class SandboxProcess:
         self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-")
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-        self._stopping = False
         self.address = f"unix:{Path(self._directory.name) / 'sandbox.sock'}"
         """Where it serves."""
 
     async def start(self) -> None:
-        """Starts it and waits until it serves.
+        """Starts it and waits until it serves. From then on it is started again whenever it ends, until `stop`.
 
         Raises:
             SandboxStartError: it is not installed, has ended, or takes too long.
@@ -69,7 +76,17 @@ class SandboxProcess:
                 "sandbox_server is not installed: install it (`pip install rlm-server[sandbox]`), or name a running "
                 "sandbox server with --sandbox"
             )
-        self._process = await asyncio.create_subprocess_exec(
+        process = await self._launch()
+        self._keeper = asyncio.create_task(self._keep(process))
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    async def _launch(self) -> asyncio.subprocess.Process:
+        self._last_lines.clear()
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
             _LAUNCHER.format(parent=os.getpid()),
@@ -82,14 +99,53 @@ class SandboxProcess:
             env={name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ},
             start_new_session=True,  # Ctrl-C at a terminal is for the parent, which stops the child in order
         )
-        self._reader = asyncio.create_task(self._read_stderr(self._process))
-        await self._wait_until_healthy(self._process)
+        self._process = process
+        self._reader = asyncio.create_task(self._read_stderr(process))
+        await self._wait_until_healthy(process)
+        return process
+
+    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+        """Starts it again whenever it ends."""
+        delay_seconds = _FIRST_DELAY_SECONDS
+        while True:
+            started = time.monotonic()
+            code = await process.wait()
+            self._process = None
+            steady = time.monotonic() - started >= _STEADY_SECONDS
+            delay_seconds = 0.0 if steady else max(_FIRST_DELAY_SECONDS, delay_seconds)
+            _log.error(
+                "the sandbox server has ended with code %d, and every completion that used it fails; "
+                "it is started again in %g s%s",
+                code,
+                delay_seconds,
+                self._told(),
+            )
+            process, delay_seconds = await self._launch_again(delay_seconds)
+            _log.info("the sandbox server serves again")
+
+    async def _launch_again(self, delay_seconds: float) -> tuple[asyncio.subprocess.Process, float]:
+        """Tries until it serves; returns it and the delay that a next failure is to have."""
+        while True:
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(max(delay_seconds * 2, _FIRST_DELAY_SECONDS), _GREATEST_DELAY_SECONDS)
+            try:
+                return await self._launch(), delay_seconds
+            except OSError as error:
+                await self._end()
+                _log.error("%s; the next try is in %g s", error, delay_seconds)
 
     async def stop(self) -> None:
         """Stops it, kindly at first. May be called at any time, more than once."""
-        self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        await self._end()
+        await asyncio.to_thread(self._directory.cleanup)
+
+    async def _end(self) -> None:
         process, self._process = self._process, None
-        if process is not None:
+        if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
@@ -101,7 +157,6 @@ class SandboxProcess:
         if self._reader is not None:
             await self._reader
             self._reader = None
-        await asyncio.to_thread(self._directory.cleanup)
 
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         ended = asyncio.create_task(process.wait())
@@ -141,8 +196,6 @@ class SandboxProcess:
             text = line.decode(errors="replace").rstrip()
             self._last_lines.append(text)
             _log.info("sandbox: %s", text)
-        if not self._stopping:
-            _log.error("the sandbox server has ended: completions fail until this server is started again")
 
     def _told(self) -> str:
         return "; its last lines:\n" + "\n".join(self._last_lines) if self._last_lines else ", and wrote nothing"

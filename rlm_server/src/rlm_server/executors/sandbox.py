@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.ports import SessionSpec
 
+_RECONNECT_OPTIONS = (
+    # A sandbox server that died is back within a second; gRPC's own patience is for servers far away.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
 _MAX_INLINE_BYTES = 64 * 1024
 _BLOB_FORMATS = {ValueFormat.TEXT: pb.VALUE_FORMAT_TEXT, ValueFormat.JSON: pb.VALUE_FORMAT_JSON}
 
@@ -32,7 +39,7 @@ class SandboxExecutor:
 
     def __init__(self, address: str) -> None:
         self.name = address
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
         self._stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(self._channel)
         self._blobs = BlobUploader(self._stub)
 
