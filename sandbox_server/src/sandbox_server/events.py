@@ -94,8 +94,8 @@ class CellEvents:
         if self.wake is not None:
             self.wake()
 
-    def poll_answer(self, call_ids: list[int]) -> str | None:
-        """Returns an answer to one of the calls, or None if there is none yet.
+    def poll_answer(self, call_ids: list[int], *, gives_up: bool) -> str | None:
+        """Returns an answer to one of the calls. If there is none yet, None, or an empty one for a guest that gives up.
 
         Raises:
             ReplayDivergedError: the tape is played, and the guest did not wait here before.
@@ -106,4 +106,4 @@ class CellEvents:
             for call_id in call_ids:
                 if call_id in self._answers:
                     return self._tape.note_answer(self._answers.pop(call_id))
-        return None
+        return self._tape.note_answer("") if gives_up else None

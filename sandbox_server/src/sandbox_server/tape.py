@@ -101,7 +101,7 @@ class Tape:
 
     def note_answer(self, answer: str) -> str:
         """Records the answer to a host call and returns it."""
-        if self._has_room(len(answer)):
+        if self._has_room(len(answer) + 1):
             self._recording.answers.append(answer)
         return answer
 

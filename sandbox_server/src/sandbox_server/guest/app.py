@@ -12,6 +12,7 @@ import linecache
 import sys
 import types
 
+import event_loop
 import host_calls
 import image_settling
 import preimports
@@ -21,6 +22,7 @@ from streams import Meter, NoInput, OutputStream
 from variables import describe
 
 preimports.import_all()
+event_loop.install()
 
 # The user's code runs as `__main__`, as in a REPL, so that pickle, dataclasses and warnings find it.
 _main = types.ModuleType("__main__")

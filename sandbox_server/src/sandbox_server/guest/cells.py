@@ -9,6 +9,8 @@ from streams import OutputLimitExceeded
 
 _MAX_MESSAGE_CHARS = 8 << 10
 _MAX_TRACEBACK_CHARS = 32 << 10
+_BALLAST_BYTES = 1 << 18
+"""Memory that is set aside twice: to say that memory is out, and to read the next cell nevertheless."""
 
 
 class StopCell(BaseException):
@@ -25,16 +27,18 @@ class CellRunner:
     def __init__(self, namespace):
         self._namespace = namespace
         self._count = 0
-        self._ballast = _make_ballast()
+        self._for_error = bytearray(_BALLAST_BYTES)
+        self._for_start = bytearray(_BALLAST_BYTES)
 
     def run(self, code):
         """Runs a cell; returns the members of the result that concern its end."""
+        is_tight = self._for_error is None
+        if is_tight:
+            self._for_start = None  # so that code which frees memory can be read at all
         self._count += 1
         filename = f"<cell {self._count}>"
         # Where tracebacks look for source lines.
         linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-        if self._ballast is None:
-            self._ballast = _make_ballast()
         value_repr = None
         try:
             body, last = _parse(code, filename)
@@ -50,10 +54,22 @@ class CellRunner:
         except SystemExit as error:
             return {"outcome": "EXITED", "exit_code": _exit_code(error.code), "error": _describe(error, filename)}
         except MemoryError as error:
-            self._ballast = None
+            self._for_error = None
+            is_tight = True
             return {"outcome": "OUT_OF_MEMORY", "error": _describe(error, filename)}
         except BaseException as error:
             return {"outcome": "EXCEPTION", "error": _describe(error, filename)}
+        finally:
+            if is_tight:
+                self._take_ballast()
+
+    def _take_ballast(self):
+        """Sets memory aside again; what cannot be had now is tried for after the next cell."""
+        try:
+            self._for_start = self._for_start or bytearray(_BALLAST_BYTES)
+            self._for_error = bytearray(_BALLAST_BYTES)
+        except MemoryError:
+            pass
 
     def _show(self, value):
         if value is None:
@@ -62,11 +78,6 @@ class CellRunner:
         self._namespace["_"] = value
         sys.stdout.write(text + "\n")
         return text if len(text) <= _MAX_MESSAGE_CHARS else _cut_middle(text, _MAX_MESSAGE_CHARS)
-
-
-def _make_ballast():
-    """Returns what is given back when memory is out, so that there is room to say so."""
-    return bytearray(1 << 18)
 
 
 def _parse(code, filename):

@@ -1,8 +1,14 @@
 """Calls from code in the sandbox to functions that the client serves."""
 
+import asyncio
 import json
 
 import wit_world
+
+awaited = {}
+"""Call id to the asyncio future that is done when the call is answered, of calls that coroutines wait for."""
+
+_FOREVER_NS = (1 << 64) - 1
 
 before_crossing = []
 """Functions that run before each call, as flushing output so that it is seen in order."""
@@ -44,22 +50,27 @@ class HostCall:
             HostCallError: the call failed.
         """
         while not self.done():
-            _receive([self._id])
+            receive([self._id])
         error = self._answer.get("error")
         if error is not None:
             raise HostCallError(error["type"], error["message"])
         return self._answer["value"]
 
     def __await__(self):
+        if not self.done():
+            future = awaited[self._id] = asyncio.get_running_loop().create_future()
+            try:
+                yield from future
+            finally:
+                awaited.pop(self._id, None)
         return self.result()
-        yield
 
 
 def wait_any(calls):
     """Waits until at least one of the calls is answered; returns those that are, in the order given."""
     calls = list(calls)
     if calls and not any(call.done() for call in calls):
-        _receive([call._id for call in calls])
+        receive([call._id for call in calls])
     return [call for call in calls if call.done()]
 
 
@@ -97,11 +108,19 @@ def make_function(name, doc):
     return function
 
 
-def _receive(call_ids):
+def receive(call_ids, timeout=None):
+    """Waits until one of the calls is answered, or for so many seconds, and takes the answer in."""
     for action in before_crossing:
         action()
-    answer = json.loads(wit_world.call_wait(",".join(map(str, call_ids))))
+    timeout_ns = _FOREVER_NS if timeout is None else max(0, int(timeout * 1e9))
+    text = wit_world.call_wait(",".join(map(str, call_ids)), timeout_ns)
+    if not text:
+        return
+    answer = json.loads(text)
     HostCall._arrived[answer["id"]] = answer
+    future = awaited.get(answer["id"])
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 def _dump(arguments, function):

@@ -34,6 +34,7 @@ MAX_HOST_FUNCTIONS = 100
 MAX_JSON_VALUES = 100
 MAX_PREVIEW_CHARS = 10_000
 MAX_CELL_ID_CHARS = 100
+MAX_NAME_CHARS = 100
 MIN_MEMORY_BYTES = 64 * MIB
 MAX_CHUNK_BYTES = MIB
 
@@ -233,10 +234,9 @@ def _check_image(image: str) -> None:
 
 
 def _check_name(name: str, path: str, violations: Violations, *, private_prefix: str) -> None:
-    valid = name.isidentifier() and not keyword.iskeyword(name)
-    if violations.check(
-        valid, path, f"{name[:50]!r} is not a Python identifier (or is a keyword); choose another name"
-    ):
+    valid = name.isidentifier() and not keyword.iskeyword(name) and len(name) <= MAX_NAME_CHARS
+    remedy = f"choose an identifier of at most {MAX_NAME_CHARS} characters that is no keyword"
+    if violations.check(valid, path, f"{name[:50]!r} is not a name that a variable can have; {remedy}"):
         violations.check(
             not name.startswith(private_prefix), path, f"must not begin with {private_prefix!r}; choose another name"
         )

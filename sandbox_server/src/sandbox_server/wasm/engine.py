@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wasmtime import Store
     from wasmtime.component import Func, Instance
 
-MAX_WASM_STACK_BYTES = 8 * 1024 * 1024
+MAX_WASM_STACK_BYTES = 32 * 1024 * 1024
 """Stack for the guest's WebAssembly frames; deep recursion in C (the parser, `repr`) needs much of it."""
 
 THREAD_STACK_BYTES = MAX_WASM_STACK_BYTES + 8 * 1024 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from wasmtime import Store, WasmtimeError
@@ -57,8 +58,11 @@ class GuestEvents(Protocol):
     def on_call_start(self, function: str, arguments: str) -> int:
         """Begins a host call; returns its id."""
 
-    def poll_answer(self, call_ids: list[int]) -> str | None:
-        """Returns the answer to one of the calls, as the guest expects it, or None if there is none yet."""
+    def poll_answer(self, call_ids: list[int], *, gives_up: bool) -> str | None:
+        """Returns the answer to one of the calls, as the guest expects it.
+
+        If there is none yet, returns None, or an empty answer if the guest gives up waiting.
+        """
 
 
 _running = threading.local()
@@ -169,14 +173,26 @@ class Guest:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended is not None, timeout=seconds)
 
-    def wait_for_answer(self, call_ids: list[int]) -> str | None:
-        """Waits, on the guest's behalf, for an answer to one of the calls; None if the guest is ended."""
+    def wait_for_answer(self, call_ids: list[int], timeout_ns: int | None) -> str | None:
+        """Waits, on the guest's behalf, for an answer to one of the calls; None if the guest is ended.
+
+        Args:
+            call_ids: the calls.
+            timeout_ns: for how long; None is for ever. When it is over, the answer is the empty string.
+        """
+        surroundings = self.surroundings
+        until_ns = None if timeout_ns is None else surroundings.monotonic_ns() + timeout_ns
+        deadline = None if timeout_ns is None else time.monotonic() + timeout_ns / 1e9
         with self._changed:
             while self._ended is None:
-                answer = self.events.poll_answer(call_ids)
+                seconds_left = None if deadline is None else deadline - time.monotonic()
+                is_over = seconds_left is not None and seconds_left <= 0
+                answer = self.events.poll_answer(call_ids, gives_up=is_over)
                 if answer is not None:
+                    if until_ns is not None and not answer:
+                        surroundings.real_wait_ns(until_ns)  # a clock that is not real moves on
                     return answer
-                self._changed.wait()
+                self._changed.wait(seconds_left)
         return None
 
     def close(self) -> None:

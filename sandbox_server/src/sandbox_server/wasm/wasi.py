@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 65536
 """Most that the guest's C library may write or ask for at once."""
 
+_FOREVER_NS = 2**64 - 1
+
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
@@ -92,7 +94,8 @@ def _guest_imports() -> dict[str, HostFunction]:
             call_ids = [int(text) for text in call.string(0).split(",")]
         except ValueError:
             return "call-wait: malformed list of calls"
-        answer = guest.wait_for_answer(call_ids)
+        timeout_ns = call.integer(1)
+        answer = guest.wait_for_answer(call_ids, None if timeout_ns == _FOREVER_NS else timeout_ns)
         if answer is not None:
             call.return_string(answer)
         return guest.trap_message()
@@ -144,7 +147,7 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
         "io/streams#[method]output-stream.write": _write,
         "random/random#get-random-bytes": _random_bytes,
         "sockets/instance-network#instance-network": stream("network", 0),
-        "sockets/ip-name-lookup#resolve-addresses": lambda call: call.return_error_enum("access-denied"),
+        "sockets/ip-name-lookup#resolve-addresses": _resolve_addresses,
         "sockets/tcp-create-socket#create-tcp-socket": lambda call: call.return_error_enum("access-denied"),
         "sockets/udp-create-socket#create-udp-socket": lambda call: call.return_error_enum("access-denied"),
     }
@@ -165,6 +168,11 @@ def _return_datetime(call: HostCall, nanoseconds: int) -> None:
 
 
 # A function must look at each resource that it is lent, even if it makes no difference: that is how the loan ends.
+
+
+def _resolve_addresses(call: HostCall) -> None:
+    call.resource(0)
+    call.return_error_enum("access-denied")
 
 
 def _read(call: HostCall) -> None:

@@ -37,6 +37,8 @@ class WorkerConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.ready: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         """Which walls are up around the worker, when it is."""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the socket is closed. What became of the process is for others to find out, and to tell `lose`."""
         self.sessions: dict[int, MessageTaker] = {}
         self.loss: WorkerLostError | None = None
         self._numbers = itertools.count(1)
@@ -92,8 +94,10 @@ class WorkerConnection(asyncio.Protocol):
             self.lose(f"it sent what is no message: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hears that the socket is closed; what becomes of the process is the pool's to find out."""
-        self.lose("its socket was closed" if exc is None else f"its socket failed: {exc}")
+        """Hears that the socket is closed."""
+        if exc is not None:
+            _log.warning("the socket of a worker failed: %s", exc)
+        self.closed.set_result(None)
 
     def _take_messages(self) -> Iterator[wire.FromWorker]:
         buffer = self._buffer

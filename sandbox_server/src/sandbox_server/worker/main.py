@@ -5,6 +5,7 @@ Started by `pool.WorkerPool` only.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import socket
@@ -35,6 +36,7 @@ def main(image: str, readable_directory: str, max_sessions: int, socket_number: 
         max_sessions: how many threads may be needed.
         socket_number: descriptor of the worker's end of the socket pair.
     """
+    faulthandler.enable()  # what is written goes to the server's log
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     channel = _Channel(socket.socket(fileno=socket_number))
     engine = GuestEngine(Path(image))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _START_TIMEOUT_SECONDS = 60.0
+_END_TIMEOUT_SECONDS = 1.0
 _LAST_LINES = 20
 
 _PASSED_ENVIRONMENT = ("LANG", "LC_ALL", "PYTHONPATH")
@@ -72,6 +73,7 @@ class WorkerProcess:
         self._reader = asyncio.create_task(self._read_stderr())
         self.ended = asyncio.create_task(self._wait())
         """Done when the process has ended; its result says how."""
+        connection.closed.add_done_callback(lambda _: self._expect_the_end())
 
     @property
     def pid(self) -> int:
@@ -123,9 +125,17 @@ class WorkerProcess:
 
     async def kill(self) -> str:
         """Ends the process at once; returns how it ended."""
+        self._kill_if_it_runs()
+        return await asyncio.shield(self.ended)
+
+    def _expect_the_end(self) -> None:
+        """Kills the process if it does not end by itself, now that its socket is closed."""
+        # Not at once: `kill` would collect the exit code of one that is just dying, and `_wait` would not learn it.
+        asyncio.get_running_loop().call_later(_END_TIMEOUT_SECONDS, self._kill_if_it_runs)
+
+    def _kill_if_it_runs(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
-        return await asyncio.shield(self.ended)
 
     async def _wait(self) -> str:
         code = await self._process.wait()

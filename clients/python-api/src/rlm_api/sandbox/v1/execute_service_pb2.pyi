@@ -259,7 +259,9 @@ class Input(message.Message):
     DATA_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is the variable's name: a Python identifier, no keyword, not beginning with two underscores."""
+    """name is the variable's name: a Python identifier of at most 100 characters, no keyword, not beginning with two
+    underscores.
+    """
     text: builtins.str
     """text becomes a `str`."""
     json: builtins.str
@@ -321,7 +323,9 @@ class HostFunction(message.Message):
     DOC_FIELD_NUMBER: builtins.int
     PARAMETERS_SCHEMA_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is the function's name in the sandbox: a Python identifier, no keyword, not beginning with an underscore."""
+    """name is the function's name in the sandbox: a Python identifier of at most 100 characters, no keyword, not beginning
+    with an underscore.
+    """
     doc: builtins.str
     """doc is the function's docstring. Default empty."""
     parameters_schema: builtins.str
