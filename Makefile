@@ -21,6 +21,7 @@ lint: setup ## Check style and the contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
+	@scripts/breaking.sh $(AGAINST)
 
 format: setup ## Format everything
 	@$(BIN)/ruff check --fix .
@@ -31,7 +32,7 @@ types: setup ## Check types, strictly
 	@$(BIN)/mypy clients/python/src common/src rlm_server/src sandbox_server/src
 
 breaking: setup ## Compare the contracts with the last landed state
-	@$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),HEAD)'
+	@scripts/breaking.sh $(AGAINST)
 
 generate: setup ## Generate the Python stubs from proto/
 	@$(BIN)/python scripts/generate_stubs.py

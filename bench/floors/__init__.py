@@ -1,0 +1,1 @@
+"""What the servers are measured against: the same work with nothing of ours around it."""

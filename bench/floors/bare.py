@@ -1,0 +1,134 @@
+"""A process that does the same work without a server, and times itself.
+
+It reads requests from stdin, a JSON object in a line, and answers each with a line:
+- `{"do": "fresh", "code": ...}`: instantiates the guest image and runs one cell in it, with the `wasmtime` package alone;
+  answers `seconds`, and `close_seconds` for freeing it.
+- `{"do": "cell", "code": ...}`: runs a cell in an instance that lives on; answers `seconds`.
+- `{"do": "repeat", "code": ..., "for_seconds": ...}`: does `fresh` over and over; answers `count` and `seconds`.
+- `{"do": "python"}`: starts the native interpreter with `-I -c pass`, and waits for its end; answers `seconds`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from sandbox_server.image.cache import default_cache_directory, load_or_build_image
+from sandbox_server.model import Limits, Outcome
+from sandbox_server.wasm.engine import make_config
+from wasmtime import Engine, Store, WasiConfig
+from wasmtime.component import Component, Linker
+
+if TYPE_CHECKING:
+    from wasmtime.component import Func, Instance
+
+_LIMITS = Limits()
+"""The server's own: the same fuel is counted, the same memory allowed."""
+
+_RUN = json.dumps(
+    {
+        "do": "run",
+        "output_bytes": _LIMITS.output_bytes,
+        "variables": {"include_all": False, "json_values": [], "preview_chars": 100},
+    }
+)
+
+
+class _BareGuests:
+    """The image of the sandbox server, under the configuration that it was compiled for, and wasmtime's own WASI."""
+
+    def __init__(self) -> None:
+        image = load_or_build_image(default_cache_directory(), lambda line: print(line, file=sys.stderr, flush=True))
+        self._engine = Engine(make_config())
+        self._component = Component.deserialize_file(self._engine, str(image.path))
+        self._linker = Linker(self._engine)
+        self._linker.add_wasip2()
+        with self._linker.root() as root:
+            root.add_func("emit", lambda _store, _output, _text: _LIMITS.output_bytes)
+        # Host calls are not made here.
+        self._linker.define_unknown_imports_as_traps(self._component)
+        self._exports = [self._component.get_export_index(name) for name in ("load", "handle")]
+        self._living: tuple[Store, Func, Func] | None = None
+
+    def fresh(self, code: str) -> dict[str, float]:
+        start = time.perf_counter()
+        store, load, handle = self._make()
+        answer = _run_cell(store, load, handle, code)
+        end = time.perf_counter()
+        store.close()
+        closed = time.perf_counter()
+        _check(answer)
+        return {"seconds": end - start, "close_seconds": closed - end}
+
+    def cell(self, code: str) -> dict[str, float]:
+        if self._living is None:
+            self._living = self._make()
+        store, load, handle = self._living
+        store.set_fuel(_LIMITS.fuel)
+        start = time.perf_counter()
+        answer = _run_cell(store, load, handle, code)
+        end = time.perf_counter()
+        _check(answer)
+        return {"seconds": end - start}
+
+    def repeat(self, code: str, for_seconds: float) -> dict[str, float]:
+        start = time.perf_counter()
+        count = 0
+        while time.perf_counter() - start < for_seconds:
+            self.fresh(code)
+            count += 1
+        return {"seconds": time.perf_counter() - start, "count": float(count)}
+
+    def _make(self) -> tuple[Store, Func, Func]:
+        store = Store(self._engine)
+        store.set_limits(memory_size=_LIMITS.memory_bytes)
+        store.set_fuel(_LIMITS.fuel)
+        store.set_epoch_deadline(1)
+        store.set_wasi(WasiConfig())
+        instance = self._linker.instantiate(store, self._component)
+        load, handle = (self._function(store, instance, index) for index in self._exports)
+        return store, load, handle
+
+    def _function(self, store: Store, instance: Instance, index: Any) -> Func:
+        function = instance.get_func(store, index)
+        if function is None:
+            raise RuntimeError("the image lacks an export")
+        return function
+
+
+def _run_cell(store: Store, load: Func, handle: Func, code: str) -> str:
+    load(store, code)
+    load.post_return(store)
+    answer: str = handle(store, _RUN)
+    handle.post_return(store)
+    return answer
+
+
+def _check(answer: str) -> None:
+    if json.loads(answer).get("outcome") != Outcome.OK.name:
+        raise RuntimeError(f"the guest answered {answer}")
+
+
+def _start_python() -> dict[str, float]:
+    # That of the virtual environment has more to do at its start.
+    interpreter = getattr(sys, "_base_executable", sys.executable)
+    start = time.perf_counter()
+    subprocess.run([interpreter, "-I", "-c", "pass"], check=True)
+    return {"seconds": time.perf_counter() - start}
+
+
+def _main() -> None:
+    guests = _BareGuests()
+    print("ready", file=sys.stderr, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request.pop("do")
+        answer = _start_python() if do == "python" else getattr(guests, do)(**request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
