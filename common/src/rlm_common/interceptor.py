@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _streaming(self, behavior: Any, method: str) -> Any:
         async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
             try:
-                async with contextlib.aclosing(behavior(request, context)) as responses:
+                responses = behavior(request, context)
+                if inspect.iscoroutine(responses):
+                    await responses  # it writes to the context, as the health service does
+                    return
+                async with contextlib.aclosing(responses):
                     async for response in responses:
                         yield response
             except Exception as error:  # noqa: BLE001 - the outermost frame of a call

@@ -53,7 +53,13 @@ class WorkerPool:
         Raises:
             WorkerStartError: one did not come up.
         """
-        self._workers = await asyncio.gather(*(WorkerProcess.start(self._options) for _ in range(self._size)))
+        starts = (WorkerProcess.start(self._options) for _ in range(self._size))
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        self._workers = [result for result in results if isinstance(result, WorkerProcess)]
+        for result in results:
+            if isinstance(result, BaseException):
+                await self.close()
+                raise result
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
 
     async def close(self) -> None:
