@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf import empty_pb2
@@ -117,7 +117,7 @@ class Environment:
         self._directory = ""
         self._started: dict[str, Any] = {}
 
-    async def __aenter__(self) -> Environment:
+    async def __aenter__(self) -> Self:
         self._directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rlm-bench-"))
         return self
 
@@ -136,7 +136,7 @@ class Environment:
         return await self._start(stack, name, "sandbox_server", ["serve"], "sandbox server listens on (.+)$")
 
     async def rlm(self) -> Server:
-        """Returns the RLM server: `rlm serve`, with a sandbox server as its child, and the demo model as its endpoint."""
+        """Returns the RLM server: `rlm serve`, with a sandbox server as its child and the demo model behind it."""
         if "rlm" not in self._started:
             self._started["rlm"] = await self.start_rlm(self._stack, "rlm")
         server: Server = self._started["rlm"]

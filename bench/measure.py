@@ -22,15 +22,17 @@ class Subject:
 
     Attributes:
         name: what it is, for people.
-        sample: measures it once; returns seconds, or several if it can tell one from the other.
+        sample: measures it once; returns one figure, or several if it can tell one from the other.
         transport: what the connection goes over, as `unix`; empty if there is none.
         block: how often it is measured in a row; None leaves that to the plan.
+        unit: of what `sample` returns.
     """
 
     name: str
     sample: Callable[[], Awaitable[float | Sequence[float]]]
     transport: str = ""
     block: int | None = None
+    unit: str = SECONDS
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ async def interleave(subjects: Sequence[Subject], plan: Plan) -> list[Series]:
             await subject.sample()
     gc.collect()
     gc.freeze()  # so that collections, which fall on whoever is measured then, have little to look at
-    all_series = [Series(subject.name, subject.transport) for subject in subjects]
+    all_series = [Series(subject.name, subject.transport, subject.unit) for subject in subjects]
     for number in range(plan.rounds):
         for index in range(len(subjects)):
             chosen = (number + index) % len(subjects)

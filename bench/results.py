@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from bench.measure import PER_SECOND, Series, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from bench.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,13 @@ class RunResult:
     Attributes:
         command: reproduces it.
         quick: whether the counts were too small to mean anything.
-        machine: where and when.
+        machine: where and when it took place.
         parts: what was measured.
     """
 
     command: str
     quick: bool
-    machine: dict[str, str]
+    machine: Machine
     parts: Sequence[PartResult]
 
     def to_json(self) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class RunResult:
         return {
             "command": self.command,
             "quick": self.quick,
-            "machine": self.machine,
+            "machine": dataclasses.asdict(self.machine),
             "parts": [
                 {
                     "name": part.name,

@@ -1,8 +1,8 @@
 """A process that does the same work without a server, and times itself.
 
 It reads requests from stdin, a JSON object in a line, and answers each with a line:
-- `{"do": "fresh", "code": ...}`: instantiates the guest image and runs one cell in it, with the `wasmtime` package alone;
-  answers `seconds`, and `close_seconds` for freeing it.
+- `{"do": "fresh", "code": ...}`: instantiates the guest image and runs one cell in it, with the `wasmtime` package
+  alone; answers `seconds`, and `close_seconds` for freeing it.
 - `{"do": "cell", "code": ...}`: runs a cell in an instance that lives on; answers `seconds`.
 - `{"do": "repeat", "code": ..., "for_seconds": ...}`: does `fresh` over and over; answers `count` and `seconds`.
 - `{"do": "python"}`: starts the native interpreter with `-I -c pass`, and waits for its end; answers `seconds`.
@@ -20,7 +20,7 @@ from sandbox_server.image.cache import default_cache_directory, load_or_build_im
 from sandbox_server.model import Limits, Outcome
 from sandbox_server.wasm.engine import make_config
 from wasmtime import Engine, Store, WasiConfig
-from wasmtime.component import Component, Linker
+from wasmtime.component import Component, FuncType, Linker
 
 if TYPE_CHECKING:
     from wasmtime.component import Func, Instance
@@ -47,9 +47,9 @@ class _BareGuests:
         self._linker = Linker(self._engine)
         self._linker.add_wasip2()
         with self._linker.root() as root:
-            root.add_func("emit", lambda _store, _output, _text: _LIMITS.output_bytes)
-        # Host calls are not made here.
-        self._linker.define_unknown_imports_as_traps(self._component)
+            for name, extern in self._component.type.imports(self._engine).items():
+                if isinstance(extern.ty, FuncType):  # of the guest's own; WASI comes as instances
+                    root.add_func(name, _take_output if name == "emit" else _refuse)
         self._exports = [self._component.get_export_index(name) for name in ("load", "handle")]
         self._living: tuple[Store, Func, Func] | None = None
 
@@ -97,6 +97,14 @@ class _BareGuests:
         if function is None:
             raise RuntimeError("the image lacks an export")
         return function
+
+
+def _take_output(_store: Any, _output: int, _text: str) -> int:
+    return _LIMITS.output_bytes
+
+
+def _refuse(*_arguments: Any) -> Any:
+    raise RuntimeError("no host calls are made here")
 
 
 def _run_cell(store: Store, load: Func, handle: Func, code: str) -> str:

@@ -1,7 +1,7 @@
 """A gRPC server that does nothing: what a call costs before anything of ours is in it.
 
-Methods of the service `bench.Floor`: `Empty` (unary, empty messages), `Echo` (bidirectional, empty messages), `Hash` (client
-streaming; takes the messages of an upload and does nothing but hash them).
+Methods of the service `bench.Floor`: `Empty` (unary, empty messages), `Echo` (bidirectional, empty messages), `Hash`
+(client streaming; takes the messages of an upload and does nothing but hash them).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def _hash(requests: AsyncIterator[pb.UploadBlobRequest], _context: _Contex
 
 
 async def _serve(listen: Sequence[str]) -> None:
-    empty = {
+    empty: dict[str, Any] = {
         "request_deserializer": empty_pb2.Empty.FromString,
         "response_serializer": empty_pb2.Empty.SerializeToString,
     }
