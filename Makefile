@@ -41,8 +41,8 @@ lock: setup ## Pin every dependency anew
 	@$(BIN)/python -m pip install --quiet uv
 	@UPGRADE=1 UV=$(BIN)/uv scripts/lock.sh
 
-bench: setup ## Measure; writes bench/results
-	@$(BIN)/python -m bench
+bench: setup ## Measure; prints tables and writes bench/results; ARGS="PART... --quick" for less
+	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove what setup made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
