@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandbox_server.events import CellEvents, SandboxListener
+from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell, read_set_up
 from sandbox_server.model import (
     MIB,
     CellResult,
@@ -44,10 +45,6 @@ _KILLED = {
     End.EXITED: Outcome.EXITED,
     End.TRAP: Outcome.TRAP,
 }
-
-
-class _GuestFailedError(Exception):
-    """The guest could not do what it was asked; the message is its exception."""
 
 
 class SandboxOpenError(Exception):
@@ -104,12 +101,12 @@ class Sandbox:
         self._load_inputs(spec.inputs)
         if spec.host_functions:
             functions = [{"name": function.name, "doc": function.doc} for function in spec.host_functions]
-            self._request({"do": "declare", "functions": functions})
+            read_set_up(self._request(do="declare", functions=functions))
         if spec.prelude:
             self._load(spec.prelude)
-            answer = self._request({"do": "prelude"})
-            if "error" in answer:
-                raise SandboxOpenError("prelude.source", f"it failed with {answer['error']}")
+            answer = read_set_up(self._request(do="prelude"))
+            if answer.error is not None:
+                raise SandboxOpenError("prelude.source", f"it failed with {answer.error}")
 
     def set_inputs(self, inputs: Sequence[Input]) -> Usage:
         """Sets variables, within the time that a cell has.
@@ -127,6 +124,8 @@ class Sandbox:
             work()
         except GuestEndedError as error:
             raise SandboxOpenError(field, f"{failure}: {error.message}") from None
+        except GuestFailedError as error:
+            raise SandboxOpenError(field, f"{failure}: {error}") from None
         finally:
             alarm.cancel()
         return meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
@@ -136,11 +135,11 @@ class Sandbox:
             try:
                 for part in _text_parts(one):
                     self._guest.load(part)
-                self._request({"do": "set_input", "name": one.name, "format": one.format.value})
+                read_set_up(self._request(do="set_input", name=one.name, format=one.format.value))
             except UnicodeDecodeError as error:
                 message = f"is not valid UTF-8 at byte {error.start}; send it as bytes, or mend it"
                 raise SandboxOpenError(f"inputs[{index}]", message) from None
-            except _GuestFailedError as error:
+            except GuestFailedError as error:
                 raise SandboxOpenError(f"inputs[{index}]", f"cannot be loaded: {error}") from None
 
     def run_cell(self, code: str, limits: Limits | None = None, variables: VariableQuery | None = None) -> CellResult:
@@ -159,20 +158,15 @@ class Sandbox:
         alarm = self._watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
         try:
             self._load(code)
-            answer = self._request(
-                {
-                    "do": "run",
-                    "output_bytes": limits.output_bytes,
-                    "variables": {
-                        "include_all": variables.include_all,
-                        "json_values": list(variables.json_values),
-                        "preview_chars": variables.preview_chars,
-                    },
-                }
-            )
+            query = {
+                "include_all": variables.include_all,
+                "json_values": list(variables.json_values),
+                "preview_chars": variables.preview_chars,
+            }
+            answer = read_cell(self._request(do="run", output_bytes=limits.output_bytes, variables=query))
         except GuestEndedError as error:
             return self._killed(error, limits, meter)
-        except _GuestFailedError as error:
+        except GuestFailedError as error:
             # The guest's own harness failed, as when memory ran out where nothing catches that.
             outcome = Outcome.OUT_OF_MEMORY if "MemoryError" in str(error) else Outcome.TRAP
             self._guest.end(End.TRAP, str(error))
@@ -222,11 +216,8 @@ class Sandbox:
         for start in range(0, len(text), _PART_BYTES):
             self._guest.load(text[start : start + _PART_BYTES])
 
-    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._guest.handle(json.dumps(request)))
-        if "failed" in answer:
-            raise _GuestFailedError(answer["failed"])
-        return answer
+    def _request(self, **request: Any) -> str:
+        return self._guest.handle(json.dumps(request))
 
     def _killed(self, error: GuestEndedError, limits: Limits, meter: _Meter) -> CellResult:
         outcome = _KILLED[error.end]
@@ -239,24 +230,29 @@ class Sandbox:
         described = ExecutionError(outcome.name, message)
         return self._result(outcome, limits, meter, completed=False, error=described, exit_code=exit_code)
 
-    def _finished(self, answer: dict[str, Any], limits: Limits, meter: _Meter) -> CellResult:
-        error = answer.get("error")
-        outcome = Outcome[answer["outcome"]]
+    def _finished(self, answer: CellAnswer, limits: Limits, meter: _Meter) -> CellResult:
+        outcome = Outcome[answer.outcome]
+        error = None
+        if answer.error is not None:
+            error = ExecutionError(answer.error.type, answer.error.message, answer.error.traceback)
         if outcome is Outcome.OK and self._events.dropped_bytes:
             # What was written past `sys.stdout` does not stop the cell; it is cut all the same.
             outcome = Outcome.OUTPUT_LIMIT
-            error = {"type": outcome.name, "message": "the cell wrote more than its output limit"}
+            error = ExecutionError(outcome.name, "the cell wrote more than its output limit")
         return self._result(
             outcome,
             limits,
             meter,
-            dropped_bytes=answer["output_dropped_bytes"],
-            error=None if error is None else ExecutionError(**error),
-            exit_code=answer.get("exit_code"),
-            value_repr=answer.get("value_repr"),
-            variables=[Variable(**one) for one in answer["variables"]],
-            after_cell_json=answer.get("after_cell_json", ""),
-            after_cell_error=answer.get("after_cell_error", ""),
+            dropped_bytes=answer.output_dropped_bytes,
+            error=error,
+            exit_code=answer.exit_code,
+            value_repr=answer.value_repr,
+            variables=[
+                Variable(one.name, one.type, one.size, one.preview, one.preview_truncated, one.json, one.json_error)
+                for one in answer.variables
+            ],
+            after_cell_json=answer.after_cell_json,
+            after_cell_error=answer.after_cell_error,
         )
 
     def _result(

@@ -154,9 +154,11 @@ class WitWorld(wit_world.WitWorld):
         """Handles a request."""
         request = json.loads(request)
         try:
-            return json.dumps(_HANDLERS[request["do"]](request))
+            answer = _HANDLERS[request["do"]](request)
         except BaseException as error:
-            return json.dumps({"failed": f"{type(error).__name__}: {error}"})
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        # A surrogate without its other half, which code may give anything that it names, is no text for the host.
+        return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 _WARM_UP_REQUEST = json.dumps(

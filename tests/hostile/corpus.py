@@ -1,0 +1,30 @@
+"""All hostile programs."""
+
+from __future__ import annotations
+
+from tests.hostile.programs import (
+    Program,
+    blocking,
+    cpu,
+    crashing,
+    exits,
+    memory,
+    output,
+    outside,
+    recursion,
+    tampering,
+)
+
+FAMILIES = {
+    "blocking": blocking.PROGRAMS,
+    "cpu": cpu.PROGRAMS,
+    "crashing": crashing.PROGRAMS,
+    "exits": exits.PROGRAMS,
+    "memory": memory.PROGRAMS,
+    "output": output.PROGRAMS,
+    "outside": outside.PROGRAMS,
+    "recursion": recursion.PROGRAMS,
+    "tampering": tampering.PROGRAMS,
+}
+
+CORPUS: dict[str, Program] = {f"{family}: {one.name}": one for family, all_of in FAMILIES.items() for one in all_of}

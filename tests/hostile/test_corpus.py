@@ -1,0 +1,108 @@
+"""Each hostile program ends as it must, on time, and neither its own session nor any other suffers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+
+from tests.hostile.corpus import CORPUS, FAMILIES
+from tests.sandbox_server.conftest import Stack, running_server
+from tests.sandbox_server.driver import Cell, Session, limits, session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.hostile.programs import Program
+
+WALL_SECONDS = 0.7
+LIMITS = limits(wall_seconds=WALL_SECONDS, fuel=10**13, memory_bytes=128 << 20, output_bytes=64 << 10)
+PRELUDE = pb.Prelude(source="__all__ = []")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server() -> AsyncIterator[Stack]:
+    async with running_server(workers=2) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def witness(server: Stack) -> AsyncIterator[Session]:
+    """A session that lives through it all, and that nothing may change."""
+    async with session(server.stub) as s:
+        await s.run("values = list(range(1000))\ntotal = sum(values)")
+        yield s
+
+
+async def run(server: Stack, hostile: Program) -> tuple[Cell, Cell]:
+    """Runs a program in a session of its own; returns how it ended, and how the next cell did."""
+    async with session(server.stub, {"ask": str}, limits=LIMITS, prelude=PRELUDE) as s:
+        await s.run("before = ['kept']")
+        await s.start(hostile.code)
+        cell = Cell()
+        while True:
+            message = await s.receive()
+            kind = message.WhichOneof("response")
+            if kind == "output":
+                cell.stdout += message.output.text
+            elif kind == "host_call":
+                assert hostile.calls_host, "it reached the client"
+            elif kind == "cell_finished":
+                cell.result = message.cell_finished.result
+                break
+        return cell, await s.run("print(before)")
+
+
+def check(hostile: Program, cell: Cell) -> None:
+    """Checks the end of a program."""
+    assert cell.outcome in hostile.outcomes, (cell.outcome, cell.result.error, cell.stdout[:200])
+    assert hostile.says in cell.stdout + cell.result.error.message, (cell.stdout[:500], cell.result.error)
+    assert "FOUND" not in cell.stdout
+    assert len(cell.stdout.encode()) <= 64 << 10
+    if cell.outcome == "DEADLINE":
+        assert cell.result.usage.wall_time.ToMilliseconds() < (WALL_SECONDS + 1) * 1000
+
+
+def test_the_corpus_is_large_and_says_what_each_program_is_after() -> None:
+    assert len(CORPUS) >= 120
+    assert len(CORPUS) == sum(map(len, FAMILIES.values())), "two programs have one name"
+    assert all(hostile.tries for hostile in CORPUS.values())
+
+
+@pytest.mark.parametrize("name", CORPUS)
+async def test_it_ends_as_it_must(server: Stack, witness: Session, name: str) -> None:
+    hostile = CORPUS[name]
+    cell, after = await run(server, hostile)
+    check(hostile, cell)
+    if cell.result.state != pb.SESSION_STATE_KEPT:
+        # What was killed is undone.
+        assert cell.state == "RESTORED", cell.result.restoration
+        assert (after.outcome, after.stdout) == ("OK", "['kept']\n")
+    elif name.startswith(("cpu", "blocking", "memory", "output", "recursion", "outside")):
+        assert (after.outcome, after.stdout) == ("OK", "['kept']\n")
+    assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"
+
+
+async def test_all_of_them_at_once_leave_the_server_as_it_was(server: Stack, witness: Session) -> None:
+    names = [*CORPUS]
+    random.Random(1).shuffle(names)
+    gate = asyncio.Semaphore(8)
+    lost: list[str] = []
+
+    async def one(name: str) -> None:
+        async with gate:
+            cell, _ = await run(server, CORPUS[name])
+            # With eight at once a program may be out of time before it gets to where it is stopped otherwise.
+            if cell.outcome not in {*CORPUS[name].outcomes, "DEADLINE"}:
+                lost.append(f"{name}: {cell.outcome}")
+
+    pids = server.server._binding.drainable._pool.pids  # type: ignore[attr-defined]
+    await asyncio.gather(*(one(name) for name in names))
+    assert lost == []
+    assert server.server._binding.drainable._pool.pids == pids, "a worker died"  # type: ignore[attr-defined]
+    assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"
+    assert (await server.stub.Run(pb.RunRequest(code="print(1)"))).stdout == "1\n"
