@@ -143,9 +143,10 @@ class Session:
 
     def close(self) -> None:
         """Frees everything. Nothing may be running."""
-        if self._sandbox is not None:
-            self._sandbox.close()
-            self._sandbox = None
+        with self._lock:  # `kill` may come at the same time
+            sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            sandbox.close()
 
     def _live(self) -> Sandbox:
         if self._sandbox is None:

@@ -96,7 +96,7 @@ class WorkerConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hears that the socket is closed."""
         if exc is not None:
-            _log.warning("the socket of a worker failed: %s", exc)
+            _log.debug("the socket of a worker failed: %s", exc)
         self.closed.set_result(None)
 
     def _take_messages(self) -> Iterator[wire.FromWorker]:
