@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,9 +101,24 @@ async def test_all_of_them_at_once_leave_the_server_as_it_was(server: Stack, wit
             if cell.outcome not in {*CORPUS[name].outcomes, "DEADLINE"}:
                 lost.append(f"{name}: {cell.outcome}")
 
+    await asyncio.gather(*(one(name) for name in names[:20]))  # whatever is made once is made now
     pids = server.server._binding.drainable._pool.pids  # type: ignore[attr-defined]
     await asyncio.gather(*(one(name) for name in names))
     assert lost == []
     assert server.server._binding.drainable._pool.pids == pids, "a worker died"  # type: ignore[attr-defined]
     assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"
     assert (await server.stub.Run(pb.RunRequest(code="print(1)"))).stdout == "1\n"
+    for pid in pids:
+        used = footprint(pid)
+        assert used["Private_Dirty"] < 100 << 10, "sandboxes, or the stacks of their threads, are not given back"
+        assert used["Threads"] < 20
+        assert used["FDs"] < 20
+
+
+def footprint(pid: int) -> dict[str, int]:
+    """Returns what a process has, memory in KiB."""
+    process = Path(f"/proc/{pid}")
+    lines = (process / "smaps_rollup").read_text().splitlines() + (process / "status").read_text().splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    numbers = {name: int(fields[name][0]) for name in ("Private_Dirty", "Threads")}
+    return numbers | {"FDs": len(list((process / "fd").iterdir()))}

@@ -22,6 +22,7 @@ from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 from sandbox_server.worker import jail
 from sandbox_server.worker import protocol as wire
+from sandbox_server.worker.stack import release_unused_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,6 +161,7 @@ class _Worker:
             except Exception:  # noqa: BLE001 - the server logs it and fails the call
                 answer = wire.Failed(number, traceback.format_exc())
             self._channel.send(answer)
+            release_unused_stack()
             if is_last:  # after the answer, as unmapping memory takes a while
                 self._sessions.pop(number).close()
 
