@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from sandbox_server.image import cache
 from sandbox_server.image.cache import default_cache_directory, find_image, load_or_build_image
 from sandbox_server.image.component_probe import UnsupportedComponentError, add_memory_probe
+from sandbox_server.wasm.engine import make_config
+from wasmtime import Engine
+from wasmtime.component import Component
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,12 +45,20 @@ def test_what_is_there_is_used_without_a_word(whole: Path) -> None:
     assert said == []
 
 
-def test_a_missing_compiled_file_is_compiled_with_a_word(component: Path) -> None:
-    assert find_image(component) is None
-    said: list[str] = []
-    image = load_or_build_image(component, said.append)
-    assert said == ["compiling the sandbox image for this machine (once, about 10 s) ..."]
-    assert find_image(component) == image
+def test_of_several_processes_one_compiles_a_damaged_image_again_and_the_others_wait(whole: Path) -> None:
+    image = find_image(whole)
+    assert image is not None
+    image.path.write_bytes(b"damaged")
+    command = [sys.executable, "-m", "sandbox_server", "image", "build"]
+    environment = os.environ | {"RLM_SANDBOX_CACHE": str(whole)}
+    builders = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
+    said = "".join(builder.communicate(timeout=100)[1] for builder in builders)
+    assert [builder.returncode for builder in builders] == [0, 0, 0]
+    assert said.count("compiling the sandbox image for this machine (once, about 10 s) ...") == 1
+    assert said.count("waiting for another process that builds the sandbox image ...") <= 2
+    assert said.count(f"image standard {image.digest[:16]} is in {whole}") == 3
+    assert find_image(whole) == image
+    assert not [path.name for path in whole.iterdir() if path.name.startswith("tmp")]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "no note"])
@@ -86,6 +100,33 @@ def test_a_failed_build_tells_what_the_tool_printed(tmp_path: Path, monkeypatch:
     with pytest.raises(cache.ImageBuildError, match="broken on purpose"):
         load_or_build_image(tmp_path / "cache", print)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == []
+
+
+@pytest.mark.slow
+def test_an_image_that_is_whole_is_built_again_if_that_is_asked_for(whole: Path) -> None:
+    before = find_image(whole)
+    assert before is not None
+    said: list[str] = []
+    assert load_or_build_image(whole, said.append, force=True) == before
+    assert [line.partition(" ")[0] for line in said] == ["building", "compiling"]
+    assert find_image(whole) == before
+
+
+def test_a_component_that_cannot_be_compiled_is_told(whole: Path) -> None:
+    image = find_image(whole)
+    assert image is not None
+    image.path.unlink()
+    cache._write(whole / f"{image.digest}.wasm", b"no component")
+    with pytest.raises(cache.ImageBuildError, match="wasmtime cannot compile the image"):
+        load_or_build_image(whole, print)
+
+
+def test_the_image_exports_what_the_host_calls_and_imports_what_the_host_gives() -> None:
+    engine = Engine(make_config())
+    component = Component.deserialize_file(engine, str(load_or_build_image(default_cache_directory(), print).path))
+    assert {"load", "handle", "memory-pages"} <= set(component.type.exports(engine))
+    imports = {name.partition("@")[0] for name in component.type.imports(engine)}
+    assert {name for name in imports if not name.startswith("wasi:")} == {"emit", "call-start", "call-wait"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\0asm\1\0\0\0", b"no wasm at all"])

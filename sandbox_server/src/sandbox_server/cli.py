@@ -6,7 +6,6 @@ import asyncio
 import json
 import platform
 import sys
-import tempfile
 import typing
 from pathlib import Path
 from typing import Annotated
@@ -146,17 +145,10 @@ def build(
 ) -> None:
     """Builds and compiles the guest image, unless the cache has it."""
     directory = default_cache_directory()
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            image = find_image(directory)
-            if image is not None and force:
-                # A fresh directory has nothing to reuse; the result then replaces what the cache has.
-                built = load_or_build_image(Path(scratch), _say)
-                built.path.replace(image.path)
-            else:
-                image = load_or_build_image(directory, _say)
-        except (ImageBuildError, OSError) as error:
-            _fail(str(error))
+    try:
+        image = load_or_build_image(directory, _say, force=force)
+    except (ImageBuildError, OSError) as error:
+        _fail(str(error))
     _say(f"image {image.name} {image.digest[:16]} is in {directory}")
 
 

@@ -3,10 +3,13 @@
 Two files are kept: the component (portable) and its compiled form (only for CPUs with the same features, the same
 wasmtime and the same configuration). Both are written to a temporary file and renamed, so a half-written one is never
 seen, and both are checked against the digest that was noted when they were written, so a corrupt one is built again.
+Of several processes that need the image at once, one builds it and the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -18,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasmtime import Engine
+from wasmtime import Engine, WasmtimeError
 from wasmtime.component import Component
 
-from sandbox_server.image.component_probe import add_memory_probe
+from sandbox_server.image import component_probe
 from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 STANDARD_IMAGE = "standard"
 """Name of the image with the standard library and nothing else."""
@@ -34,10 +37,11 @@ PYTHON_VERSION = "3.14.0"
 """Version of CPython that the pinned componentize-py carries; a test asks the image itself."""
 
 _GUEST = Path(__file__).resolve().parent.parent / "guest"
+_PROBE = Path(component_probe.__file__)
 
 
 class ImageBuildError(Exception):
-    """componentize-py could not build the image; the message has what it printed."""
+    """The image could not be built or compiled; the message has what the tool told."""
 
 
 @dataclass(frozen=True)
@@ -71,34 +75,52 @@ def find_image(directory: Path) -> CompiledImage | None:
     return image if _is_whole(image.path) else None
 
 
-def load_or_build_image(directory: Path, progress: Callable[[str], None]) -> CompiledImage:
+def load_or_build_image(directory: Path, progress: Callable[[str], None], *, force: bool = False) -> CompiledImage:
     """Returns the image, and makes it first if the cache does not have it.
 
     Args:
         directory: the cache; made if it does not exist.
         progress: is told, in a line for people, what takes time.
+        force: make it even if the cache has it.
 
     Raises:
         ImageBuildError: the image could not be built.
         OSError: the cache cannot be written.
     """
     image = _expected_image(directory)
-    if _is_whole(image.path):
+    if not force and _is_whole(image.path):
         return image
     directory.mkdir(parents=True, exist_ok=True)
-    component = directory / f"{image.digest}.wasm"
-    if not _is_whole(component):
-        progress("building the sandbox image (once, about 15 s) ...")
-        _write(component, add_memory_probe(_componentize()))
-    progress("compiling the sandbox image for this machine (once, about 10 s) ...")
-    compiled = Component.from_file(Engine(make_config()), component)
-    _write(image.path, bytes(compiled.serialize()))
+    with _locked(directory, progress):
+        if not force and _is_whole(image.path):
+            return image
+        component = directory / f"{image.digest}.wasm"
+        if force or not _is_whole(component):
+            progress("building the sandbox image (once, about 15 s) ...")
+            _write(component, _with_probe(_componentize()))
+        progress("compiling the sandbox image for this machine (once, about 10 s) ...")
+        _write(image.path, _compile(component))
     return image
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Keeps other processes from building at the same time. They wait, and then find what they need."""
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another process that builds the sandbox image ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _expected_image(directory: Path) -> CompiledImage:
     digest = _digest(
-        [version("componentize-py").encode()]
+        [version("componentize-py").encode(), _PROBE.read_bytes()]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
     machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
@@ -138,6 +160,20 @@ def _write(path: Path, data: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _with_probe(component: bytes) -> bytes:
+    try:
+        return component_probe.add_memory_probe(component)
+    except component_probe.UnsupportedComponentError as error:
+        raise ImageBuildError(f"componentize-py made what the sandbox cannot use: {error}") from error
+
+
+def _compile(component: Path) -> bytes:
+    try:
+        return bytes(Component.from_file(Engine(make_config()), component).serialize())
+    except WasmtimeError as error:
+        raise ImageBuildError(f"wasmtime cannot compile the image: {error}") from error
 
 
 def _hex_digest(data: bytes) -> bytes:
