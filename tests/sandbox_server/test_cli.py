@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +70,18 @@ def test_run_as_json() -> None:
         (("run", "missing.py"), "missing.py cannot be read: No such file or directory"),
         (("run", "-", "--input", "1x=y"), "give NAME=PATH"),
         (("run", "-", "--input", "x=missing.txt"), "there is no file missing.txt"),
+        (("run", "-", "--input", "class=y"), "a name that a variable can have"),
+        (("run", "-", "--input", "__builtins__=y"), "a name that a variable can have"),
+        (("run", "-", "--input", "x=/dev/null", "--input", "x=/dev/null"), "x is given twice"),
         (("run", "-", "--timeout", "-1"), "Invalid value for '--timeout'"),
+        (("run", "-", "--timeout", "inf"), "Invalid value for '--timeout'"),
+        (("run", "-", "--timeout", "nan"), "Invalid value for '--timeout'"),
+        (("run", "-", "--fuel", "0"), "Invalid value for '--fuel'"),
+        (("run", "-", "--fuel", "99999999999999999999"), "Invalid value for '--fuel'"),
+        (("run", "-", "--memory-mib", "63"), "Invalid value for '--memory-mib'"),
+        (("run", "-", "--memory-mib", "4097"), "Invalid value for '--memory-mib'"),
+        (("run", "."), ". cannot be read: Is a directory"),
+        (("serve", "--log-level", "loud"), "'loud' is not one of"),
         (("serve", "--listen", "nowhere:1:2:3"), "nowhere"),
     ],
 )
@@ -77,6 +90,52 @@ def test_bad_arguments_are_named_without_a_traceback(arguments: tuple[str, ...],
     assert done.returncode in {2, 3}
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_source_that_is_not_utf8_is_told_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_bytes(b"x = '\xff'")
+    from_file = rlm_sandbox("run", str(tmp_path / "cell.py"))
+    assert from_file.stderr == f"rlm-sandbox: {tmp_path / 'cell.py'} is not valid UTF-8 at byte 5\n"
+    command = [sys.executable, "-m", "sandbox_server", "run", "-"]
+    from_stdin = subprocess.run(command, input=b"x = '\xff'", capture_output=True, check=False, timeout=100)
+    assert from_stdin.stderr == b"rlm-sandbox: standard input is not valid UTF-8 at byte 5\n"
+    assert (from_file.returncode, from_stdin.returncode) == (3, 3)
+
+
+def test_an_input_that_is_not_utf8_is_told_by_its_argument(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("good")
+    (tmp_path / "bad").write_bytes(b"ab\xff")
+    done = rlm_sandbox("run", "-", "--input", f"x={tmp_path / 'good'}", "--input", f"y={tmp_path / 'bad'}", stdin="1")
+    assert done.returncode == 3
+    assert "--input y: is not valid UTF-8 at byte 2" in done.stderr
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sandbox_server", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_ctrl_c_stops_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_text("print('it runs', flush=True)\nwhile True: pass")
+    process = start("run", str(tmp_path / "cell.py"), "--timeout", "1000", "--fuel", str(10**15))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "it runs\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode not in {0, None}
+    assert "Traceback" not in stderr
+
+
+def test_a_reader_that_has_seen_enough_stops_the_cell(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_text("while True: print('line', flush=True)")
+    with start("run", str(tmp_path / "cell.py"), "--timeout", "1000", "--fuel", str(10**15)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=20) == 3
 
 
 def test_doctor_finds_the_image_and_runs_a_cell() -> None:
@@ -91,3 +150,35 @@ def test_image_build_says_where_the_image_is() -> None:
     done = rlm_sandbox("image", "build")
     assert done.returncode == 0
     assert "image standard" in done.stderr
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return os.environ | {"RLM_SANDBOX_CACHE": str(cache)}
+
+
+def test_doctor_without_an_image_says_how_to_get_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sandbox_server", "doctor"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert f"cache_directory: {tmp_path}\n" in done.stdout
+    assert "rlm-sandbox image build" in done.stdout
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_the_work_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "sandbox_server", "image", "build"]
+    done = subprocess.run(
+        command, env=environment(tmp_path / "file" / "x"), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"rlm-sandbox: the image cache {tmp_path / 'file' / 'x'} cannot be written: Not a directory; "
+        "set RLM_SANDBOX_CACHE to a directory that can be\n"
+    )
+
+
+def test_help_lists_the_commands() -> None:
+    done = rlm_sandbox("--help")
+    assert done.returncode == 0
+    for command in ("serve", "run", "doctor", "image"):
+        assert command in done.stdout

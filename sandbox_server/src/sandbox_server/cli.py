@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
+import os
 import platform
 import sys
 import typing
@@ -26,6 +28,13 @@ app.add_typer(image_app, name="image")
 
 _EXIT_CODE_FAILED_CODE = 1
 _EXIT_CODE_TROUBLE = 3
+
+
+class _LogLevel(enum.Enum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 def main() -> None:
@@ -56,10 +65,12 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running work may take at shutdown.", envvar="RLM_SANDBOX_GRACE")
     ] = 10.0,
-    log_level: Annotated[str, typer.Option(help="Least severe level shown.", envvar="RLM_SANDBOX_LOG_LEVEL")] = "INFO",
+    log_level: Annotated[
+        _LogLevel, typer.Option(help="Least severe level shown.", envvar="RLM_SANDBOX_LOG_LEVEL", case_sensitive=False)
+    ] = _LogLevel.INFO,
 ) -> None:
     """Serves sandbox.v1.ExecuteService until SIGTERM or Ctrl-C."""
-    configure_logging(log_level)
+    configure_logging(log_level.value)
     settings = Settings(
         listen=listen or [DEFAULT_LISTEN],
         workers=workers,
@@ -86,20 +97,29 @@ def run(
     input_file: Annotated[
         list[str] | None, typer.Option("--input", help="NAME=PATH: sets a variable to a file's text; may be repeated.")
     ] = None,
-    fuel: Annotated[int, typer.Option(min=1, help="WebAssembly instructions it may execute.")] = Limits().fuel,
-    memory_mib: Annotated[int, typer.Option(min=64, help="Memory it may have.")] = Limits().memory_bytes // MIB,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds it may take.")] = Limits().wall_time_seconds,
+    fuel: Annotated[
+        int, typer.Option(min=1, max=2**62, help="WebAssembly instructions it may execute.")
+    ] = Limits().fuel,
+    memory_mib: Annotated[int, typer.Option(min=64, max=4096, help="Memory it may have.")] = Limits().memory_bytes
+    // MIB,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="Seconds it may take.")
+    ] = Limits().wall_time_seconds,
     output_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Runs one cell in a fresh sandbox, and shows its result and what it cost.
 
     Exits with 0 if the cell ended with OK, with its own code if it ended the interpreter, with 1 otherwise.
     """
-    code = sys.stdin.read() if file == "-" else _read_text(Path(file))
+    code = _decode("standard input", sys.stdin.buffer.read()) if file == "-" else _read_text(Path(file))
     limits = Limits(fuel=fuel, memory_bytes=memory_mib * MIB, wall_time_seconds=timeout)
     try:
         inputs = local_run.read_inputs(input_file or [])
         result = local_run.run_cell(code, inputs, limits, _say, echo=not output_json)
+    except BrokenPipeError:
+        # The reader, as `head`, has seen enough. What is left in the buffer must not fail at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(_EXIT_CODE_TROUBLE) from None
     except (ImageBuildError, local_run.BadInputError, OSError) as error:
         _fail(str(error))
     typer.echo(local_run.to_json(result) if output_json else local_run.summary(result), err=not output_json)
@@ -154,11 +174,16 @@ def build(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return _decode(str(path), path.read_bytes())
     except OSError as error:
         _fail(f"{path} cannot be read: {error.strerror}")
+
+
+def _decode(name: str, source: bytes) -> str:
+    try:
+        return source.decode()
     except UnicodeDecodeError as error:
-        _fail(f"{path} is not valid UTF-8 at byte {error.start}")
+        _fail(f"{name} is not valid UTF-8 at byte {error.start}")
 
 
 def _say(line: str) -> None:

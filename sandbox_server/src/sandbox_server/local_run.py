@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import keyword
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +42,14 @@ def read_inputs(arguments: Sequence[str]) -> list[Input]:
     Raises:
         BadInputError: one is of another form.
     """
-    inputs = []
+    inputs: list[Input] = []
     for argument in arguments:
         name, separator, path = argument.partition("=")
-        if not separator or not name.isidentifier():
-            raise BadInputError(f"--input {argument}: give NAME=PATH, where NAME is a Python identifier")
-        if not Path(path).is_file():
+        if not separator or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
+            raise BadInputError(f"--input {argument}: give NAME=PATH, where NAME is a name that a variable can have")
+        if any(name == other.name for other in inputs):
+            raise BadInputError(f"--input {argument}: {name} is given twice")
+        if not Path(path).exists() or Path(path).is_dir():
             raise BadInputError(f"--input {argument}: there is no file {path}")
         inputs.append(Input(name, ValueFormat.TEXT, FileSource(path)))
     return inputs
@@ -67,28 +70,47 @@ def run_cell(
     Raises:
         BadInputError: an input is not what it says.
         ImageBuildError: the image could not be built.
+        OSError: the output could not be written.
     """
     image = load_or_build_image(default_cache_directory(), progress)
     watchdog = Watchdog()
+    output = _Echo() if echo else None
+    session = Session(
+        SandboxFactory(GuestEngine(image.path), watchdog), SandboxSpec(limits=limits, inputs=inputs), output
+    )
+    if output is not None:
+        output.on_failure = session.kill
 
     def work() -> CellResult:
-        factory = SandboxFactory(GuestEngine(image.path), watchdog)
-        session = Session(factory, SandboxSpec(limits=limits, inputs=inputs), _Echo() if echo else None)
         try:
             session.open()
             return session.run_once(code, limits, VariableQuery())
         except SandboxOpenError as error:
-            raise BadInputError(f"{error.field}: {error.message}") from None
+            raise BadInputError(f"{_argument(error.field, inputs)}: {error.message}") from None
         finally:
             session.close()
 
     previous = threading.stack_size(THREAD_STACK_BYTES)
     try:
         with ThreadPoolExecutor(max_workers=1) as threads:
-            return threads.submit(work).result()
+            running = threads.submit(work)
+            try:
+                result = running.result()
+            except KeyboardInterrupt:
+                session.kill()
+                raise
     finally:
         threading.stack_size(previous)
         watchdog.close()
+    if output is not None and output.failure is not None:
+        raise output.failure
+    return result
+
+
+def _argument(field: str, inputs: Sequence[Input]) -> str:
+    """Returns what a field of a sandbox is called on the command line."""
+    names = {f"inputs[{index}]": f"--input {one.name}" for index, one in enumerate(inputs)}
+    return names.get(field, field)
 
 
 def summary(result: CellResult) -> str:
@@ -115,12 +137,23 @@ def to_json(result: CellResult) -> str:
 
 
 class _Echo:
-    """Passes output on as it comes."""
+    """Passes output on as it comes, until it cannot be written any more."""
+
+    def __init__(self) -> None:
+        self.failure: OSError | None = None
+        self.on_failure: Callable[[], None] | None = None
 
     def on_output(self, output: int, text: str) -> None:
+        if self.failure is not None:
+            return
         stream = sys.stderr if output == Stream.STDERR else sys.stdout
-        stream.write(text)
-        stream.flush()
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            self.failure = error
+            if self.on_failure is not None:
+                self.on_failure()
 
     def on_host_call(self, call_id: int, function: str, arguments_json: str) -> None:
         """There are no host functions."""

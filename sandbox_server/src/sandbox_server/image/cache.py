@@ -90,7 +90,7 @@ def load_or_build_image(directory: Path, progress: Callable[[str], None], *, for
     image = _expected_image(directory)
     if not force and _is_whole(image.path):
         return image
-    directory.mkdir(parents=True, exist_ok=True)
+    _make_writable(directory)
     with _locked(directory, progress):
         if not force and _is_whole(image.path):
             return image
@@ -101,6 +101,18 @@ def load_or_build_image(directory: Path, progress: Callable[[str], None], *, for
         progress("compiling the sandbox image for this machine (once, about 10 s) ...")
         _write(image.path, _compile(component))
     return image
+
+
+def _make_writable(directory: Path) -> None:
+    """Tells before the work, not after it, that there is no place for what comes of it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise ImageBuildError(
+            f"the image cache {directory} cannot be written: {error.strerror}; "
+            "set RLM_SANDBOX_CACHE to a directory that can be"
+        ) from error
 
 
 @contextlib.contextmanager
