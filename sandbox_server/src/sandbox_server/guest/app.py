@@ -183,12 +183,14 @@ _WARM_UP_ROUNDS = 30
 def _warm_up():
     """Runs cells, so that the interpreter has specialised this harness's code and filled its caches."""
     clean = dict(_namespace)
+    streams = sys.stdin, sys.stdout, sys.stderr
     world = WitWorld()
     _meter.send = lambda *_: None  # nobody listens while the image is built
     for code in _WARM_UP_CELLS * _WARM_UP_ROUNDS:
         world.load(code)
         world.handle(_WARM_UP_REQUEST)
     del _meter.send
+    sys.stdin, sys.stdout, sys.stderr = streams
     _session.__init__()
     _namespace.clear()
     _namespace.update(clean)

@@ -4,13 +4,18 @@ Sandboxes share the image's pages until they write to them, and each page that a
 nothing should make it write where the image's own objects are.
 """
 
+import array
 import gc
 import sys
 
 _LARGEST_SMALL_BYTES = 512
 _LARGEST_PLUG_BYTES = 64 << 10
-_SMALL_PLUGS_IN_A_ROW = 64
+_SMALL_PLUGS_IN_A_ROW = 256
 _LARGE_PLUGS_IN_A_ROW = 4
+
+_MOST_PLUGS = 100_000
+
+_COLLECTED_AFTER = 20_000
 
 _plugs = []
 
@@ -20,25 +25,33 @@ def settle():
     gc.collect()
     _fill_holes()
     gc.freeze()
+    # The first automatic collection marks all that can be reached from the modules, objects of the image too, and costs
+    # a sandbox megabytes of copied pages. Most cells make fewer objects than this.
+    gc.set_threshold(_COLLECTED_AFTER)
 
 
 def _fill_holes():
-    # Objects of up to 512 bytes come from pools by size, the others from malloc. A row of addresses that rise without
-    # a gap is taken to mean that the holes of a size are full.
-    for size in range(48, _LARGEST_SMALL_BYTES, 16):
-        _plug(size, _SMALL_PLUGS_IN_A_ROW)
+    # Every object comes from malloc, which takes the first hole that fits. A row of addresses that rise without a gap
+    # is taken to mean that the holes of a size are full, and that what comes next lies where nothing was before.
+    overhead = sys.getsizeof(b"")
     size = _LARGEST_PLUG_BYTES
     while size > _LARGEST_SMALL_BYTES:
-        _plug(size, _LARGE_PLUGS_IN_A_ROW)
+        _plug(_LARGE_PLUGS_IN_A_ROW, size + 32, lambda size=size: b"." * (size - overhead), id)
         size = size * 7 // 8
+    for size in range(_LARGEST_SMALL_BYTES, overhead, -8):
+        _plug(_SMALL_PLUGS_IN_A_ROW, size + 32, lambda size=size: b"." * (size - overhead), id)
+    _plug(_SMALL_PLUGS_IN_A_ROW, 32, lambda: float(len(_plugs)), id)
+    # The smallest, as of the items of a short list; the object that has them lies between them.
+    _plug(_SMALL_PLUGS_IN_A_ROW, 256, lambda: array.array("b", b"...."), lambda plug: plug.buffer_info()[0])
 
 
-def _plug(size, wanted):
-    overhead = sys.getsizeof(b"")
+def _plug(wanted, greatest_step, make, address):
+    """Makes objects until so many of them lie in a row; at most a fixed number, should that never come."""
     last, in_a_row = 0, 0
-    while in_a_row < wanted:
-        plug = b"." * (size - overhead)
+    for _ in range(_MOST_PLUGS):
+        plug = make()
         _plugs.append(plug)
-        step = id(plug) - last
-        in_a_row = in_a_row + 1 if 0 < step <= size + 32 else 0
-        last = id(plug)
+        in_a_row = in_a_row + 1 if 0 < address(plug) - last <= greatest_step else 0
+        if in_a_row >= wanted:
+            break
+        last = address(plug)
