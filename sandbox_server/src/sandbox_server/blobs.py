@@ -88,16 +88,17 @@ class BlobCache:
         self._directory.cleanup()
 
     def _make_room(self, size_bytes: int) -> None:
+        """Forgets what was used least recently, but nothing at all if that would not make room enough."""
         total = sum(blob.size_bytes for blob in self._blobs.values()) + self._reserved_bytes + size_bytes
-        for blob in list(self._blobs.values()):
+        unused = [blob for blob in self._blobs.values() if blob.users == 0]
+        if total - sum(blob.size_bytes for blob in unused) > self.max_bytes:
+            raise BlobCacheFullError(f"the cache holds at most {self.max_bytes} bytes")
+        for blob in unused:
             if total <= self.max_bytes:
                 return
-            if blob.users == 0:
-                del self._blobs[blob.sha256]
-                blob.path.unlink()
-                total -= blob.size_bytes
-        if total > self.max_bytes:
-            raise BlobCacheFullError(f"the cache holds at most {self.max_bytes} bytes")
+            del self._blobs[blob.sha256]
+            blob.path.unlink()
+            total -= blob.size_bytes
 
 
 class BlobUpload:

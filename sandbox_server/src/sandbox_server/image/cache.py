@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasmtime import Engine, WasmtimeError
+from wasmtime import Engine
 from wasmtime.component import Component
 
 from sandbox_server.image import component_probe
@@ -181,11 +181,21 @@ def _with_probe(component: bytes) -> bytes:
         raise ImageBuildError(f"componentize-py made what the sandbox cannot use: {error}") from error
 
 
+def compile_component(component: str, output: str) -> None:
+    """Compiles a component into a file, ahead of time for this machine."""
+    Path(output).write_bytes(Component.from_file(Engine(make_config()), component).serialize())
+
+
 def _compile(component: Path) -> bytes:
-    try:
-        return bytes(Component.from_file(Engine(make_config()), component).serialize())
-    except WasmtimeError as error:
-        raise ImageBuildError(f"wasmtime cannot compile the image: {error}") from error
+    """Compiles in a process of its own, as a server would not get rid of the memory that this takes."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "image.cwasm"
+        code = f"from {__name__} import compile_component; import sys; compile_component(*sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(component), str(output)]
+        completed = subprocess.run(command, check=False, capture_output=True, text=True)
+        if completed.returncode != 0:
+            raise ImageBuildError(f"wasmtime cannot compile the image:\n{completed.stderr}")
+        return output.read_bytes()
 
 
 def _hex_digest(data: bytes) -> bytes:

@@ -93,8 +93,9 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         """Stores bytes in the cache."""
         self._refuse_if_draining()
         metadata = await self._read_metadata(request_iterator)
-        if self._blobs.get(metadata.sha256) is not None:
-            return pb.UploadBlobResponse(sha256=metadata.sha256, size_bytes=metadata.size_bytes, already_present=True)
+        present = self._blobs.get(metadata.sha256)
+        if present is not None:
+            return pb.UploadBlobResponse(sha256=metadata.sha256, size_bytes=present.size_bytes, already_present=True)
         try:
             with self._blobs.upload(metadata.sha256, metadata.size_bytes) as upload:
                 async for request in request_iterator:
@@ -115,7 +116,8 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
                 "BLOB_CACHE_FULL",
                 f"{error}, and has no room for {metadata.size_bytes} more",
                 metadata={"limit_bytes": str(self._blobs.max_bytes)},
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
+                # What is larger than the whole cache will not fit later either.
+                retry_delay_seconds=_RETRY_DELAY_SECONDS if metadata.size_bytes <= self._blobs.max_bytes else None,
             ) from None
         except DigestMismatchError as error:
             raise invalid_field(
