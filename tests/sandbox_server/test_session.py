@@ -10,10 +10,12 @@ import grpc
 import pytest
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from tests.sandbox_server.driver import Cell, limits, session
+from tests.sandbox_server.driver import Cell, Session, limits, session
 from tests.support.statuses import assert_status, violated_fields
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 
     Stub = pb_grpc.ExecuteServiceAsyncStub
@@ -54,6 +56,65 @@ async def test_a_host_function_has_its_name_and_docstring(stub: Stub) -> None:
 
     async with session(stub, {"lookup": lookup}) as s:
         assert (await s.run("print(lookup.__name__, lookup.__doc__)")).stdout == "lookup Looks things up.\n"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"limit": {"type": "integer", "minimum": 1, "default": 3}, "query": {"type": "string"}},
+    "required": ["query"],
+}
+
+
+@pytest.fixture
+async def typed(stub: Stub) -> AsyncIterator[Session]:
+    """A session with a function that has a schema for its arguments."""
+    function = pb.HostFunction(name="search", doc="Finds.", parameters_schema=json.dumps(SCHEMA))
+    call = stub.Session()
+    opened = Session(call, {"search": lambda **arguments: arguments})
+    await opened.send(open=pb.OpenSession(host_functions=[function]))
+    await opened.receive_kind("opened")
+    yield opened
+    call.cancel()
+
+
+async def test_a_function_with_a_schema_has_a_signature_and_a_docstring(typed: Session) -> None:
+    cell = await typed.run("help(search)")
+    assert (
+        cell.stdout
+        == "Help on function search in module __main__:\n\nsearch(query: str, limit: int = 3)\n    Finds.\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("search('a')", {"query": "a", "limit": 3}),
+        ("search('a', 5)", {"query": "a", "limit": 5}),
+        ("search(limit=1, query='a')", {"query": "a", "limit": 1}),
+    ],
+)
+async def test_arguments_that_match_the_schema_arrive_by_name(
+    typed: Session, call: str, arguments: dict[str, object]
+) -> None:
+    assert (await typed.run(call)).calls == [("search", {"args": [], "kwargs": arguments})]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("search()", "missing a required argument: 'query'"),
+        ("search(5)", "query must be string"),
+        ("search('a', 0)", "limit must be bigger than or equal to 1"),
+        ("search('a', 1, 2)", "too many positional arguments"),
+        ("search('a', other=1)", "unexpected keyword argument 'other'"),
+    ],
+)
+async def test_arguments_that_do_not_match_are_a_type_error_and_do_not_leave_the_sandbox(
+    typed: Session, call: str, message: str
+) -> None:
+    cell = await typed.run(call)
+    assert (cell.result.error.type, cell.calls) == ("TypeError", [])
+    assert message in cell.result.error.message
 
 
 PRELUDE = """

@@ -47,6 +47,19 @@ BAD_QUERIES = [
     (pb.VariableQuery(json_values=[""]), "variables.json_values[0]"),
     (pb.VariableQuery(json_values=["x"] * 101), "variables.json_values"),
 ]
+BAD_SCHEMAS = [
+    "not json",
+    "[]",
+    '{"type": "array"}',
+    '{"properties": []}',
+    '{"properties": {"a": 1}}',
+    '{"properties": {"not a name": {}}}',
+    '{"properties": {"class": {}}}',
+    '{"properties": {"a": {"type": "no such type"}}}',
+    '{"properties": {"a": {"$ref": "http://127.0.0.1/schema"}}}',
+    '{"properties": {"a": {"pattern": "("}}}',
+    '{"description": "' + "x" * 70_000 + '"}',
+]
 
 RUN = [
     ({"code": ""}, "code"),
@@ -66,6 +79,13 @@ OPEN = [
     ({"host_functions": [pb.HostFunction(name="def")]}, "open.host_functions[0].name"),
     ({"host_functions": [pb.HostFunction(name="_f")]}, "open.host_functions[0].name"),
     ({"host_functions": [pb.HostFunction(name="f")] * 2}, "open.host_functions[1].name"),
+    *(
+        (
+            {"host_functions": [pb.HostFunction(name="f", parameters_schema=schema)]},
+            "open.host_functions[0].parameters_schema",
+        )
+        for schema in BAD_SCHEMAS
+    ),
     ({"host_functions": [pb.HostFunction(name=f"f{number}") for number in range(101)]}, "open.host_functions"),
 ]
 CELL = [
@@ -181,12 +201,3 @@ async def test_an_unknown_image_is_not_found_and_the_known_ones_are_listed(stub:
         image="numpy",
         available="standard",
     )
-
-
-async def test_what_is_not_served_yet_says_so(stub: Stub) -> None:
-    call = stub.Session()
-    function = pb.HostFunction(name="f", parameters_schema="{}")
-    await call.write(pb.SessionRequest(open=pb.OpenSession(host_functions=[function])))
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call.read()
-    assert_status(error.value, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", domain="sandbox.v1")

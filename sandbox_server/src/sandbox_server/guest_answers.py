@@ -59,6 +59,7 @@ class SetUpAnswer(msgspec.Struct):
     """How setting something up went."""
 
     error: _Text | None = None
+    index: _Count = 0
 
 
 class _Failure(msgspec.Struct):

@@ -86,10 +86,17 @@ class Input:
 
 @dataclass(frozen=True)
 class HostFunction:
-    """A function that the client serves."""
+    """A function that the client serves.
+
+    Attributes:
+        name: what code calls it.
+        doc: its docstring.
+        schema: JSON Schema of an object with the arguments by name; empty for any arguments.
+    """
 
     name: str
     doc: str = ""
+    schema: str = ""
 
 
 @dataclass(frozen=True)

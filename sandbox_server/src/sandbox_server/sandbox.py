@@ -100,8 +100,11 @@ class Sandbox:
     def _set_up(self, spec: SandboxSpec) -> None:
         self._load_inputs(spec.inputs)
         if spec.host_functions:
-            functions = [{"name": function.name, "doc": function.doc} for function in spec.host_functions]
-            read_set_up(self._request(do="declare", functions=functions))
+            functions = [{"name": one.name, "doc": one.doc, "schema": one.schema} for one in spec.host_functions]
+            answer = read_set_up(self._request(do="declare", functions=functions))
+            if answer.error is not None:
+                path = f"host_functions[{answer.index}].parameters_schema"
+                raise SandboxOpenError(path, f"is not a JSON Schema that can be used: {answer.error}")
         if spec.prelude:
             self._load(spec.prelude)
             answer = read_set_up(self._request(do="prelude"))

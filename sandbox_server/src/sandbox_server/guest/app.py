@@ -2,7 +2,7 @@
 
 Requests are JSON objects. `do` is one of:
 - `set_input`: `name`, `format` (text, json or bytes); the value is what was loaded in parts since the last request.
-- `declare`: `functions`, a list of `name` and `doc`.
+- `declare`: `functions`, a list of `name`, `doc` and `schema` (JSON, or empty).
 - `prelude`: the source is what was loaded.
 - `run`: `variables` (a query, see `variables.py`), `output_bytes` (limit); the code is what was loaded.
 """
@@ -75,9 +75,14 @@ class Session:
 
     def declare(self, request):
         """Puts host functions into the namespace."""
-        for function in request["functions"]:
+        for index, function in enumerate(request["functions"]):
             name = function["name"]
-            _namespace[name] = self.provided[name] = host_calls.make_function(name, function["doc"])
+            schema = json.loads(function["schema"]) if function["schema"] else None
+            try:
+                made = host_calls.make_function(name, function["doc"], schema)
+            except Exception as error:
+                return {"error": f"{type(error).__name__}: {error}", "index": index}
+            _namespace[name] = self.provided[name] = made
             self.restored[name] = _namespace[name]
         return {}
 

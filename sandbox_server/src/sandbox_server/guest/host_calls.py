@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import typed_functions
 import wit_world
 
 awaited = {}
@@ -96,12 +97,23 @@ def host_call(function, /, *args, **kwargs):
     return host_submit(function, *args, **kwargs).result()
 
 
-def make_function(name, doc):
-    """Returns an ordinary function that calls the host function of that name."""
+def make_function(name, doc, schema=None):
+    """Returns an ordinary function that calls the host function of that name.
 
-    def function(*args, **kwargs):
-        return host_call(name, *args, **kwargs)
+    With a schema for its arguments, they are checked before the call, and the call has them all by name.
+    """
+    if schema is None:
 
+        def function(*args, **kwargs):
+            return host_call(name, *args, **kwargs)
+
+    else:
+        check, signature = typed_functions.make_checker(name, schema)
+
+        def function(*args, **kwargs):
+            return host_call(name, **check(args, kwargs))
+
+        function.__signature__ = signature
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = "__main__"

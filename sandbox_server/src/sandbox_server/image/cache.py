@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,9 @@ STANDARD_IMAGE = "standard"
 
 PYTHON_VERSION = "3.14.0"
 """Version of CPython that the pinned componentize-py carries; a test asks the image itself."""
+
+_GUEST_LIBRARIES = ("fastjsonschema",)
+"""Packages of pure Python that are built into the image for its harness."""
 
 _GUEST = Path(__file__).resolve().parent.parent / "guest"
 _PROBE = Path(component_probe.__file__)
@@ -132,7 +137,8 @@ def _locked(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
 
 def _expected_image(directory: Path) -> CompiledImage:
     digest = _digest(
-        [version("componentize-py").encode(), _PROBE.read_bytes()]
+        [version(name).encode() for name in ("componentize-py", *_GUEST_LIBRARIES)]
+        + [_PROBE.read_bytes()]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
     machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
@@ -202,15 +208,26 @@ def _hex_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 
+def _package(name: str) -> Path:
+    """Returns the directory of an installed package."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImageBuildError(f"the image needs the package {name}, which is not installed: pip install {name}")
+    return Path(spec.submodule_search_locations[0])
+
+
 def _componentize() -> bytes:
     """Runs componentize-py in a process of its own: it writes to stdout, and a failure must not take this one along."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "image.wasm"
+        libraries = Path(directory) / "libraries"
+        for name in _GUEST_LIBRARIES:
+            shutil.copytree(_package(name), libraries / name, ignore=shutil.ignore_patterns("__pycache__"))
         arguments = ["--wit-path", str(_GUEST / "guest.wit"), "--world", "guest", "componentize", "app"]
         completed = subprocess.run(
             [
                 *(sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())"),
-                *(*arguments, "--python-path", str(_GUEST), "--output", str(output)),
+                *(*arguments, "--python-path", str(_GUEST), "--python-path", str(libraries), "--output", str(output)),
             ],
             # Out of the sources, and without what a developer's environment may hold for other interpreters.
             env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1", "HOME": directory},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from dataclasses import replace
@@ -35,6 +36,7 @@ MAX_JSON_VALUES = 100
 MAX_PREVIEW_CHARS = 10_000
 MAX_CELL_ID_CHARS = 100
 MAX_NAME_CHARS = 100
+MAX_SCHEMA_BYTES = 64 * 1024
 MIN_MEMORY_BYTES = 64 * MIB
 MAX_CHUNK_BYTES = MIB
 
@@ -97,8 +99,6 @@ class RequestReader:
         spec = SandboxSpec(limits=limits, inputs=inputs, host_functions=functions, prelude=source)
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"), prefix="open.")
         violations.raise_if_any()
-        if any(function.parameters_schema for function in request.host_functions):
-            raise not_implemented("open.host_functions.parameters_schema")
         _check_image(request.image)
         return spec, blobs
 
@@ -252,8 +252,35 @@ def _read_functions(functions: Iterable[pb.HostFunction], violations: Violations
         _check_name(function.name, f"{here}.name", violations, private_prefix="_")
         duplicate = any(function.name == other.name for other in read)
         violations.check(not duplicate, f"{here}.name", "is given twice; names must be unique")
-        read.append(HostFunction(function.name, function.doc))
+        _check_schema(function.parameters_schema, f"{here}.parameters_schema", violations)
+        read.append(HostFunction(function.name, function.doc, function.parameters_schema))
     return tuple(read)
+
+
+def _check_schema(text: str, path: str, violations: Violations) -> None:
+    """Checks what the sandbox, which reads the schema itself, cannot be asked: its outer shape."""
+    if not text:
+        return
+    if not violations.check(
+        len(text.encode()) <= MAX_SCHEMA_BYTES, path, f"must be at most {MAX_SCHEMA_BYTES} bytes; simplify it"
+    ):
+        return
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        violations.add(path, f"is not JSON: {error}")
+        return
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        violations.add(path, 'must be the JSON Schema of an object: {"type": "object", "properties": ...}')
+        return
+    properties = schema.get("properties", {})
+    if not isinstance(properties, dict) or not all(isinstance(one, dict) for one in properties.values()):
+        violations.add(path, "must have an object of schemas as `properties`")
+        return
+    for name in properties:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            violations.add(path, f"has the property {name[:50]!r}, which is not a name that a parameter can have")
+            return
 
 
 def _with_seed(

@@ -329,8 +329,10 @@ class HostFunction(message.Message):
     doc: builtins.str
     """doc is the function's docstring. Default empty."""
     parameters_schema: builtins.str
-    """parameters_schema is a JSON Schema object for the arguments by name; calls that do not match raise TypeError in the
-    sandbox and do not reach the client. Default empty: any JSON values, by position or name.
+    """parameters_schema is the JSON Schema (draft 7) of an object with the arguments by name, as JSON text of at most
+    64 KiB. Its properties are the function's parameters, those that are required first; they need names that are Python
+    identifiers. Calls that do not match raise TypeError in the sandbox and do not reach the client; those that do arrive
+    with all arguments in `kwargs`, defaults included. Default empty: any JSON values, by position or name.
     """
     def __init__(
         self,
