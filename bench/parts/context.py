@@ -98,8 +98,16 @@ async def run(environment: Environment) -> PartResult:
     rows = []
     for megabytes in [1] if environment.quick else list(_ROUNDS):
         rows += await _rows(environment, sandbox, rlm, megabytes)
-    notes = [] if environment.quick else [await _memory_note(environment)]
-    return PartResult(NAME, "Text context: upload to the end of the first cell", rows, notes)
+    title = "Text context: upload to the end of the first cell"
+    if environment.quick:
+        return PartResult(NAME, title, rows)
+    alone, both = await _memory(environment)
+    note = (
+        f"Memory at its peak, beyond that of the idle servers, for 100 MB of text: {alone:.2f} x the text in the "
+        f"sandbox server and its workers, {both:.2f} x in the RLM server and its sandbox server together (sum of PSS, "
+        "sampled every 20 ms; files that are not mapped are not counted)."
+    )
+    return PartResult(NAME, title, rows, [note], {"peak_memory_by_text": {"sandbox": alone, "rlm and sandbox": both}})
 
 
 async def _rows(environment: Environment, sandbox: Server, rlm: Server, megabytes: int) -> list[Row]:
@@ -173,8 +181,11 @@ async def _rlm_messages(metadata: rlm_pb.ContextMetadata, text: bytes) -> AsyncI
         yield rlm_pb.UploadContextRequest(chunk=text[start : start + _CHUNK_BYTES])
 
 
-async def _memory_note(environment: Environment) -> str:
-    """Says what 100 MB take at most, in servers that have done nothing before."""
+async def _memory(environment: Environment) -> tuple[float, float]:
+    """Returns what 100 MB take at most, in units of their size, in servers that have done nothing before.
+
+    The first is for the sandbox server alone, the second for an RLM server with its sandbox server.
+    """
     texts = _Texts(100 * _MB)
     async with contextlib.AsyncExitStack() as stack:
         sandbox = await environment.start_sandbox(stack, "memory-sandbox")
@@ -182,11 +193,7 @@ async def _memory_note(environment: Environment) -> str:
     async with contextlib.AsyncExitStack() as stack:
         rlm = await environment.start_rlm(stack, "memory-rlm")
         both = await _peak(rlm, _through_rlm(rlm.channels["unix"], texts))
-    return (
-        f"Memory at its peak, beyond that of the idle servers, for 100 MB of text: {alone:.2f} x the text in the "
-        f"sandbox server and its workers, {both:.2f} x in the RLM server and its sandbox server together (sum of PSS, "
-        "sampled every 20 ms; files that are not mapped are not counted)."
-    )
+    return alone, both
 
 
 async def _peak(server: Server, use: Callable[[], Awaitable[float]]) -> float:

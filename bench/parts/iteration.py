@@ -43,6 +43,7 @@ class _Turns:
         overhead: the difference.
         model_client: what the model's call took as the server sees it, less the bare HTTP client's.
         cell_client: what the block took as the RLM server sees it, less what it took as the sandbox sees it.
+        opening: from the call to the event `started`: the sandbox is open then, and the REPL set up in it.
     """
 
     whole: list[list[float]] = field(default_factory=list)
@@ -50,6 +51,7 @@ class _Turns:
     overhead: list[list[float]] = field(default_factory=list)
     model_client: list[float] = field(default_factory=list)
     cell_client: list[float] = field(default_factory=list)
+    opening: list[float] = field(default_factory=list)
 
     def add(self, events: TimedEvents, exchanges: list[float]) -> None:
         """Adds a completion, and how long a bare client took for each of its requests to the model."""
@@ -59,6 +61,7 @@ class _Turns:
         whole = [later - earlier for earlier, later in pairwise(events.times_of("iteration_started"))]
         # The last request is for the turn that ends it all, and runs no cell.
         floor = [model + cell for model, cell in zip(exchanges[:-1], cells, strict=True)]
+        self.opening.append(events.times_of("started")[0] - events.start)
         self.whole.append(whole)
         self.floor.append(floor)
         self.overhead.append([turn - least for turn, least in zip(whole, floor, strict=True)])
@@ -86,6 +89,10 @@ async def run(environment: Environment) -> PartResult:
     for (kind, transport), kept in turns.items():
         whole = Series(f"whole iteration, {kind}", transport, rounds=kept.whole)
         rows.append(Row(whole, Series(f"model over bare HTTP + cell, {kind}", transport, rounds=kept.floor)))
+    for transport in TRANSPORTS:
+        by_kind = [kept.opening for (_, over), kept in turns.items() if over == transport]
+        by_round = [list(seconds) for seconds in zip(*by_kind, strict=True)]
+        rows.append(Row(Series("from the call to `started`", transport, rounds=by_round)))
     for (kind, transport), kept in turns.items():
         model, cell = statistics.median(kept.model_client), statistics.median(kept.cell_client)
         total = statistics.median([seconds for seconds_of_one in kept.overhead for seconds in seconds_of_one])
