@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_FEW = 1000
+"""Up to so many alarms, cancelled ones stay among them until they are due."""
+
+
 class Alarm:
     """A deadline that was set. Cancelling it twice, or after it rang, does no harm."""
 
@@ -37,6 +41,7 @@ class Watchdog:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
+        self._clean_at = _FEW
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -45,6 +50,8 @@ class Watchdog:
         alarm = Alarm(action)
         due = time.monotonic() + after_seconds
         with self._changed:
+            if len(self._alarms) >= self._clean_at:
+                self._forget_cancelled()
             is_next = not self._alarms or due < self._alarms[0][0]
             heapq.heappush(self._alarms, (due, next(self._order), alarm))
             if is_next:
@@ -57,6 +64,12 @@ class Watchdog:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _forget_cancelled(self) -> None:
+        """Frees what would else wait for its time: nearly every alarm is cancelled long before that."""
+        self._alarms = [entry for entry in self._alarms if entry[2].action is not None]
+        heapq.heapify(self._alarms)
+        self._clean_at = max(_FEW, 2 * len(self._alarms))
 
     def _run(self) -> None:
         while True:
