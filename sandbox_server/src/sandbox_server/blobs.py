@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 
 class BlobCacheFullError(Exception):
-    """The blob is larger than the cache, or blobs in use leave no room for it."""
+    """The blob is larger than the cache, or blobs in use leave no room for it.
+
+    Args:
+        limit_bytes: how much there may be.
+        of_owner: whether it is the owner's share that is full, not the cache.
+    """
+
+    def __init__(self, limit_bytes: int, *, of_owner: bool) -> None:
+        super().__init__(f"the cache holds at most {limit_bytes} bytes{' for a client' if of_owner else ''}")
+        self.limit_bytes = limit_bytes
+        self.of_owner = of_owner
 
 
 class DigestMismatchError(Exception):
@@ -40,6 +50,7 @@ class Blob:
     sha256: str
     size_bytes: int
     path: Path
+    owner: str = ""
     users: int = 0
 
 
@@ -48,15 +59,17 @@ class BlobCache:
 
     Args:
         max_bytes: most that all blobs together may take.
+        max_owner_bytes: most that blobs of one owner may take; 0 means as much as all.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_owner_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
+        self.max_owner_bytes = max_owner_bytes or max_bytes
         self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-blobs-")
         self.directory = Path(self._directory.name)
         """Where the blobs are."""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
-        self._reserved_bytes = 0
+        self._reserved: Counter[str] = Counter()
 
     def get(self, sha256: str) -> Blob | None:
         """Returns a blob and marks it as recently used; None if it is not there."""
@@ -66,35 +79,40 @@ class BlobCache:
         return blob
 
     @contextlib.contextmanager
-    def upload(self, sha256: str, size_bytes: int) -> Iterator[BlobUpload]:
+    def upload(self, sha256: str, size_bytes: int, owner: str = "") -> Iterator[BlobUpload]:
         """Makes room for a blob and takes its bytes; it is in the cache after `BlobUpload.finish`.
 
         Raises:
-            BlobCacheFullError: there is no room.
+            BlobCacheFullError: there is no room, for this owner or at all.
         """
-        self._make_room(size_bytes)
-        self._reserved_bytes += size_bytes
+        self._make_room(size_bytes, owner, self.max_owner_bytes)
+        self._make_room(size_bytes, None, self.max_bytes)
+        self._reserved[owner] += size_bytes
         upload = BlobUpload(self.directory, sha256, size_bytes)
         try:
             yield upload
             if upload.is_complete and sha256 not in self._blobs:
-                self._blobs[sha256] = Blob(sha256, size_bytes, upload.keep())
+                self._blobs[sha256] = Blob(sha256, size_bytes, upload.keep(), owner)
         finally:
-            self._reserved_bytes -= size_bytes
+            self._reserved[owner] -= size_bytes
+            if not self._reserved[owner]:
+                del self._reserved[owner]
             upload.discard()
 
     def close(self) -> None:
         """Removes everything."""
         self._directory.cleanup()
 
-    def _make_room(self, size_bytes: int) -> None:
+    def _make_room(self, size_bytes: int, owner: str | None, limit_bytes: int) -> None:
         """Forgets what was used least recently, but nothing at all if that would not make room enough."""
-        total = sum(blob.size_bytes for blob in self._blobs.values()) + self._reserved_bytes + size_bytes
-        unused = [blob for blob in self._blobs.values() if blob.users == 0]
-        if total - sum(blob.size_bytes for blob in unused) > self.max_bytes:
-            raise BlobCacheFullError(f"the cache holds at most {self.max_bytes} bytes")
+        blobs = [blob for blob in self._blobs.values() if owner is None or blob.owner == owner]
+        reserved = self._reserved.total() if owner is None else self._reserved[owner]
+        total = sum(blob.size_bytes for blob in blobs) + reserved + size_bytes
+        unused = [blob for blob in blobs if blob.users == 0]
+        if total - sum(blob.size_bytes for blob in unused) > limit_bytes:
+            raise BlobCacheFullError(limit_bytes, of_owner=owner is not None)
         for blob in unused:
-            if total <= self.max_bytes:
+            if total <= limit_bytes:
                 return
             del self._blobs[blob.sha256]
             blob.path.unlink()

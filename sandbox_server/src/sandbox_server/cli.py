@@ -59,6 +59,37 @@ def serve(
     max_sessions: Annotated[
         int, typer.Option(min=1, help="Sandboxes that may live at once.", envvar="RLM_SANDBOX_MAX_SESSIONS")
     ] = 256,
+    max_memory_mib: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="What the memory limits of all sandboxes together may be; 0 means four times the memory of this machine "
+            "or control group, as few come near their limit.",
+            envvar="RLM_SANDBOX_MAX_MEMORY_MIB",
+        ),
+    ] = 0,
+    max_client_sessions: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Sandboxes that one client may have; 0 means all.", envvar="RLM_SANDBOX_MAX_CLIENT_SESSIONS"
+        ),
+    ] = 0,
+    max_client_memory_mib: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="What the memory limits of one client's sandboxes may be; 0 means all.",
+            envvar="RLM_SANDBOX_MAX_CLIENT_MEMORY_MIB",
+        ),
+    ] = 0,
+    max_client_blob_mib: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="What one client's uploads may take of the cache; 0 means all.",
+            envvar="RLM_SANDBOX_MAX_CLIENT_BLOB_MIB",
+        ),
+    ] = 0,
     blob_cache_mib: Annotated[
         int, typer.Option(min=1, help="Size of the cache of uploads.", envvar="RLM_SANDBOX_BLOB_CACHE_MIB")
     ] = 2048,
@@ -75,6 +106,10 @@ def serve(
         listen=listen or [DEFAULT_LISTEN],
         workers=workers,
         max_sessions=max_sessions,
+        max_memory_bytes=max_memory_mib * MIB,
+        max_client_sessions=max_client_sessions,
+        max_client_memory_bytes=max_client_memory_mib * MIB,
+        max_client_blob_bytes=max_client_blob_mib * MIB,
         max_blob_cache_bytes=blob_cache_mib * MIB,
         grace_seconds=grace,
     )

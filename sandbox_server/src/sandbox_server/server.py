@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import GrpcServer, ServiceBinding
 
+from sandbox_server.admission import available_memory_bytes
 from sandbox_server.blobs import BlobCache
 from sandbox_server.image.cache import load_or_build_image
 from sandbox_server.service.execute_service import ExecuteService
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 ERROR_DOMAIN = "sandbox.v1"
 SERVICE_NAME = "sandbox.v1.ExecuteService"
+
+_OVERCOMMIT = 4
+"""How many times the memory there is the limits of all sandboxes may come to by default: few come near theirs."""
 
 
 async def create_server(settings: Settings, progress: Callable[[str], None]) -> GrpcServer:
@@ -37,7 +42,8 @@ async def create_server(settings: Settings, progress: Callable[[str], None]) -> 
         OSError: the image cache cannot be written.
     """
     image = await asyncio.to_thread(load_or_build_image, settings.cache_directory, progress)
-    blobs = BlobCache(settings.max_blob_cache_bytes)
+    settings = _with_memory_limits(settings)
+    blobs = BlobCache(settings.max_blob_cache_bytes, settings.max_client_blob_bytes)
     options = WorkerOptions(image.path, blobs.directory, settings.max_sessions)
     pool = WorkerPool(settings.workers or os.cpu_count() or 1, options)
     try:
@@ -52,3 +58,19 @@ async def create_server(settings: Settings, progress: Callable[[str], None]) -> 
         service,
     )
     return GrpcServer(binding, error_domain=ERROR_DOMAIN, listen=settings.listen)
+
+
+def _with_memory_limits(settings: Settings) -> Settings:
+    """Fills in how much memory there is, and lets no request have more."""
+    available = available_memory_bytes()
+    memory_bytes = settings.max_memory_bytes or _OVERCOMMIT * available
+    greatest = min(
+        memory_bytes, settings.max_client_memory_bytes or memory_bytes, settings.max_memory_bytes or available
+    )
+    limits = dataclasses.replace(settings.max_limits, memory_bytes=min(settings.max_limits.memory_bytes, greatest))
+    return dataclasses.replace(
+        settings,
+        max_memory_bytes=memory_bytes,
+        max_limits=limits,
+        default_limits=settings.default_limits.capped(limits),
+    )

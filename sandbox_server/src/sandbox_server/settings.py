@@ -25,7 +25,13 @@ class Settings:
         max_limits: the greatest that a request can have.
         workers: processes that sandboxes run in; 0 means one for each processor core.
         max_sessions: sandboxes that may live at once.
+        max_memory_bytes: what the memory limits of all live sandboxes together may be; 0 means four times the memory
+            of the machine or the control group, as few come near their limit. No more than there is, and the machine
+            cannot run out of memory whatever sandboxes do.
+        max_client_sessions: sandboxes of one client that may live at once; 0 means all that there may be.
+        max_client_memory_bytes: what the memory limits of one client's sandboxes together may be; 0 means all.
         max_blob_cache_bytes: size of the cache of uploads.
+        max_client_blob_bytes: most of the cache that one client's uploads may take; 0 means all of it.
         cache_directory: where images are kept.
         grace_seconds: how long running RPCs may take to finish when the server is asked to stop.
     """
@@ -39,6 +45,10 @@ class Settings:
     )
     workers: int = 0
     max_sessions: int = 256
+    max_memory_bytes: int = 0
+    max_client_sessions: int = 0
+    max_client_memory_bytes: int = 0
     max_blob_cache_bytes: int = 2048 * MIB
+    max_client_blob_bytes: int = 0
     cache_directory: Path = field(default_factory=default_cache_directory)
     grace_seconds: float = 10.0

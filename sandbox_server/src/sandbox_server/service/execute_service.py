@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
-from rlm_common.errors import ServiceError, Violations, invalid_field
+from rlm_common.errors import Violations, invalid_field
 
+from sandbox_server.admission import Admission, Quota
 from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
 from sandbox_server.model import Restoration
 from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.service.identity import client_of
 from sandbox_server.service.live_session import LiveSession, open_error
 from sandbox_server.service.messages import to_duration, to_limits, to_result
+from sandbox_server.service.refusals import blob_cache_full, draining, refusals
 from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader, check_sha256
-from sandbox_server.worker.connection import WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from sandbox_server.admission import Grant
     from sandbox_server.blobs import Blob, BlobCache
     from sandbox_server.image.cache import CompiledImage
     from sandbox_server.settings import Settings
     from sandbox_server.worker.pool import WorkerPool
-
-_RETRY_DELAY_SECONDS = 1.0
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,14 +51,18 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         self._blobs = blobs
         self._image = image
         self._reader = RequestReader(blobs, settings.default_limits, settings.max_limits)
-        self._session_count = 0
+        self._admission = Admission(
+            Quota(settings.max_sessions, settings.max_memory_bytes),
+            Quota(settings.max_client_sessions, settings.max_client_memory_bytes),
+        )
         self._sessions: set[LiveSession] = set()
         self._draining = False
 
     async def Run(self, request: pb.RunRequest, context: _Context) -> pb.RunResponse:
         """Executes one piece of code in a fresh sandbox."""
-        with self._admitted(), _worker_losses(), contextlib.ExitStack() as held:
+        with self._admitted(context) as grant, contextlib.ExitStack() as held:
             spec, query, blobs = self._reader.read_run(request)
+            grant.reserve_memory(spec.limits.memory_bytes)
             _hold(blobs, held)
             session = await self._pool.session(spec, None)
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
@@ -73,8 +78,8 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: _Context
     ) -> AsyncIterator[pb.SessionResponse]:
         """Holds a sandbox for as long as the stream is open."""
-        with self._admitted(), _worker_losses(), contextlib.ExitStack() as held:
-            session = LiveSession(uuid.uuid4().hex, self._pool, self._reader, lambda blobs: _hold(blobs, held))
+        with self._admitted(context) as grant, contextlib.ExitStack() as held:
+            session = LiveSession(uuid.uuid4().hex, self._pool, self._reader, grant, lambda blobs: _hold(blobs, held))
             self._sessions.add(session)
             # A stream that is blocked in writing does not see its cancellation; the sandbox must.
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
@@ -97,7 +102,7 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         if present is not None:
             return pb.UploadBlobResponse(sha256=metadata.sha256, size_bytes=present.size_bytes, already_present=True)
         try:
-            with self._blobs.upload(metadata.sha256, metadata.size_bytes) as upload:
+            with self._blobs.upload(metadata.sha256, metadata.size_bytes, client_of(context)) as upload:
                 async for request in request_iterator:
                     if request.WhichOneof("part") != "chunk" or len(request.chunk) > MAX_CHUNK_BYTES:
                         raise invalid_field("chunk", f"must be set, and at most {MAX_CHUNK_BYTES} bytes")
@@ -111,14 +116,7 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
                     raise invalid_field("metadata.size_bytes", message)
                 await asyncio.to_thread(upload.finish)
         except BlobCacheFullError as error:
-            raise ServiceError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "BLOB_CACHE_FULL",
-                f"{error}, and has no room for {metadata.size_bytes} more",
-                metadata={"limit_bytes": str(self._blobs.max_bytes)},
-                # What is larger than the whole cache will not fit later either.
-                retry_delay_seconds=_RETRY_DELAY_SECONDS if metadata.size_bytes <= self._blobs.max_bytes else None,
-            ) from None
+            raise blob_cache_full(error, metadata.size_bytes) from None
         except DigestMismatchError as error:
             raise invalid_field(
                 "metadata.sha256",
@@ -159,31 +157,15 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         self._blobs.close()
 
     @contextlib.contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Counts a sandbox against the limit."""
+    def _admitted(self, context: _Context) -> Iterator[Grant]:
+        """Counts a sandbox against the limits."""
         self._refuse_if_draining()
-        if self._session_count >= self._settings.max_sessions:
-            raise ServiceError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "TOO_MANY_SESSIONS",
-                f"the server holds {self._settings.max_sessions} sandboxes, as many as it may; try again later",
-                metadata={"limit": str(self._settings.max_sessions)},
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
-            )
-        self._session_count += 1
-        try:
-            yield
-        finally:
-            self._session_count -= 1
+        with refusals(), self._admission.admit(client_of(context)) as grant:
+            yield grant
 
     def _refuse_if_draining(self) -> None:
         if self._draining:
-            raise ServiceError(
-                grpc.StatusCode.UNAVAILABLE,
-                "DRAINING",
-                "the server is shutting down; try another one",
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
-            )
+            raise draining()
 
     async def _read_metadata(self, requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.BlobMetadata:
         first = await anext(aiter(requests), None)
@@ -194,20 +176,6 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         violations.check(first.metadata.size_bytes >= 0, "metadata.size_bytes", "must not be negative")
         violations.raise_if_any()
         return first.metadata
-
-
-@contextlib.contextmanager
-def _worker_losses() -> Iterator[None]:
-    """Gives the death of a worker its status."""
-    try:
-        yield
-    except WorkerLostError as error:
-        raise ServiceError(
-            grpc.StatusCode.UNAVAILABLE,
-            "WORKER_LOST",
-            f"the sandbox process is gone, and the session with it: {error}; try again",
-            retry_delay_seconds=_RETRY_DELAY_SECONDS,
-        ) from None
 
 
 def _hold(blobs: list[Blob], held: contextlib.ExitStack) -> None:

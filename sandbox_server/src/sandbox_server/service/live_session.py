@@ -18,6 +18,7 @@ from sandbox_server.service.validation import MAX_CELL_ID_CHARS, check_code, not
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from sandbox_server.admission import Grant
     from sandbox_server.blobs import Blob
     from sandbox_server.model import Limits
     from sandbox_server.service.validation import RequestReader
@@ -36,16 +37,23 @@ class LiveSession:
         session_id: its name in logs.
         pool: has the sandbox.
         reader: reads requests.
+        grant: what the session may have.
         hold: keeps blobs in the cache while the session may need them.
     """
 
     def __init__(
-        self, session_id: str, pool: WorkerPool, reader: RequestReader, hold: Callable[[list[Blob]], None]
+        self,
+        session_id: str,
+        pool: WorkerPool,
+        reader: RequestReader,
+        grant: Grant,
+        hold: Callable[[list[Blob]], None],
     ) -> None:
         self.outbox = Outbox()
         self._session_id = session_id
         self._pool = pool
         self._reader = reader
+        self._grant = grant
         self._hold = hold
         self._session: WorkerSession | None = None
         self._limits: Limits | None = None
@@ -125,6 +133,7 @@ class LiveSession:
 
     async def _open(self, request: pb.OpenSession) -> None:
         spec, blobs = self._reader.read_open(request)
+        self._grant.reserve_memory(spec.limits.memory_bytes)
         self._hold(blobs)
         self._limits = spec.limits
         self._session = await self._pool.session(spec, self)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsandbox/v1/error_reason.proto\x12\nsandbox.v1*\xab\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_BLOB_NOT_FOUND\x10\x03\x12 \n\x1c\x45RROR_REASON_IMAGE_NOT_FOUND\x10\x04\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_SESSIONS\x10\x05\x12 \n\x1c\x45RROR_REASON_BLOB_CACHE_FULL\x10\x06\x12 \n\x1c\x45RROR_REASON_DIGEST_MISMATCH\x10\x07\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x08\x12\x1c\n\x18\x45RROR_REASON_WORKER_LOST\x10\t\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0c\x42\x42Z@github.com/rlm-server/rlm-server/clients/go/sandbox/v1;sandboxv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsandbox/v1/error_reason.proto\x12\nsandbox.v1*\xce\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_BLOB_NOT_FOUND\x10\x03\x12 \n\x1c\x45RROR_REASON_IMAGE_NOT_FOUND\x10\x04\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_SESSIONS\x10\x05\x12 \n\x1c\x45RROR_REASON_BLOB_CACHE_FULL\x10\x06\x12 \n\x1c\x45RROR_REASON_DIGEST_MISMATCH\x10\x07\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x08\x12\x1c\n\x18\x45RROR_REASON_WORKER_LOST\x10\t\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0c\x12!\n\x1d\x45RROR_REASON_MEMORY_EXHAUSTED\x10\rBBZ@github.com/rlm-server/rlm-server/clients/go/sandbox/v1;sandboxv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z@github.com/rlm-server/rlm-server/clients/go/sandbox/v1;sandboxv1'
   _globals['_ERRORREASON']._serialized_start=46
-  _globals['_ERRORREASON']._serialized_end=473
+  _globals['_ERRORREASON']._serialized_end=508
 # @@protoc_insertion_point(module_scope)

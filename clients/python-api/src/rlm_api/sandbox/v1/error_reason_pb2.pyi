@@ -58,7 +58,11 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """INTERNAL: an invariant of the server broke. Metadata: `request_id`, under which the server logged the cause."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 12
     """RESOURCE_EXHAUSTED: the caller's identity is over its share of sessions, memory or uploads. A `google.rpc.RetryInfo`
-    detail says when to try again. Metadata: `quota`, `limit`.
+    detail says when to try again. Metadata: `quota` (`sessions`, `memory` or `uploads`), `limit`.
+    """
+    ERROR_REASON_MEMORY_EXHAUSTED: _ErrorReason.ValueType  # 13
+    """RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another. A
+    `google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -103,5 +107,9 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 11
 """INTERNAL: an invariant of the server broke. Metadata: `request_id`, under which the server logged the cause."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 12
 """RESOURCE_EXHAUSTED: the caller's identity is over its share of sessions, memory or uploads. A `google.rpc.RetryInfo`
-detail says when to try again. Metadata: `quota`, `limit`.
+detail says when to try again. Metadata: `quota` (`sessions`, `memory` or `uploads`), `limit`.
+"""
+ERROR_REASON_MEMORY_EXHAUSTED: ErrorReason.ValueType  # 13
+"""RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another. A
+`google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`.
 """
