@@ -63,8 +63,8 @@ def serve(
         int,
         typer.Option(
             min=0,
-            help="What the memory limits of all sandboxes together may be; 0 means four times the memory of this machine "
-            "or control group, as few come near their limit.",
+            help="What the memory limits of all sandboxes together may be; 0 means four times the memory of this "
+            "machine or control group, as few come near their limit.",
             envvar="RLM_SANDBOX_MAX_MEMORY_MIB",
         ),
     ] = 0,
