@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,11 +12,13 @@ import pytest
 import pytest_asyncio
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS, GrpcServer
+from sandbox_server.image.cache import default_cache_directory, load_or_build_image
 from sandbox_server.server import create_server
 from sandbox_server.settings import Settings
+from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Stack:
@@ -54,3 +58,19 @@ async def shared_server() -> AsyncIterator[Stack]:
 def stub(shared_server: Stack) -> pb_grpc.ExecuteServiceAsyncStub:
     """The service of a server that tests share: they must not stop it or use up what it has."""
     return shared_server.stub
+
+
+@pytest.fixture(scope="session")
+def engine() -> GuestEngine:
+    """Makes guests in this process, without a server."""
+    return GuestEngine(load_or_build_image(default_cache_directory(), print).path)
+
+
+@pytest.fixture
+def on_thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread with as much stack as guests need."""
+    previous = threading.stack_size(THREAD_STACK_BYTES)
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        threads.submit(int).result()
+        threading.stack_size(previous)
+        yield threads
