@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_common.interceptor import ErrorInterceptor
+from rlm_common.running_calls import RunningCalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    OnMessage = Callable[[pb.RunRequest, Any], Awaitable[pb.RunResponse]]
 
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 METHOD = "/test.v1.TestService/"
@@ -26,15 +29,23 @@ class Peer:
     """
 
     channel: grpc.aio.Channel
-    on_message: Callable[[pb.RunRequest], pb.RunResponse] = field(default=lambda request: pb.RunResponse())
+    on_message: OnMessage
 
     async def call(self, shape: str, *messages: bytes) -> list[pb.RunResponse]:
         """Makes a call of a shape with these messages and returns the responses."""
-        method = getattr(self.channel, shape)(METHOD + shape, response_deserializer=pb.RunResponse.FromString)
-        request = _iterate(messages) if shape.startswith("stream") else messages[0]
+        call = self.start(shape, *messages)
         if shape.endswith("stream"):
-            return [response async for response in method(request)]
-        return [await method(request)]
+            return [response async for response in call]
+        return [await call]
+
+    def start(self, shape: str, *messages: bytes) -> Any:
+        """Makes a call of a shape with these messages and returns it."""
+        method = getattr(self.channel, shape)(METHOD + shape, response_deserializer=pb.RunResponse.FromString)
+        return method(_iterate(messages) if shape.startswith("stream") else messages[0])
+
+
+async def _echo(request: pb.RunRequest, context: Any) -> pb.RunResponse:
+    return pb.RunResponse(stdout=request.code)
 
 
 async def _iterate(messages: tuple[bytes, ...]) -> AsyncIterator[bytes]:
@@ -47,17 +58,17 @@ async def peer() -> AsyncIterator[Peer]:
     """A server that behaves as the test says."""
 
     async def unary_unary(request: Any, context: Any) -> pb.RunResponse:
-        return running.on_message(request)
+        return await running.on_message(request, context)
 
     async def unary_stream(request: Any, context: Any) -> AsyncIterator[pb.RunResponse]:
-        yield running.on_message(request)
+        yield await running.on_message(request, context)
 
     async def stream_unary(requests: Any, context: Any) -> pb.RunResponse:
-        return [running.on_message(request) async for request in requests][-1]
+        return [await running.on_message(request, context) async for request in requests][-1]
 
     async def stream_stream(requests: Any, context: Any) -> AsyncIterator[pb.RunResponse]:
         async for request in requests:
-            yield running.on_message(request)
+            yield await running.on_message(request, context)
 
     behaviors = {
         "unary_unary": unary_unary,
@@ -71,11 +82,11 @@ async def peer() -> AsyncIterator[Peer]:
         )
         for shape, behavior in behaviors.items()
     }
-    server = grpc.aio.server(interceptors=[ErrorInterceptor("test.v1")])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor("test.v1", RunningCalls())])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.v1.TestService", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        running = Peer(channel)
+        running = Peer(channel, _echo)
         yield running
     await server.stop(None)

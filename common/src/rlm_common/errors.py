@@ -4,11 +4,14 @@
     └── InvalidRequestError INVALID_ARGUMENT with a BadRequest detail that names each wrong field
 
 Every status carries one `google.rpc.ErrorInfo`; `reason` is a member of the service's `ErrorReason` enum without the
-prefix, `domain` the proto package. Statuses travel in HTTP/2 trailers, which gRPC bounds to 8 KiB, so messages are cut.
+prefix, `domain` the proto package. Statuses travel in HTTP/2 trailers; gRPC replaces one of more than 8 KiB by another
+status, so texts are cut until all of it has at most 4 KiB.
 """
 
 from __future__ import annotations
 
+import base64
+import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,9 @@ MAX_MESSAGE_CHARS = 1000
 
 MAX_FIELD_VIOLATIONS = 8
 """Most field violations that one status names."""
+
+MAX_TRAILER_BYTES = 4096
+"""Most bytes that a status has on the wire."""
 
 
 class ServiceError(Exception):
@@ -55,8 +61,12 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_delay_seconds = retry_delay_seconds
 
-    def details(self) -> list[Message]:
-        """Returns the details beyond `ErrorInfo`."""
+    def details(self, scale: float = 1.0) -> list[Message]:  # noqa: ARG002 - here there are no texts
+        """Returns the details beyond `ErrorInfo`.
+
+        Args:
+            scale: how long their texts may be, as a part of the usual.
+        """
         if self.retry_delay_seconds is None:
             return []
         delay = duration_pb2.Duration()
@@ -86,13 +96,16 @@ class InvalidRequestError(ServiceError):
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, message, metadata=metadata)
         self.violations = list(violations)
 
-    def details(self) -> list[Message]:
-        """Returns the `BadRequest`; of very many violations the first."""
+    def details(self, scale: float = 1.0) -> list[Message]:
+        """Returns the `BadRequest`; of very many violations the first, the last of which counts the others."""
         bad_request = error_details_pb2.BadRequest()
-        for violation in self.violations[:MAX_FIELD_VIOLATIONS]:
+        shown = self.violations[: max(1, int(MAX_FIELD_VIOLATIONS * scale))]
+        for violation in shown:
             bad_request.field_violations.add(
-                field=_cut(violation.field, 100), description=_cut(violation.description, 300)
+                field=_cut(violation.field, int(100 * scale)), description=_cut(violation.description, int(300 * scale))
             )
+        if left_out := len(self.violations) - len(shown):
+            bad_request.field_violations[-1].description += f" [{left_out} more fields are wrong]"
         return [bad_request]
 
 
@@ -125,19 +138,36 @@ class Violations:
             raise InvalidRequestError(self.found)
 
 
+_UNQUOTED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
 def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
     """Returns the `google.rpc.Status` of an error, with `ErrorInfo` first among its details."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason,
-        domain=domain,
-        metadata={key: _cut(value, MAX_MESSAGE_CHARS) for key, value in error.metadata.items()},
-    )
-    status = status_pb2.Status(code=_rpc_code(error.code), message=_cut(error.message, MAX_MESSAGE_CHARS))
-    for detail in (info, *error.details()):
+    scale = 1.0
+    while True:
+        status = _to_status(error, domain, scale)
+        # Below that, it is not the texts that are too long but their number, which is up to the code that fails.
+        if _trailer_bytes(status) <= MAX_TRAILER_BYTES or scale < 0.01:
+            return status
+        scale /= 2
+
+
+def _to_status(error: ServiceError, domain: str, scale: float) -> status_pb2.Status:
+    limit = int(MAX_MESSAGE_CHARS * scale)
+    metadata = {key: _cut(value, limit) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=metadata)
+    status = status_pb2.Status(code=_rpc_code(error.code), message=_cut(error.message, limit))
+    for detail in (info, *error.details(scale)):
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _trailer_bytes(status: status_pb2.Status) -> int:
+    """Returns how much of the trailers a status takes: its message percent-encoded, and all of it in base64."""
+    message_bytes = len(urllib.parse.quote(status.message, safe=_UNQUOTED))
+    return message_bytes + len(base64.b64encode(status.SerializeToString()))
 
 
 def _rpc_code(code: grpc.StatusCode) -> code_pb2.Code:
@@ -145,4 +175,6 @@ def _rpc_code(code: grpc.StatusCode) -> code_pb2.Code:
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 20]}... [{len(text) - limit + 20} more]"
+    text = text.encode(errors="replace").decode()  # a lone surrogate, as in the name of a file, cannot be sent
+    kept = max(limit - 20, 10)
+    return text if len(text) <= max(limit, 30) else f"{text[:kept]}... [{len(text) - kept} more]"

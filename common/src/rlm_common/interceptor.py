@@ -17,6 +17,8 @@ from rlm_common.errors import ServiceError, invalid_field, to_status
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from rlm_common.running_calls import RunningCalls
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
@@ -27,10 +29,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         domain: the `ErrorInfo` domain of this server's services, as `sandbox.v1`.
+        running_calls: is told of every RPC.
     """
 
-    def __init__(self, domain: str) -> None:
+    def __init__(self, domain: str, running_calls: RunningCalls) -> None:
         self._domain = domain
+        self._running_calls = running_calls
 
     async def intercept_service(
         self,
@@ -48,6 +52,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         behavior: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
 
         def call(request: Any, context: _Context) -> Any:
+            self._running_calls.add(method, context)
             decoded = _decode_all(request, decode) if handler.request_streaming else _decode(request, decode)
             return behavior(decoded, context)
 

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from rlm_common.addresses import with_port
 from rlm_common.interceptor import ErrorInterceptor
+from rlm_common.running_calls import RunningCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,8 +77,12 @@ class GrpcServer:
 
     def __init__(self, binding: ServiceBinding, *, error_domain: str, listen: Sequence[str]) -> None:
         self._binding = binding
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(error_domain)], options=_SERVER_OPTIONS)
+        # Whoever watches the health or keeps the reflection open does so until the end.
+        self._running_calls = RunningCalls((health.SERVICE_NAME, reflection.SERVICE_NAME))
+        interceptor = ErrorInterceptor(error_domain, self._running_calls)
+        self._server = grpc.aio.server(interceptors=[interceptor], options=_SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
+        self._status = health_pb2.HealthCheckResponse.SERVING
         binding.add_to_server(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (binding.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -100,8 +105,17 @@ class GrpcServer:
                 raise OSError(f"cannot listen on {address}: is another server there?") from error
             self.addresses.append(with_port(address, port))
         await self._server.start()
-        for name in ("", self._binding.full_name):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(self._binding.full_name, self._status)
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Says by the service's health whether it can do its work at present.
+
+        The health of the server as a whole stays as it is: it lives, and there is no need to start it again.
+        """
+        responses = health_pb2.HealthCheckResponse
+        self._status = responses.SERVING if is_serving else responses.NOT_SERVING
+        await self._health.set(self._binding.full_name, self._status)
 
     async def stop(self, grace_seconds: float) -> None:
         """Drains: takes no new work, lets running RPCs finish within the grace time, then cancels them."""
@@ -112,7 +126,12 @@ class GrpcServer:
     async def _stop(self, grace_seconds: float) -> None:
         await self._health.enter_graceful_shutdown()
         self._binding.drainable.start_draining(grace_seconds)
-        await self._server.stop(grace_seconds)
+        stopping = asyncio.create_task(self._server.stop(grace_seconds))
+        finishing = asyncio.create_task(self._running_calls.wait_until_none_is_left())
+        await asyncio.wait({stopping, finishing}, return_when=asyncio.FIRST_COMPLETED)
+        finishing.cancel()
+        await self._server.stop(None)
+        await stopping
         await self._binding.drainable.close()
 
     async def serve_until_signal(self, grace_seconds: float) -> None:
