@@ -61,6 +61,30 @@ async def test_a_syntax_error_points_at_its_place(stub: Stub) -> None:
     assert "'(' was never closed" in response.result.error.message
 
 
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("x = 1\nreturn 1", '  File "<cell 1>", line 2\n    return 1\n    ^^^^^^^^\n'),
+        ("x = await f()", '  File "<cell 1>", line 1\n    x = await f()\n        ^^^^^^^^^\n'),
+        ("def f():\n    x = 1\n    global x", '  File "<cell 1>", line 3\n    global x\n    ^^^^^^^^\n'),
+        ("(yield 1)", '  File "<cell 1>", line 1\n    (yield 1)\n     ^^^^^^^\n'),
+        ("  x = 1", '  File "<cell 1>", line 1\n    x = 1\nIndentationError'),
+    ],
+)
+async def test_errors_of_the_compiler_show_the_source_as_well(stub: Stub, code: str, place: str) -> None:
+    response = await stub.Run(pb.RunRequest(code=code))
+    assert outcome(response.result) == "EXCEPTION"
+    assert response.result.error.traceback.startswith(place)
+
+
+@pytest.mark.parametrize(
+    "before", ["x = '\u2028'\n", "x = 1\f\n", "x = '\x85\x1c'\n", "x = '''\r'''\r\n", "x = 1\r", "x = 1\r\n"]
+)
+async def test_lines_are_counted_as_python_counts_them(stub: Stub, before: str) -> None:
+    response = await stub.Run(pb.RunRequest(code=f"{before}nobody"))
+    assert "    nobody\nNameError" in response.result.error.traceback
+
+
 async def test_inputs_of_all_kinds_become_variables(stub: Stub) -> None:
     request = pb.RunRequest(
         code="print([t, j, d])",

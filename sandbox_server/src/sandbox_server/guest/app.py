@@ -106,6 +106,9 @@ class Session:
             self.after_cell = getattr(module, "after_cell", None)
         except BaseException as error:
             return {"error": f"{type(error).__name__}: {error}"}
+        _flush_quietly()
+        if _meter.exceeded:
+            return {"error": "output, which nobody reads before the first cell"}
         return {}
 
     def run_cell(self, request):
@@ -113,15 +116,15 @@ class Session:
         _use_streams()
         _meter.start_cell(request["output_bytes"])
         result = self.runner.run(self.take_loaded())
-        _flush_quietly()
+        self._finish(result)
+        result["variables"] = describe(_namespace, request["variables"], self.provided)
+        _flush_quietly()  # to the end, as `repr()` of a variable may write too
         if _meter.exceeded:
             # Whatever became of the exception that said so.
             result["outcome"] = "OUTPUT_LIMIT"
             result.setdefault(
                 "error", {"type": "OutputLimitExceeded", "message": "the cell wrote too much", "traceback": ""}
             )
-        self._finish(result)
-        result["variables"] = describe(_namespace, request["variables"], self.provided)
         result["output_dropped_bytes"] = _meter.dropped_bytes
         return result
 
@@ -132,7 +135,6 @@ class Session:
             except BaseException as error:
                 result["after_cell_error"] = f"{type(error).__name__}: {error}"
         _namespace.update(self.restored)
-        _flush_quietly()
 
 
 def _use_streams():

@@ -1,6 +1,7 @@
 """Runs cells in the session's namespace, the way a REPL does."""
 
 import ast
+import io
 import linecache
 import sys
 import traceback
@@ -38,7 +39,8 @@ class CellRunner:
         self._count += 1
         filename = f"<cell {self._count}>"
         # Where tracebacks look for source lines.
-        linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+        lines = io.StringIO(code, newline=None).readlines()  # as the parser counts them, which `splitlines` does not
+        linecache.cache[filename] = (len(code), None, lines, filename)
         value_repr = None
         try:
             body, last = _parse(code, filename)
@@ -88,9 +90,14 @@ def _parse(code, filename):
         # What the parser raises when its own stack is full; memory is not.
         raise SyntaxError(f"the source is nested too deeply: {error}") from None
     last = None
-    if tree.body and isinstance(tree.body[-1], ast.Expr):
-        last = compile(ast.Expression(tree.body.pop().value), filename, "eval")
-    body = compile(tree, filename, "exec") if tree.body else None
+    try:
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = compile(ast.Expression(tree.body.pop().value), filename, "eval")
+        body = compile(tree, filename, "exec") if tree.body else None
+    except SyntaxError as error:
+        if error.text is None:  # a tree does not know its source
+            error.text = linecache.getline(filename, error.lineno or 0) or None
+        raise
     return body, last
 
 

@@ -6,6 +6,7 @@ import types
 
 MAX_LISTED = 200
 MAX_JSON_BYTES = 1 << 20
+_MAX_NAME_CHARS = 1000
 
 
 def describe(namespace, query, hidden):
@@ -25,6 +26,9 @@ def describe(namespace, query, hidden):
 
 
 def _worth_listing(name, value, hidden):
+    # Through `globals()`, code can give the namespace keys of any kind.
+    if type(name) is not str or not name.isidentifier() or len(name) > _MAX_NAME_CHARS:
+        return False
     if name.startswith("_") or isinstance(value, types.ModuleType):
         return False
     return not (name in hidden and hidden[name] is value)
@@ -34,12 +38,10 @@ def _describe_one(name, namespace, preview_chars, with_json):
     if name not in namespace:
         return {"name": name, "type": "", "size": -1, "json_error": f"there is no variable {name!r}"}
     value = namespace[name]
-    cls = type(value)
-    module = getattr(cls, "__module__", "builtins")
     preview, truncated = _preview(value, preview_chars)
     described = {
         "name": name,
-        "type": cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}",
+        "type": _type_name(type(value)),
         "size": _size(value),
         "preview": preview,
         "preview_truncated": truncated,
@@ -48,8 +50,8 @@ def _describe_one(name, namespace, preview_chars, with_json):
         try:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
             size = len(text.encode())
-        except Exception as error:
-            described["json_error"] = f"JSON cannot express it: {error}"
+        except BaseException as error:  # code of the value's own may run here, and raise whatever it likes
+            described["json_error"] = f"JSON cannot express it: {_text_of(error)}"
         else:
             if size > MAX_JSON_BYTES:
                 described["json_error"] = f"it takes {size} bytes as JSON, over the limit of {MAX_JSON_BYTES}"
@@ -58,10 +60,25 @@ def _describe_one(name, namespace, preview_chars, with_json):
     return described
 
 
+def _type_name(cls):
+    try:
+        module, name = str(cls.__module__)[:_MAX_NAME_CHARS], str(cls.__qualname__)[:_MAX_NAME_CHARS]
+    except BaseException:  # a metaclass may answer for its classes
+        return "?"
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+def _text_of(error):
+    try:
+        return str(error)[:_MAX_NAME_CHARS]
+    except BaseException:
+        return type(error).__name__
+
+
 def _size(value):
     try:
         return len(value)
-    except Exception:
+    except BaseException:
         return -1
 
 
@@ -86,7 +103,7 @@ class _Preview(reprlib.Repr):
 def _preview(value, chars):
     try:
         text = _Preview(chars).repr(value)
-    except Exception as error:
+    except BaseException as error:
         text = f"<{type(value).__name__}: repr() raised {type(error).__name__}>"
     text = text.encode("utf-8", "backslashreplace").decode()
     short = isinstance(value, (str, bytes, bytearray)) and len(value) > chars + 40
