@@ -81,7 +81,10 @@ def test_each_setting_without_a_flag_is_there_with_its_default() -> None:
 
 
 def test_the_settings_of_the_sandbox_server_are_all_spoken_of() -> None:
-    with_flags = {"listen", "workers", "max_sessions", "max_blob_cache_bytes", "grace_seconds"}
+    with_flags = {
+        *("listen", "workers", "max_sessions", "max_memory_bytes", "max_blob_cache_bytes", "grace_seconds"),
+        *("max_client_sessions", "max_client_memory_bytes", "max_client_blob_bytes"),
+    }
     text = PAGE.read_text(encoding="utf-8")
     for field in dataclasses.fields(SandboxSettings):
         assert field.name in with_flags or f"`{field.name}`" in text

@@ -41,6 +41,10 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+_NEVER_SECONDS = 10 * 365 * 24 * 3600.0
+"""A grace time that does not end."""
+
+
 class Drainable(Protocol):
     """What a service does when its server shuts down."""
 
@@ -89,6 +93,7 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self._server)
         self._listen = list(listen)
         self._stopping: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self.addresses: list[str] = []
         """The addresses that are listened on, with real ports, once the server has started."""
 
@@ -126,10 +131,15 @@ class GrpcServer:
     async def _stop(self, grace_seconds: float) -> None:
         await self._health.enter_graceful_shutdown()
         self._binding.drainable.start_draining(grace_seconds)
-        stopping = asyncio.create_task(self._server.stop(grace_seconds))
+        # The grace time is kept here, and never by gRPC: where that of one `stop` of grpc.aio ends while another one
+        # completes, it uses the server that the other has freed, which is a segmentation fault (grpcio 1.85.1).
+        stopping = asyncio.create_task(self._server.stop(_NEVER_SECONDS))
         finishing = asyncio.create_task(self._running_calls.wait_until_none_is_left())
-        await asyncio.wait({stopping, finishing}, return_when=asyncio.FIRST_COMPLETED)
+        hurrying = asyncio.create_task(self._hurry.wait())
+        ends = {stopping, finishing, hurrying}
+        await asyncio.wait(ends, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         finishing.cancel()
+        hurrying.cancel()
         await self._server.stop(None)
         await stopping
         await self._binding.drainable.close()
@@ -147,7 +157,7 @@ class GrpcServer:
         await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
         if again.done():
             _log.info("second signal: stopping now")
-            await self._server.stop(0)
+            self._hurry.set()
         again.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await again
