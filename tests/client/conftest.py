@@ -39,6 +39,9 @@ class SyncFace:
     async def models(self) -> rlm_client.Models:
         return await asyncio.to_thread(self._client.models)
 
+    async def prompts(self) -> rlm_client.PromptSets:
+        return await asyncio.to_thread(self._client.prompts)
+
     async def stream(self, *arguments: Any, **options: Any) -> SyncStreamFace:
         return SyncStreamFace(await asyncio.to_thread(self._client.stream, *arguments, **options))
 

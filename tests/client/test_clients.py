@@ -332,3 +332,15 @@ async def test_a_server_that_is_not_there_is_unavailable(connect, tmp_path):
 
 def test_the_fake_serves_every_rpc_that_the_clients_call():
     assert {"Complete", "UploadContext", "ListModels"} <= set(vars(FakeCompletionService))
+
+
+async def test_prompts_select_a_set_and_replace_texts(client, service):
+    await client.completion("text", "?", prompts=rlm_client.Prompts("mine", {"turn": "[$iteration]"}))
+    assert service.requests[0].prompts == pb.Prompts(name="mine", overrides={"turn": "[$iteration]"})
+
+
+async def test_the_sets_of_texts_of_a_server_can_be_listed(client):
+    found = await client.prompts()
+    assert [one.name for one in found.sets] == ["v1", "mine"]
+    assert found.default_name == "v1"
+    assert found.model_notes[0].family == "gpt-5"

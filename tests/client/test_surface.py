@@ -13,8 +13,9 @@ from rlm_client._channel import SERVICE_CONFIG
 PUBLIC_NAMES = """
 AccessError AlreadyExistsError AsyncClient AsyncEventStream CallCancelledError CallDeadlineError Client Completion
 Context ContextError Directory Event EventStream FieldViolation FinishReason InvalidRequestError Limits Models
-NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext RlmError Sampling SequenceOutOfRangeError
-ServerFailedError SkippedFile StatusError StreamEndedError UnavailableError WrongStateError prepare read_directory
+NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError Sampling
+SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError UnavailableError WrongStateError
+prepare read_directory
 """
 
 
@@ -30,7 +31,7 @@ def test_the_error_module_draws_every_error():
 
 
 def test_the_clients_have_the_same_calls_with_the_same_arguments():
-    for name in ("completion", "stream", "models", "close"):
+    for name in ("completion", "stream", "models", "prompts", "close"):
         sync, asynchronous = getattr(rlm_client.Client, name), getattr(rlm_client.AsyncClient, name)
         assert list(inspect.signature(sync).parameters) == list(inspect.signature(asynchronous).parameters)
 

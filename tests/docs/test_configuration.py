@@ -29,6 +29,7 @@ UNSAID = {
         "--sub-model": "the root's",
         "--base-url": "OpenAI's",
         "--api-key-file": "",
+        "--prompts-dir": "",
         "--max-depth": str(CompletionLimits().max_depth),
         "--max-iterations": str(CompletionLimits().max_iterations),
         "--max-subcalls": str(CompletionLimits().max_subcalls),
@@ -69,6 +70,7 @@ def test_each_setting_without_a_flag_is_there_with_its_default() -> None:
     }
     with_flags = {
         *("default_model", "default_sub_model", "listen", "sandbox", "base_url", "api_key", "grace_seconds"),
+        *("prompts_dir", "default_prompts"),
     }
     settings = RlmSettings(default_model="m")
     real = {}

@@ -134,7 +134,6 @@ UNSERVED_FIELDS = [
     {"keep_conversation": True},
     {"answer_schema": "{}"},
     {"tools": [rlm.Tool(name="f")]},
-    {"prompts": rlm.Prompts(name="v1")},
     {"seed": 0},
     {"direct_answer_allowed": True},
     {"cache_subcalls": True},

@@ -1,4 +1,4 @@
-"""Small parts by themselves: truncation, events, budget, settings, prompts."""
+"""Small parts by themselves: truncation, events, budget, settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from rlm_server.engine.clock import SystemClock
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.ports import TokenCounts
-from rlm_server.engine.prompts import PromptSet
 from rlm_server.engine.truncation import HeadAndTail, cut_middle
 from rlm_server.models.sse import EventDecoder
 from rlm_server.service.running import RunningCompletions
@@ -187,11 +186,3 @@ def test_the_engine_knows_neither_grpc_nor_openai_nor_the_sandbox() -> None:
     forbidden = {"grpc", "openai", "wasmtime", "httpx2", "rlm_server.service", "rlm_server.executors"}
     command = [sys.executable, "-c", source % forbidden]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-# --- prompts
-
-
-def test_a_version_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(FileNotFoundError):
-        PromptSet.load("v999")

@@ -167,7 +167,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
         ("keep_conversation", {"keep_conversation": True}),
         ("answer_schema", {"answer_schema": "{}"}),
         ("tools", {"tools": [pb.Tool(name="t")]}),
-        ("prompts", {"prompts": pb.Prompts(name="p")}),
         ("seed", {"seed": 0}),
         ("direct_answer_allowed", {"direct_answer_allowed": True}),
         ("cache_subcalls", {"cache_subcalls": True}),
@@ -183,7 +182,7 @@ async def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(
     assert feature in str(error.details())
 
 
-SERVED = {"Complete", "UploadContext", "ListModels"}
+SERVED = {"Complete", "UploadContext", "ListModels", "ListPrompts"}
 METHODS = pb.DESCRIPTOR.services_by_name["CompletionService"].methods
 
 

@@ -143,6 +143,25 @@ class FakeCompletionService(pb_grpc.CompletionServiceServicer):
             default_sub_model="m",
         )
 
+    def ListPrompts(  # noqa: N802 - the contract's name
+        self, request: pb.ListPromptsRequest, context: grpc.ServicerContext
+    ) -> pb.ListPromptsResponse:
+        self._fail_if_asked(context)
+        return pb.ListPromptsResponse(
+            prompt_sets=[
+                pb.PromptSet(
+                    name="v1",
+                    prompts=[
+                        pb.Prompt(name="task", text="$query\n$contexts", required_placeholders=["contexts", "query"]),
+                        pb.Prompt(name="turn", text="[$iteration]", optional_placeholders=["iteration"]),
+                    ],
+                ),
+                pb.PromptSet(name="mine", from_operator=True, prompts=[pb.Prompt(name="task", text="$query!")]),
+            ],
+            default_name="v1",
+            model_notes=[pb.ModelNote(family="gpt-5", patterns=["gpt-5*", "o3*"], text="Be brief.")],
+        )
+
     def _fail_if_asked(self, context: grpc.ServicerContext) -> None:
         if self.error is not None:
             context.abort_with_status(rpc_status.to_status(_status(self.error)))

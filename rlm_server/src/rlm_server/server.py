@@ -11,18 +11,20 @@ from rlm_common.server import GrpcServer, ServiceBinding
 
 from rlm_server.contexts import ContextStore
 from rlm_server.engine.clock import SystemClock
+from rlm_server.engine.prompts import PromptError, UnknownPromptsError, load_library
 from rlm_server.executors.child_process import SandboxProcess, SandboxStartError
 from rlm_server.executors.local import LocalExecutor
 from rlm_server.executors.sandbox import SandboxExecutor
 from rlm_server.models.openai_endpoint import OpenAIEndpoint
 from rlm_server.service.completion_service import CompletionService
 from rlm_server.service.models import ModelNames
-from rlm_server.settings import LOCAL_SANDBOX
+from rlm_server.settings import LOCAL_SANDBOX, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlm_server.engine.ports import Executor
+    from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.settings import Settings
 
 __all__ = ["RlmServer", "SandboxStartError", "create_server"]
@@ -97,8 +99,12 @@ async def create_server(settings: Settings) -> RlmServer:
 
     Args:
         settings: how it is set up.
+
+    Raises:
+        SettingsError: the operator's prompts cannot be used.
     """
     clock = SystemClock()
+    prompts = _load_prompts(settings)
     resources = contextlib.AsyncExitStack()
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(resources.aclose)
@@ -125,6 +131,7 @@ async def create_server(settings: Settings) -> RlmServer:
             models=models,
             executor=_make_executor(settings, sandbox_process, resources),
             contexts=contexts,
+            prompts=prompts,
             clock=clock,
         )
         undo.pop_all()
@@ -133,6 +140,15 @@ async def create_server(settings: Settings) -> RlmServer:
     )
     grpc_server = GrpcServer(binding, error_domain=ERROR_DOMAIN, listen=settings.listen)
     return RlmServer(settings, grpc_server, sandbox_process, resources)
+
+
+def _load_prompts(settings: Settings) -> PromptLibrary:
+    try:
+        return load_library(settings.prompts_dir, settings.default_prompts)
+    except UnknownPromptsError as error:
+        raise SettingsError(f"default_prompts: {error}") from None
+    except (PromptError, OSError) as error:
+        raise SettingsError(f"prompts_dir: {error}") from None
 
 
 def _make_executor(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlm_common.addresses import is_loopback
 
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits
+from rlm_server.engine.prompts import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,9 @@ class Settings:
         context_store_bytes: room for uploaded contexts; the least recently used go first.
         max_context_bytes: size of one uploaded context.
         data_dir: where uploaded contexts are kept while the server runs. None means the system's temporary directory.
+        prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
+            that there is none.
+        default_prompts: the set of texts that is used where a request names none.
         model_timeout_seconds: how long the endpoint may be silent during a call.
         model_max_retries: how often a failed call to the endpoint is tried again before any of the reply has come.
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
@@ -69,6 +73,8 @@ class Settings:
     context_store_bytes: int = 4 * 1024**3
     max_context_bytes: int = 1024**3
     data_dir: Path | None = None
+    prompts_dir: Path | None = None
+    default_prompts: str = DEFAULT_PROMPTS
     model_timeout_seconds: float = 300.0
     model_max_retries: int = 2
     sandbox_start_timeout_seconds: float = 300.0

@@ -32,6 +32,7 @@ from rlm_client._errors import (
     WrongStateError,
 )
 from rlm_client._options import Limits, Sampling
+from rlm_client._prompts import Prompts, PromptSets
 from rlm_client._sync import Client, EventStream
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "OverloadedError",
     "Part",
     "PreparedContext",
+    "PromptSets",
+    "Prompts",
     "RlmError",
     "Sampling",
     "SequenceOutOfRangeError",

@@ -13,6 +13,7 @@ from rlm_client._channel import OPTIONS
 from rlm_client._completion import Completion, EventFold, Models
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import CallCancelledError, from_rpc_error
+from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rlm_client._directory import SkippedFile
     from rlm_client._options import Limits, Sampling
+    from rlm_client._prompts import Prompts
 
 _UNARY_TIMEOUT_SECONDS = 30.0
 
@@ -54,6 +56,7 @@ class AsyncClient:
         sub_model: str | None = None,
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        prompts: Prompts | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
@@ -64,6 +67,7 @@ class AsyncClient:
             sub_model=sub_model,
             limits=limits,
             sampling=sampling,
+            prompts=prompts,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -78,6 +82,7 @@ class AsyncClient:
         sub_model: str | None = None,
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        prompts: Prompts | None = None,
         timeout_seconds: float | None = None,
     ) -> AsyncEventStream:
         """Answers a query over a context, event by event.
@@ -88,7 +93,9 @@ class AsyncClient:
             ContextError: the context cannot be read or sent.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
-        request = build_request(query, model=model, sub_model=sub_model, limits=limits, sampling=sampling)
+        request = build_request(
+            query, model=model, sub_model=sub_model, limits=limits, sampling=sampling, prompts=prompts
+        )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
         return AsyncEventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
@@ -101,6 +108,17 @@ class AsyncClient:
         """
         try:
             return Models.from_proto(await self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_seconds))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def prompts(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> PromptSets:
+        """Returns the sets of texts for models that the server has.
+
+        Raises:
+            StatusError: the call failed.
+        """
+        try:
+            return PromptSets.from_proto(await self._stub.ListPrompts(pb.ListPromptsRequest(), timeout=timeout_seconds))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 

@@ -17,6 +17,7 @@ _RETRIED = (
     "ListCompletions",
     "CancelCompletion",
     "ListModels",
+    "ListPrompts",
     "ListConversations",
     "ListVariables",
     "CloseConversation",

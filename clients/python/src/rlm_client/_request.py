@@ -8,10 +8,17 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
 if TYPE_CHECKING:
     from rlm_client._options import Limits, Sampling
+    from rlm_client._prompts import Prompts
 
 
 def build_request(
-    query: str, *, model: str | None, sub_model: str | None, limits: Limits | None, sampling: Sampling | None
+    query: str,
+    *,
+    model: str | None,
+    sub_model: str | None,
+    limits: Limits | None,
+    sampling: Sampling | None,
+    prompts: Prompts | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
     return pb.CompleteRequest(
@@ -20,4 +27,5 @@ def build_request(
         sub_model=sub_model or "",
         limits=limits.to_proto() if limits is not None else None,
         sampling=sampling.to_proto() if sampling is not None else None,
+        prompts=prompts.to_proto() if prompts is not None else None,
     )

@@ -12,6 +12,7 @@ from rlm_client._channel import OPTIONS
 from rlm_client._completion import Completion, EventFold, Models
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import from_rpc_error
+from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from rlm_client._directory import SkippedFile
     from rlm_client._options import Limits, Sampling
+    from rlm_client._prompts import Prompts
 
 _UNARY_TIMEOUT_SECONDS = 30.0
 
@@ -53,6 +55,7 @@ class Client:
         sub_model: str | None = None,
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        prompts: Prompts | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context.
@@ -66,6 +69,7 @@ class Client:
             sub_model: the model of sub-calls. Default: the server's.
             limits: what bounds the completion. Default: the server's.
             sampling: what models are told about sampling. Default: the endpoints'.
+            prompts: the texts that models are given. Default: the server's.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -86,6 +90,7 @@ class Client:
             sub_model=sub_model,
             limits=limits,
             sampling=sampling,
+            prompts=prompts,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
@@ -99,6 +104,7 @@ class Client:
         sub_model: str | None = None,
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        prompts: Prompts | None = None,
         timeout_seconds: float | None = None,
     ) -> EventStream:
         """Answers a query over a context, event by event.
@@ -109,7 +115,9 @@ class Client:
             ContextError: the context cannot be read or sent.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
-        request = build_request(query, model=model, sub_model=sub_model, limits=limits, sampling=sampling)
+        request = build_request(
+            query, model=model, sub_model=sub_model, limits=limits, sampling=sampling, prompts=prompts
+        )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
         return EventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
@@ -122,6 +130,17 @@ class Client:
         """
         try:
             return Models.from_proto(self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_seconds))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def prompts(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> PromptSets:
+        """Returns the sets of texts for models that the server has.
+
+        Raises:
+            StatusError: the call failed.
+        """
+        try:
+            return PromptSets.from_proto(self._stub.ListPrompts(pb.ListPromptsRequest(), timeout=timeout_seconds))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 

@@ -8,6 +8,7 @@ from rlm_server.cli.complete import complete
 from rlm_server.cli.demo_model import demo_model
 from rlm_server.cli.doctor import doctor
 from rlm_server.cli.models import models
+from rlm_server.cli.prompts import prompts
 from rlm_server.cli.serve import serve
 
 _app = typer.Typer(
@@ -23,6 +24,7 @@ _app.command()(serve)
 _app.command("demo-model")(demo_model)
 _app.command()(doctor)
 _app.command()(models)
+_app.command()(prompts)
 
 
 def main() -> None:

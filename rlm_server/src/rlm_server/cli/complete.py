@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rlm_client import AsyncClient, CallCancelledError, ContextError, Limits, PreparedContext, RlmError, SkippedFile
+from rlm_client import (
+    AsyncClient,
+    CallCancelledError,
+    ContextError,
+    Limits,
+    PreparedContext,
+    Prompts,
+    RlmError,
+    SkippedFile,
+)
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.contexts import read_contexts
@@ -31,6 +40,7 @@ from rlm_server.cli.options import (
     SubModelOption,
     TimeoutOption,
 )
+from rlm_server.cli.prompts import read_overrides
 from rlm_server.cli.render import Renderer, make_renderer
 from rlm_server.cli.stack import running_stack
 from rlm_server.settings import SettingsError
@@ -66,6 +76,13 @@ def complete(
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
     timeout: TimeoutOption = None,
+    prompts: Annotated[
+        str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
+    ] = "",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="NAME=FILE", help="One text of it, from a file; may be given several times."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
     output: Annotated[
@@ -82,6 +99,7 @@ def complete(
     """
     try:
         read, skipped = read_contexts(context, glob=glob, exclude=exclude or (), charset=charset)
+        chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
         endpoint = None
         if server is None:
             endpoint = choose_endpoint(
@@ -98,7 +116,7 @@ def complete(
     limits = Limits(
         max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
     )
-    call = _Call(query, read, skipped, server, endpoint, sandbox, model, sub_model, limits, output)
+    call = _Call(query, read, skipped, server, endpoint, sandbox, model, sub_model, limits, chosen_prompts, output)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
 
 
@@ -113,6 +131,7 @@ class _Call:
     model: str | None
     sub_model: str | None
     limits: Limits
+    prompts: Prompts
     output: Path | None
 
     async def run(self, renderer: Renderer) -> int:
@@ -152,7 +171,12 @@ class _Call:
         _tell_skipped(self.skipped_files)
         async with self._target() as target, AsyncClient(target) as client:
             stream = await client.stream(
-                self.context, self.query, model=self.model, sub_model=self.sub_model, limits=self.limits
+                self.context,
+                self.query,
+                model=self.model,
+                sub_model=self.sub_model,
+                limits=self.limits,
+                prompts=self.prompts,
             )
             async with stream:
                 with renderer:

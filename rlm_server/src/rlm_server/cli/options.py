@@ -48,3 +48,7 @@ TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),
 ]
+PromptsDirOption = Annotated[
+    Path | None,
+    typer.Option("--prompts-dir", metavar="DIR", help="Directory with texts for models that add to the server's own."),
+]

@@ -1,6 +1,6 @@
 """`rlm serve`."""
 
-# ruff: noqa: TC001 - typer reads annotations at run time, and calls commands by keyword
+# ruff: noqa: TC001, TC003 - typer reads annotations at run time, and calls commands by keyword
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,11 +23,13 @@ from rlm_server.cli.options import (
     MaxIterationsOption,
     MaxSubcallsOption,
     ModelOption,
+    PromptsDirOption,
     SandboxOption,
     SubModelOption,
     TimeoutOption,
 )
 from rlm_server.engine.limits import CompletionLimits
+from rlm_server.engine.prompts import DEFAULT_PROMPTS
 from rlm_server.server import create_server
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS, Settings, SettingsError
 
@@ -47,6 +50,10 @@ def serve(
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
     timeout: TimeoutOption = None,
+    prompts_dir: PromptsDirOption = None,
+    prompts: Annotated[
+        str, typer.Option("--prompts", metavar="SET", help="Set of texts for models where a request names none.")
+    ] = DEFAULT_PROMPTS,
     grace: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", help="How long running completions may go on at shutdown.")
     ] = 30.0,
@@ -66,7 +73,9 @@ def serve(
         endpoint = choose_endpoint(
             model=model, sub_model=sub_model, base_url=base_url, api_key_file=api_key_file, environment=os.environ
         )
-        asyncio.run(_serve(endpoint, tuple(listen or [DEFAULT_LISTEN_ADDRESS]), sandbox, limits, grace))
+        asyncio.run(
+            _serve(endpoint, tuple(listen or [DEFAULT_LISTEN_ADDRESS]), sandbox, limits, prompts_dir, prompts, grace)
+        )
     except (EndpointError, SettingsError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     except OSError as error:
@@ -74,7 +83,13 @@ def serve(
 
 
 async def _serve(
-    endpoint: Endpoint, listen: tuple[str, ...], sandbox: str | None, limits: CompletionLimits, grace: float
+    endpoint: Endpoint,
+    listen: tuple[str, ...],
+    sandbox: str | None,
+    limits: CompletionLimits,
+    prompts_dir: Path | None,
+    prompts: str,
+    grace: float,
 ) -> None:
     async with started(endpoint) as ready:
         settings = Settings(
@@ -86,6 +101,8 @@ async def _serve(
             api_key=ready.api_key,
             stand_in_models=ready.stand_in_models,
             default_limits=limits,
+            prompts_dir=prompts_dir,
+            default_prompts=prompts,
             grace_seconds=grace,
         )
         server = await create_server(settings)

@@ -13,7 +13,6 @@ from rlm_server.engine.budget import Budget
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec
-from rlm_server.engine.prompts import default_prompts
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import HOST_FUNCTIONS, Subcalls
 from rlm_server.engine.tree import Tree
@@ -53,7 +52,7 @@ class Completion:
             models=models,
             executor=executor,
             clock=clock,
-            prompts=default_prompts(),
+            prompts=spec.prompts,
         )
         self._run = run
         self._tree = Tree(run)

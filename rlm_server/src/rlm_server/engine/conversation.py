@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.ports import Message, VariablesState
+from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
 
 if TYPE_CHECKING:
@@ -12,32 +13,36 @@ if TYPE_CHECKING:
     from rlm_server.engine.prompts import PromptSet
     from rlm_server.engine.run import ContextPart, Node, NodeTask, Run
 
-_PLAIN_RLM_QUERY = "here the same as `llm_query`, with the context put after the prompt."
-_RECURSIVE_RLM_QUERY = (
-    "asks a model that works as you do, with a REPL of its own, for parts that need several steps. Its variable "
-    "`context` is the one you give (text, or lists and dicts as JSON has them), or else the prompt. Returns the "
-    "answer; fails as `llm_query` does, with what there was of an answer in the error's `partial_answer`. It costs "
-    "much more."
-)
+_SUBCALL_CHARS = 100_000
+"""How much text a sub-call reads well, as far as nothing is known of its model."""
 
 
 def opening(run: Run, node: Node, task: NodeTask) -> list[Message]:
     """Returns the messages that a node begins with."""
-    limits = run.spec.limits
-    recursive = node.depth < limits.max_depth
-    system = run.prompts.system.substitute(
-        rlm_query_note=_RECURSIVE_RLM_QUERY if recursive else _PLAIN_RLM_QUERY,
-        max_output_chars=f"{limits.max_output_chars:,}",
-        max_iterations=limits.max_iterations,
-        max_subcalls=f"{limits.max_subcalls:,}",
-    )
     parts = [_describe(run.prompts, part) for part in task.contexts]
     if len(parts) > 1:
         parts.append("- `context`: a dict of all of these by name")
     elif task.contexts[0].value.name != "context":
         parts.append("- `context`: the same value")
-    question = run.prompts.task.substitute(query=task.query, contexts="\n".join(parts))
+    question = fill(run.prompts.task, query=task.query, contexts="\n".join(parts))
+    system = system_message(run, node, task.model)
     return [Message("system", system), Message("user", f"{question}\n\n{status_line(run, 1)}")]
+
+
+def system_message(run: Run, node: Node, model: str) -> str:
+    """Returns the system message of a node with a REPL."""
+    prompts, limits = run.prompts, run.spec.limits
+    recursive = node.depth < limits.max_depth
+    return fill(
+        prompts.system,
+        rlm_query_note=fill(prompts.rlm_query_recursive if recursive else prompts.rlm_query_plain),
+        max_output_chars=f"{limits.max_output_chars:,}",
+        subcall_chars=f"{_SUBCALL_CHARS:,}",
+        budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
+        tools="",
+        answer_format="",
+        model_note=run.spec.model_note(model),
+    )
 
 
 def status_line(run: Run, iteration: int) -> str:
@@ -48,8 +53,11 @@ def status_line(run: Run, iteration: int) -> str:
         left.append(count(budget.input_tokens_left, "input token"))
     if budget.output_tokens_left is not None:
         left.append(count(budget.output_tokens_left, "output token"))
-    return run.prompts.turn.substitute(
-        iteration=iteration, max_iterations=run.spec.limits.max_iterations, budget=", ".join(left)
+    return fill(
+        run.prompts.turn,
+        iteration=iteration,
+        max_iterations=run.spec.limits.max_iterations,
+        budget=", ".join(left),
     )
 
 
@@ -66,11 +74,11 @@ def block_report(prompts: PromptSet, cell: Cell, number: int, total: int) -> str
     if cell.error:
         parts.append(cell.error)
     if cell.result.variables is VariablesState.LOST:
-        parts.append(prompts.variables_lost.template)
+        parts.append(fill(prompts.variables_lost))
     elif cell.result.variables is VariablesState.RESTORED:
-        parts.append(prompts.variables_restored.template)
+        parts.append(fill(prompts.variables_restored))
     if cell.problem:
-        parts.append(prompts.answer_not_taken.substitute(problem=cell.problem))
+        parts.append(fill(prompts.answer_not_taken, problem=cell.problem))
     if cell.failed and number < total:
         parts.append(f"[{count(total - number, 'later block')} of the reply did not run]")
     return "\n".join(parts)
@@ -82,7 +90,8 @@ def _describe(prompts: PromptSet, part: ContextPart) -> str:
         size = count(part.size_chars, "character")
     elif part.type_name != "str":
         size = f"{size} as JSON"
-    return prompts.context_part.substitute(
+    return fill(
+        prompts.context_part,
         name=part.value.name,
         type=part.type_name,
         size=size,

@@ -14,6 +14,7 @@ from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
+from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import NodeResult
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class NodeLoop:
         turn = _Turn()
         if model_reply.stop_reason == "length":
             await self._warn(event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens")
-            turn.notes.append(self._run.prompts.reply_truncated.template)
+            turn.notes.append(fill(self._run.prompts.reply_truncated))
         if reply.blocks:
             await self._take_code(reply, turn)
         elif reply.final is not None:
@@ -152,7 +153,7 @@ class NodeLoop:
             await self._warn(
                 event_pb2.WARNING_CODE_FINAL_BESIDE_CODE, f"the reply had code and also {function} in its text"
             )
-            turn.notes.append(self._run.prompts.final_beside_code.substitute(function=function))
+            turn.notes.append(fill(self._run.prompts.final_beside_code, function=function))
 
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
         self._idle_replies = 0
@@ -176,7 +177,7 @@ class NodeLoop:
                 f"{_MAX_IDLE_REPLIES} replies in a row had neither code nor an answer",
             )
         prompts = self._run.prompts
-        turn.notes.append((prompts.empty_reply if empty else prompts.no_code).template)
+        turn.notes.append(fill(prompts.empty_reply if empty else prompts.no_code))
 
     async def _run_blocks(self, blocks: tuple[str, ...], turn: _Turn) -> None:
         refused_before = self._subcalls.refused_count

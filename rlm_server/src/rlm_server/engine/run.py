@@ -68,6 +68,8 @@ class CompletionSpec:
         limits: bounds of the whole tree.
         sampling: is passed to the models.
         resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
+        prompts: the texts that models are given.
+        model_note: returns what a model is told besides, by its name; may be empty.
     """
 
     completion_id: str
@@ -78,6 +80,8 @@ class CompletionSpec:
     limits: CompletionLimits
     sampling: Sampling
     resolve_model: Callable[[str], str]
+    prompts: PromptSet
+    model_note: Callable[[str], str]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rlm_server.engine.ports import (
     SandboxError,
     ValueFormat,
 )
+from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import ContextPart, Node, NodeResult, NodeTask, UnknownModelError
 from rlm_server.engine.text import clean, preview
 
@@ -190,7 +191,7 @@ class Subcalls:
 
     def _child_task(self, item: _Item, model: str) -> NodeTask:
         value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
-        query = item.prompt if item.context else self._run.prompts.child_query.template
+        query = item.prompt if item.context else fill(self._run.prompts.child_query)
         return NodeTask(query, [describe_value("context", value_format, text)], model)
 
     async def _warn_refused(self, message: str) -> None:

@@ -14,6 +14,7 @@ from rlm_common.errors import ServiceError
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.service.prompts import describe_prompts
 from rlm_server.service.running import RunningCompletions
 from rlm_server.service.unimplemented import UnimplementedRpcs
 from rlm_server.service.uploads import receive_context
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from rlm_server.contexts import ContextStore
     from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.service.models import ModelNames
     from rlm_server.service.unimplemented import Context
     from rlm_server.settings import Settings
@@ -42,6 +44,7 @@ class CompletionService(UnimplementedRpcs):
         models: calls them.
         executor: makes sandboxes.
         contexts: what was uploaded.
+        prompts: the sets of texts that models can be given.
         clock: tells the time.
     """
 
@@ -53,6 +56,7 @@ class CompletionService(UnimplementedRpcs):
         models: ModelClient,
         executor: Executor,
         contexts: ContextStore,
+        prompts: PromptLibrary,
         clock: Clock,
     ) -> None:
         self._model_names = model_names
@@ -60,7 +64,8 @@ class CompletionService(UnimplementedRpcs):
         self._executor = executor
         self._contexts = contexts
         self._clock = clock
-        self._validator = RequestValidator(settings, model_names, contexts)
+        self._prompts = prompts
+        self._validator = RequestValidator(settings, model_names, contexts, prompts)
         self._running = RunningCompletions(settings.max_concurrent_completions)
 
     def start_draining(self, grace_seconds: float) -> None:
@@ -114,3 +119,7 @@ class CompletionService(UnimplementedRpcs):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that requests can name."""
         return self._model_names.listing()
+
+    async def ListPrompts(self, request: pb.ListPromptsRequest, context: Context) -> pb.ListPromptsResponse:
+        """Lists the sets of texts that requests can name."""
+        return describe_prompts(self._prompts)

@@ -112,8 +112,6 @@ def refuse_unimplemented_fields(request: pb.CompleteRequest) -> None:
             raise not_implemented(name)
     if request.tools:
         raise not_implemented("tools")
-    if request.HasField("prompts"):
-        raise not_implemented("prompts")
     if request.HasField("seed"):
         raise not_implemented("seed")
     if request.limits.HasField("max_cost_microdollars"):

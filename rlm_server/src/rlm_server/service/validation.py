@@ -12,6 +12,7 @@ from rlm_server.engine.ports import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
+from rlm_server.service.prompts import check_prompts
 from rlm_server.service.unimplemented import refuse_unimplemented_fields
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
     from rlm_server.contexts import ContextStore, StoredContext
+    from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.service.models import ModelNames
     from rlm_server.settings import Settings
 
@@ -49,10 +51,12 @@ class RequestValidator:
         settings: the server's.
         models: the models it serves.
         contexts: what was uploaded.
+        prompts: the sets of texts that models can be given.
     """
 
-    def __init__(self, settings: Settings, models: ModelNames, contexts: ContextStore) -> None:
+    def __init__(self, settings: Settings, models: ModelNames, contexts: ContextStore, prompts: PromptLibrary) -> None:
         self._settings = settings
+        self._prompts = prompts
         self._models = models
         self._contexts = contexts
 
@@ -73,6 +77,7 @@ class RequestValidator:
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
         _check_labels(request.labels, violations)
+        prompts = check_prompts(request.prompts, self._prompts, violations)
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
@@ -93,6 +98,8 @@ class RequestValidator:
             limits=limits,
             sampling=sampling,
             resolve_model=self._models.resolve,
+            prompts=prompts,
+            model_note=self._prompts.note_for,
         )
         return CheckedRequest(spec, contexts.stored)
 

@@ -492,7 +492,7 @@ class Tool(message.Message):
 
 @typing.final
 class Prompts(message.Message):
-    """Prompts select or replace the system's prompts."""
+    """Prompts select or replace the texts that models are given."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -519,10 +519,12 @@ class Prompts(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     OVERRIDES_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name selects a set of prompts that the server has. Default: the server's default."""
+    """name selects a set of texts that the server has, as `ListPrompts` tells them. Default: the server's default."""
     @builtins.property
     def overrides(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """overrides replaces single prompts by their name; each must keep the placeholders of the one that it replaces."""
+        """overrides replaces single texts of the set by their names. Each must have the placeholders that `ListPrompts` gives
+        as required, and may have the optional ones; `$$` is a dollar sign. At most 100,000 characters each.
+        """
 
     def __init__(
         self,
@@ -1227,6 +1229,151 @@ class Model(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["context_window_tokens", b"context_window_tokens", "name", b"name", "stand_in", b"stand_in"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPromptsRequest(message.Message):
+    """ListPromptsRequest asks for the sets of texts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPromptsResponse(message.Message):
+    """ListPromptsResponse lists them."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PROMPT_SETS_FIELD_NUMBER: builtins.int
+    DEFAULT_NAME_FIELD_NUMBER: builtins.int
+    MODEL_NOTES_FIELD_NUMBER: builtins.int
+    default_name: builtins.str
+    """default_name is the set that is used where a request names none."""
+    @builtins.property
+    def prompt_sets(self) -> containers.RepeatedCompositeFieldContainer[PromptSet]:
+        """prompt_sets that requests can name."""
+
+    @builtins.property
+    def model_notes(self) -> containers.RepeatedCompositeFieldContainer[ModelNote]:
+        """model_notes is the advice that models are given besides; for each model the first that fits its name."""
+
+    def __init__(
+        self,
+        *,
+        prompt_sets: abc.Iterable[PromptSet] | None = ...,
+        default_name: builtins.str = ...,
+        model_notes: abc.Iterable[ModelNote] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["default_name", b"default_name", "model_notes", b"model_notes", "prompt_sets", b"prompt_sets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PromptSet(message.Message):
+    """PromptSet is a set of texts for models."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FROM_OPERATOR_FIELD_NUMBER: builtins.int
+    PROMPTS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is what `Prompts.name` takes."""
+    from_operator: builtins.bool
+    """from_operator tells that the server's operator made or changed it."""
+    @builtins.property
+    def prompts(self) -> containers.RepeatedCompositeFieldContainer[Prompt]:
+        """prompts are its texts."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        from_operator: builtins.bool = ...,
+        prompts: abc.Iterable[Prompt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["from_operator", b"from_operator", "name", b"name", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Prompt(message.Message):
+    """Prompt is one text of a set."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    REQUIRED_PLACEHOLDERS_FIELD_NUMBER: builtins.int
+    OPTIONAL_PLACEHOLDERS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """name is what `Prompts.overrides` takes."""
+    text: builtins.str
+    """text is the text, with placeholders as `$query`."""
+    @builtins.property
+    def required_placeholders(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """required_placeholders are those that a replacement must have, without the dollar sign."""
+
+    @builtins.property
+    def optional_placeholders(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """optional_placeholders are those that a replacement may leave out."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        text: builtins.str = ...,
+        required_placeholders: abc.Iterable[builtins.str] | None = ...,
+        optional_placeholders: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "optional_placeholders", b"optional_placeholders", "required_placeholders", b"required_placeholders", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelNote(message.Message):
+    """ModelNote is advice for a family of models."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: builtins.int
+    PATTERNS_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    family: builtins.str
+    """family is its name, for people."""
+    text: builtins.str
+    """text is the advice; may be empty."""
+    @builtins.property
+    def patterns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """patterns are the names of its models in lower case, with `*` and `?`. A model is also found by what follows the last
+        slash of its name.
+        """
+
+    def __init__(
+        self,
+        *,
+        family: builtins.str = ...,
+        patterns: abc.Iterable[builtins.str] | None = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["family", b"family", "patterns", b"patterns", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -91,6 +91,11 @@ class CompletionServiceStub:
                 request_serializer=rlm_dot_v1_dot_completion__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=rlm_dot_v1_dot_completion__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.ListPrompts = channel.unary_unary(
+                '/rlm.v1.CompletionService/ListPrompts',
+                request_serializer=rlm_dot_v1_dot_completion__service__pb2.ListPromptsRequest.SerializeToString,
+                response_deserializer=rlm_dot_v1_dot_completion__service__pb2.ListPromptsResponse.FromString,
+                _registered_method=True)
         self.ListConversations = channel.unary_unary(
                 '/rlm.v1.CompletionService/ListConversations',
                 request_serializer=rlm_dot_v1_dot_completion__service__pb2.ListConversationsRequest.SerializeToString,
@@ -212,6 +217,13 @@ class CompletionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPrompts(self, request, context):
+        """ListPrompts lists the sets of texts for models that requests can name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListConversations(self, request, context):
         """ListConversations lists the conversations that are kept, latest first.
 
@@ -291,6 +303,11 @@ def add_CompletionServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=rlm_dot_v1_dot_completion__service__pb2.ListModelsRequest.FromString,
                     response_serializer=rlm_dot_v1_dot_completion__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListPrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrompts,
+                    request_deserializer=rlm_dot_v1_dot_completion__service__pb2.ListPromptsRequest.FromString,
+                    response_serializer=rlm_dot_v1_dot_completion__service__pb2.ListPromptsResponse.SerializeToString,
             ),
             'ListConversations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConversations,
@@ -585,6 +602,33 @@ class CompletionService:
             '/rlm.v1.CompletionService/ListModels',
             rlm_dot_v1_dot_completion__service__pb2.ListModelsRequest.SerializeToString,
             rlm_dot_v1_dot_completion__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rlm.v1.CompletionService/ListPrompts',
+            rlm_dot_v1_dot_completion__service__pb2.ListPromptsRequest.SerializeToString,
+            rlm_dot_v1_dot_completion__service__pb2.ListPromptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

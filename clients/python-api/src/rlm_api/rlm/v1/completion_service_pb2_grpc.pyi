@@ -93,6 +93,8 @@ class CompletionServiceStub:
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListModelsRequest, _completion_service_pb2.ListModelsResponse]
     """ListModels lists the models that requests can name."""
+    ListPrompts: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListPromptsRequest, _completion_service_pb2.ListPromptsResponse]
+    """ListPrompts lists the sets of texts for models that requests can name."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListConversationsRequest, _completion_service_pb2.ListConversationsResponse]
     """ListConversations lists the conversations that are kept, latest first.
 
@@ -174,6 +176,8 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListModelsRequest, _completion_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists the models that requests can name."""
+    ListPrompts: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListPromptsRequest, _completion_service_pb2.ListPromptsResponse]  # type: ignore[assignment]
+    """ListPrompts lists the sets of texts for models that requests can name."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListConversationsRequest, _completion_service_pb2.ListConversationsResponse]  # type: ignore[assignment]
     """ListConversations lists the conversations that are kept, latest first.
 
@@ -312,6 +316,14 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_completion_service_pb2.ListModelsResponse, _abc.Awaitable[_completion_service_pb2.ListModelsResponse]]:
         """ListModels lists the models that requests can name."""
+
+    @_abc_1.abstractmethod
+    def ListPrompts(
+        self,
+        request: _completion_service_pb2.ListPromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_completion_service_pb2.ListPromptsResponse, _abc.Awaitable[_completion_service_pb2.ListPromptsResponse]]:
+        """ListPrompts lists the sets of texts for models that requests can name."""
 
     @_abc_1.abstractmethod
     def ListConversations(

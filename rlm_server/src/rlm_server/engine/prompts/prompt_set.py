@@ -1,0 +1,151 @@
+"""The texts that models are given, and what they must have a place for."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_OPTIONAL_PLACEHOLDERS = {
+    "system": frozenset({"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "model_note"}),
+    "budget": frozenset({"max_iterations", "max_subcalls"}),
+    "task": frozenset[str](),
+    "context_part": frozenset({"type", "size", "outline"}),
+    "turn": frozenset({"iteration", "max_iterations", "budget"}),
+    "final_beside_code": frozenset({"function"}),
+}
+"""What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
+
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+class PromptError(Exception):
+    """A text that cannot be used; the message says why, and the remedy."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The texts of one set, each a template with `$placeholders`.
+
+    Args:
+        system: the system message of a node with a REPL.
+        budget: its part on what may be used.
+        rlm_query_recursive: its part on `rlm_query` where that is a child RLM.
+        rlm_query_plain: the same where that is a plain model call.
+        task: the first user message, without the line on the turn.
+        context_part: a line of it on one variable.
+        child_query: what a child RLM is asked whose whole task is its context.
+        turn: the line on the turn, at the end of each user message.
+        no_code: what a model is told whose reply had neither code nor an answer.
+        empty_reply: the same for an empty reply.
+        final_beside_code: a FINAL in the text of a reply with code was not taken.
+        reply_truncated: the reply was cut by the limit on its length.
+        variables_lost: the sandbox was started afresh.
+        variables_restored: the block was killed and had no effect.
+        answer_not_taken: why an answer was not taken.
+    """
+
+    system: string.Template
+    budget: string.Template
+    rlm_query_recursive: string.Template
+    rlm_query_plain: string.Template
+    task: string.Template
+    context_part: string.Template
+    child_query: string.Template
+    turn: string.Template
+    no_code: string.Template
+    empty_reply: string.Template
+    final_beside_code: string.Template
+    reply_truncated: string.Template
+    variables_lost: string.Template
+    variables_restored: string.Template
+    answer_not_taken: string.Template
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str]) -> Self:
+        """Makes a set of texts by their names, which must all be there."""
+        return cls(**{name: string.Template(texts[name]) for name in PROMPT_NAMES})
+
+    def text(self, name: str) -> str:
+        """Returns one of the texts, with its placeholders."""
+        template: string.Template = getattr(self, name)
+        return template.template
+
+    def replaced(self, texts: Mapping[str, str]) -> Self:
+        """Returns the set with some of its texts replaced, by their names."""
+        return dataclasses.replace(self, **{name: string.Template(text) for name, text in texts.items()})
+
+
+PROMPT_NAMES = tuple(field.name for field in dataclasses.fields(PromptSet))
+"""The names of a set's texts."""
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """The placeholders that a text can have.
+
+    Args:
+        required: those it must have.
+        optional: those it may leave out.
+    """
+
+    required: frozenset[str]
+    optional: frozenset[str]
+
+
+def placeholders_of(name: str, original: str) -> Placeholders:
+    """Returns the placeholders that a replacement for a text can have: those of the original.
+
+    Args:
+        name: the text's name.
+        original: the text of the default set.
+    """
+    found = frozenset(string.Template(original).get_identifiers())
+    optional = _OPTIONAL_PLACEHOLDERS.get(name, frozenset())
+    return Placeholders(found - optional, found & optional)
+
+
+def check_text(name: str, text: str, original: str) -> None:
+    """Checks a text that is to take the place of another.
+
+    Args:
+        name: the text's name.
+        text: the replacement.
+        original: the text of the default set.
+
+    Raises:
+        PromptError: it is empty, lacks a placeholder, has one that nothing fills, or a `$` that is none.
+    """
+    if not text.strip():
+        raise PromptError("is empty")
+    template = string.Template(text)
+    if not template.is_valid():
+        raise PromptError("has a $ that begins no placeholder; write $$ for a dollar sign")
+    known = placeholders_of(name, original)
+    found = set(template.get_identifiers())
+    if unknown := found - known.required - known.optional:
+        listed = _listed(known.required | known.optional)
+        raise PromptError(
+            f"has {_listed(unknown)}, which nothing fills; there are: {listed}; write $$ for a dollar sign"
+        )
+    if missing := known.required - found:
+        raise PromptError(f"lacks {_listed(missing)}; put in where it is to stand")
+
+
+def fill(template: string.Template, **values: object) -> str:
+    """Returns a text with its placeholders filled. A line that holds but a placeholder goes where that has nothing."""
+    text = template.template
+    empty = [name for name, value in values.items() if value == ""]
+    if empty:
+        text = re.sub(rf"^\$(?:{'|'.join(empty)})(?:\n|\Z)", "", text, flags=re.MULTILINE)
+        text = _BLANK_LINES.sub("\n\n", text).rstrip("\n")
+    return string.Template(text).substitute(values)
+
+
+def _listed(names: frozenset[str] | set[str]) -> str:
+    return ", ".join(f"${name}" for name in sorted(names)) or "none"
