@@ -32,7 +32,7 @@ _RUN = json.dumps(
     {
         "do": "run",
         "output_bytes": _LIMITS.output_bytes,
-        "variables": {"include_all": False, "json_values": [], "preview_chars": 100},
+        "variables": {"include_all": False, "json_values": [], "preview_chars": 100, "include_inputs": False},
     }
 )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sandbox_server.wasm.engine import GuestEngine
 
 MIB = 1 << 20
-NO_VARIABLES = {"include_all": False, "json_values": [], "preview_chars": 100}
+NO_VARIABLES = {"include_all": False, "json_values": [], "preview_chars": 100, "include_inputs": False}
 
 
 class Surroundings:

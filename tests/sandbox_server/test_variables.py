@@ -69,8 +69,21 @@ async def test_modules_private_names_and_unchanged_inputs_are_not_listed(stub: S
     assert [one.name for one in (await stub.Run(request)).result.variables] == ["changed", "pi"]
 
 
-async def test_at_most_two_hundred_are_listed(stub: Stub) -> None:
-    assert len(await told(stub, "for i in range(1000): globals()[f'x{i}'] = i")) == 200
+async def test_unchanged_inputs_are_listed_on_request(stub: Stub) -> None:
+    request = pb.RunRequest(
+        code="y = 2",
+        inputs=[pb.Input(name="same", text="abc")],
+        variables=pb.VariableQuery(include_all=True, include_inputs=True),
+    )
+    variables = (await stub.Run(request)).result.variables
+    assert [(one.name, one.type, one.size) for one in variables] == [("same", "str", 3), ("y", "int", -1)]
+
+
+async def test_at_most_two_hundred_are_listed_and_the_others_counted(stub: Stub) -> None:
+    query = pb.VariableQuery(include_all=True, json_values=["x999"])
+    response = await stub.Run(pb.RunRequest(code="for i in range(1000): globals()[f'x{i}'] = i", variables=query))
+    assert len(response.result.variables) == 201
+    assert response.result.variables_omitted_count == 800  # of 1001, as there is `i`, too
 
 
 async def test_names_that_are_none_are_not_listed(stub: Stub) -> None:

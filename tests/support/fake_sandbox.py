@@ -42,6 +42,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.open_sessions = 0
         self.opened: list[pb.OpenSession] = []
         self.uploads: list[str] = []
+        self.inputs_set: list[pb.SetInputs] = []
         self.refuse_open: grpc.StatusCode | None = None
         self.break_on_code = ""
         self.all_closed = asyncio.Event()
@@ -143,6 +144,21 @@ class _FakeSession:
                     task = asyncio.create_task(self._run_cell(session, request.run_cell))
                     self._cells.add(task)
                     task.add_done_callback(self._cells.discard)
+                elif request.WhichOneof("request") == "cancel_cell":
+                    await self._cancel_cell(session, request.cancel_cell.cell_id)
+                elif request.WhichOneof("request") == "set_inputs":
+                    self._sandbox.inputs_set.append(request.set_inputs)
+                    await session.set_inputs([self._sandbox.input_value(one) for one in request.set_inputs.inputs])
+                    await self._responses.put(pb.SessionResponse(inputs_set=pb.InputsSet()))
+
+    async def _cancel_cell(self, session: Any, cell_id: str) -> None:
+        tasks = list(self._cells)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        state = _STATES[await session.settle()]
+        result = pb.CellResult(outcome=pb.OUTCOME_CANCELLED, state=state)
+        await self._responses.put(pb.SessionResponse(cell_finished=pb.CellFinished(cell_id=cell_id, result=result)))
 
     async def _run_cell(self, session: Any, cell: pb.RunCell) -> None:
         if self._sandbox.break_on_code and self._sandbox.break_on_code in cell.code:
@@ -171,6 +187,12 @@ class _FakeSession:
             after_cell_error=done.after_cell_error,
             state=_STATES[done.variables],
         )
+        if cell.variables.include_all:
+            listing = await session.variables()
+            result.variables.extend(
+                pb.Variable(name=one.name, type=one.type_name, size=one.size, preview=one.preview)
+                for one in listing.variables
+            )
         finished = pb.CellFinished(cell_id=cell.cell_id, result=result)
         await self._responses.put(pb.SessionResponse(cell_finished=finished))
 

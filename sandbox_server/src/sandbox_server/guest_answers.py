@@ -53,6 +53,7 @@ class CellAnswer(msgspec.Struct):
     exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     after_cell_json: str = ""
     after_cell_error: _Text = ""
+    variables_omitted_count: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
 
 
 class SetUpAnswer(msgspec.Struct):

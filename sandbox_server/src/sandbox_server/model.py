@@ -127,6 +127,7 @@ class VariableQuery:
     include_all: bool = False
     json_values: Sequence[str] = ()
     preview_chars: int = 100
+    include_inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class CellResult:
     exit_code: int | None = None
     value_repr: str | None = None
     variables: Sequence[Variable] = ()
+    variables_omitted_count: int = 0
     after_cell_json: str = ""
     after_cell_error: str = ""
 

@@ -165,6 +165,7 @@ class Sandbox:
                 "include_all": variables.include_all,
                 "json_values": list(variables.json_values),
                 "preview_chars": variables.preview_chars,
+                "include_inputs": variables.include_inputs,
             }
             answer = read_cell(self._request(do="run", output_bytes=limits.output_bytes, variables=query))
         except GuestEndedError as error:
@@ -254,6 +255,7 @@ class Sandbox:
                 Variable(one.name, one.type, one.size, one.preview, one.preview_truncated, one.json, one.json_error)
                 for one in answer.variables
             ],
+            variables_omitted_count=answer.variables_omitted_count,
             after_cell_json=answer.after_cell_json,
             after_cell_error=answer.after_cell_error,
         )

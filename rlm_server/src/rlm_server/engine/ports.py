@@ -250,6 +250,38 @@ class CellResult:
     memory_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a session.
+
+    Args:
+        name: its name.
+        type_name: its class, as `list` or `collections.Counter`.
+        size: its `len()`, or -1 if it has none.
+        preview: the beginning of its `repr()`.
+    """
+
+    name: str
+    type_name: str
+    size: int
+    preview: str
+
+
+@dataclass(frozen=True)
+class VariableListing:
+    """The variables of a session.
+
+    Args:
+        variables: at most 200 of them.
+        omitted_count: how many more there are.
+        problem: why they could not be listed; empty if they could.
+    """
+
+    variables: Sequence[Variable]
+    omitted_count: int = 0
+    problem: str = ""
+
+
 OutputHandler: TypeAlias = "Callable[[event_pb2.OutputStream.ValueType, str], Awaitable[None]]"
 """Gets what a block writes."""
 
@@ -257,18 +289,48 @@ OutputHandler: TypeAlias = "Callable[[event_pb2.OutputStream.ValueType, str], Aw
 class Session(Protocol):
     """One sandbox; variables live from block to block."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be used, as far as is known."""
+
     async def run_cell(
         self,
         code: str,
         bounds: CellBounds,
         on_output: OutputHandler,
     ) -> CellResult:
-        """Runs a block of code. Cancelling it kills the block and makes the session unusable.
+        """Runs a block of code. If it is cancelled, the session can be used again only after `settle`.
 
         Args:
             code: Python source, at most 1 MiB.
             bounds: what it may use.
             on_output: gets what it writes, as it writes it.
+
+        Raises:
+            SandboxError: the sandbox broke.
+        """
+
+    async def settle(self) -> VariablesState:
+        """Kills the block whose `run_cell` was cancelled, if there is one, and undoes it as far as that can be done.
+
+        Returns:
+            What became of the variables that there were before that block.
+
+        Raises:
+            SandboxError: the sandbox broke.
+        """
+
+    async def set_inputs(self, inputs: Sequence[InputValue]) -> None:
+        """Sets variables between blocks. They are there again should the session have to start afresh.
+
+        Raises:
+            SandboxError: the sandbox broke, or has no room for them.
+        """
+
+    async def variables(self) -> VariableListing:
+        """Describes the variables between blocks.
+
+        Modules, names that begin with an underscore and what the prelude provides are left out.
 
         Raises:
             SandboxError: the sandbox broke.

@@ -14,17 +14,27 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import CellResult, HostCall, HostCallError, InputValue, SandboxError, ValueFormat
+from rlm_server.engine.ports import (
+    CellResult,
+    HostCall,
+    HostCallError,
+    InputValue,
+    SandboxError,
+    ValueFormat,
+    VariableListing,
+    VariablesState,
+)
 from rlm_server.executors.local_thread import CellThread, HostFuture
 from rlm_server.executors.namespace import Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from rlm_server.engine.limits import CellBounds
     from rlm_server.engine.ports import OutputHandler, SessionSpec
 
 _session_numbers = itertools.count(1)
+_LISTING_SECONDS = 10.0
 
 
 class LocalExecutor:
@@ -50,19 +60,24 @@ class _LocalSession:
         self._cell_number = 0
         self._namespace = Namespace()
         self._thread: CellThread | None = None
+        self._inputs = {one.name: one for one in spec.inputs}
+        self._is_unsettled = False
         self._closed = False
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._closed
 
     async def reset(self) -> None:
         """Begins afresh: inputs and prelude, nothing else."""
         self._namespace = Namespace()
-        inputs = await asyncio.to_thread(lambda: {one.name: _load(one) for one in self._spec.inputs})
+        inputs = await asyncio.to_thread(lambda: {one.name: _load(one) for one in self._inputs.values()})
         self._namespace.start(
             inputs, self._spec.prelude_source, self._spec.host_functions, self._host_call, self._host_submit
         )
 
     async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
-        if self._closed or self._thread is not None:
-            raise SandboxError("the session is closed or busy")
+        self._check_usable()
         self._cell_number += 1
         name = f"<cell {self._cell_number} of session {self._number}>"
         thread = CellThread(self._namespace, name, code, bounds.output_bytes, self._answer)
@@ -73,13 +88,39 @@ class _LocalSession:
                 result = await thread.run(bounds.wall_time_seconds)
                 await output
         except BaseException:
-            self.close()
+            thread.kill()
+            self._is_unsettled = True
             raise
         finally:
             self._thread = None
         if result.outcome == event_pb2.CODE_OUTCOME_DEADLINE:
             await self.reset()
         return result
+
+    async def settle(self) -> VariablesState:
+        if not self._is_unsettled:
+            return VariablesState.KEPT
+        await self.reset()
+        self._is_unsettled = False
+        return VariablesState.LOST
+
+    async def set_inputs(self, inputs: Sequence[InputValue]) -> None:
+        self._check_usable()
+        values = await asyncio.to_thread(lambda: {one.name: _load(one) for one in inputs})
+        self._namespace.variables.update(values)
+        self._inputs |= {one.name: one for one in inputs}
+
+    async def variables(self) -> VariableListing:
+        self._check_usable()
+        try:
+            async with asyncio.timeout(_LISTING_SECONDS):
+                return await asyncio.to_thread(self._namespace.describe)
+        except TimeoutError:
+            return VariableListing((), problem=f"describing them took longer than {_LISTING_SECONDS:g} s")
+
+    def _check_usable(self) -> None:
+        if self._closed or self._is_unsettled or self._thread is not None:
+            raise SandboxError("the session is closed or busy")
 
     def close(self) -> None:
         """Kills what runs. The session is of no use any more."""

@@ -6,14 +6,20 @@ import ast
 import builtins
 import json
 import linecache
+import reprlib
 import sys
 import traceback
+import types
 from typing import TYPE_CHECKING, Any
+
+from rlm_server.engine.ports import Variable, VariableListing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PRELUDE_NAME = "<prelude>"
+_MAX_LISTED = 200
+_PREVIEW_CHARS = 100
 
 
 class StopCell(BaseException):
@@ -35,6 +41,7 @@ class Namespace:
     def __init__(self) -> None:
         self.variables: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
         self._exports: dict[str, Any] = {}
+        self._host_functions: Sequence[str] = ()
         self._after_cell: Callable[[], object] | None = None
         self._cell_names: list[str] = []
 
@@ -52,6 +59,7 @@ class Namespace:
             Exception: the prelude failed.
         """
         self.variables.update(inputs)
+        self._host_functions = host_functions
         for function in host_functions:
             self.variables[function] = _caller(host_call, function)
         module: dict[str, Any] = {
@@ -96,6 +104,16 @@ class Namespace:
         finally:
             self.variables.update(self._exports)
 
+    def describe(self) -> VariableListing:
+        """Describes the variables; blocks for as long as their `repr()` takes."""
+        hidden = (*self._exports, *self._host_functions)
+        found = [
+            _describe(name, value)
+            for name, value in list(self.variables.items())
+            if not name.startswith("_") and name not in hidden and not isinstance(value, types.ModuleType)
+        ]
+        return VariableListing(found[:_MAX_LISTED], max(0, len(found) - _MAX_LISTED))
+
     def close(self) -> None:
         """Forgets the sources of the cells, which were kept for tracebacks."""
         for name in self._cell_names:
@@ -109,6 +127,22 @@ def format_error(error: BaseException) -> str:
     formatted = traceback.TracebackException.from_exception(error)
     formatted.stack = traceback.StackSummary.from_list(shown)
     return "".join(formatted.format())
+
+
+def _describe(name: str, value: Any) -> Variable:
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = _PREVIEW_CHARS
+    try:
+        size = len(value)
+    except Exception:  # noqa: BLE001 - code of the value's own
+        size = -1
+    try:
+        preview = brief.repr(value)[:_PREVIEW_CHARS]
+    except Exception as error:  # noqa: BLE001 - code of the value's own
+        preview = f"<repr() raised {type(error).__name__}>"
+    kind = type(value)
+    type_name = kind.__name__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__name__}"
+    return Variable(name, type_name, size, preview)
 
 
 def _caller(host_call: Callable[..., object], function: str) -> Callable[..., object]:

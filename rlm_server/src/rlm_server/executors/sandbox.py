@@ -56,7 +56,7 @@ class SandboxExecutor:
         """
         try:
             request = await self._request(spec)
-            session = await SandboxSession.open(self._stub, request, spec.on_host_call)
+            session = await SandboxSession.open(self._stub, request, spec.on_host_call, self._input)
         except grpc.aio.AioRpcError as error:
             raise SandboxOpenError(describe_error(error)) from error
         try:

@@ -11,20 +11,34 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import CellResult, HostCall, HostCallError, SandboxError, VariablesState
+from rlm_server.engine.ports import (
+    CellResult,
+    HostCall,
+    HostCallError,
+    SandboxError,
+    Variable,
+    VariableListing,
+    VariablesState,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from rlm_api.sandbox.v1.execute_service_pb2_grpc import ExecuteServiceAsyncStub
 
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import OutputHandler
+    from rlm_server.engine.ports import InputValue, OutputHandler
 
 _PART_CHARS = 512 * 1024
 _LARGE_JSON_CHARS = 1024 * 1024
 _OUTGOING_MESSAGES = 8
 _DEADLINE_GRACE_SECONDS = 10.0
+_SETTLE_SECONDS = 90.0  # a sandbox server may replay a session for a minute
+_INPUTS_SECONDS = 120.0
+_MAX_INPUTS_AT_ONCE = 100
+_LISTING_CODE = "pass"
+_LISTING_SECONDS = 10.0
+_LISTED_OUTCOMES = (pb.OUTCOME_OK, pb.OUTCOME_OUTPUT_LIMIT)
 
 _OUTCOMES = {
     pb.Outcome.Value(name): event_pb2.CodeOutcome.Value(f"CODE_{name}")
@@ -41,13 +55,29 @@ _STATES = {
 }
 
 
+async def _ignore_output(stream: event_pb2.OutputStream.ValueType, text: str) -> None:
+    pass
+
+
 class _Cell:
-    """The cell that runs."""
+    """The cell that runs.
+
+    Attributes:
+        is_sent: whether the sandbox server has been told of it.
+        is_awaited: whether somebody waits for its result.
+    """
 
     def __init__(self, cell_id: str, on_output: OutputHandler) -> None:
         self.cell_id = cell_id
         self.on_output = on_output
+        self.is_sent = False
+        self.is_awaited = True
         self.result: asyncio.Future[pb.CellResult] = asyncio.get_running_loop().create_future()
+
+    def abandon(self) -> None:
+        """Takes note that nobody waits for it any more, though it may still run."""
+        self.is_awaited = False
+        self.on_output = _ignore_output
 
     def finish(self, result: pb.CellResult) -> None:
         """Sets the result, unless the cell has failed before."""
@@ -62,8 +92,14 @@ class SandboxSession:
     the cell that runs fails with it.
     """
 
-    def __init__(self, stub: ExecuteServiceAsyncStub, on_host_call: Callable[[HostCall], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        stub: ExecuteServiceAsyncStub,
+        on_host_call: Callable[[HostCall], Awaitable[object]],
+        make_input: Callable[[InputValue], Awaitable[pb.Input]],
+    ) -> None:
         self._on_host_call = on_host_call
+        self._make_input = make_input
         # A queue, since gRPC takes one write at a time, and ends the call when a write is cancelled.
         self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(_OUTGOING_MESSAGES)
         self._call = stub.Session(self._take_outgoing())
@@ -72,6 +108,7 @@ class SandboxSession:
         self._parts: dict[int, list[str]] = {}
         self._cell: _Cell | None = None
         self._cell_count = 0
+        self._inputs_set: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
     @classmethod
@@ -80,13 +117,20 @@ class SandboxSession:
         stub: ExecuteServiceAsyncStub,
         request: pb.OpenSession,
         on_host_call: Callable[[HostCall], Awaitable[object]],
+        make_input: Callable[[InputValue], Awaitable[pb.Input]],
     ) -> Self:
         """Opens a session.
+
+        Args:
+            stub: the sandbox server's.
+            request: describes the sandbox.
+            on_host_call: answers host calls.
+            make_input: returns the message of a variable, after what it needs is on the server.
 
         Raises:
             grpc.aio.AioRpcError: the server refuses it or is not there.
         """
-        session = cls(stub, on_host_call)
+        session = cls(stub, on_host_call, make_input)
         try:
             await session._outgoing.put(pb.SessionRequest(open=request))
             session._check_opened(await session._call.read())
@@ -108,27 +152,101 @@ class SandboxSession:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the stream is open, as far as is known."""
+        return self._failure is None
+
     async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
         """Runs a cell; see `ports.Session`."""
-        if self._failure is not None:
-            raise self._failure
-        self._cell_count += 1
-        cell = self._cell = _Cell(str(self._cell_count), on_output)
         limits = pb.Limits(
             fuel=bounds.fuel, wall_time=to_duration(bounds.wall_time_seconds), output_bytes=bounds.output_bytes
         )
+        return _to_result(await self._run(pb.RunCell(code=code, limits=limits), bounds.wall_time_seconds, on_output))
+
+    async def variables(self) -> VariableListing:
+        """Describes the variables; see `ports.Session`."""
+        request = pb.RunCell(
+            code=_LISTING_CODE,
+            limits=pb.Limits(wall_time=to_duration(_LISTING_SECONDS)),
+            variables=pb.VariableQuery(include_all=True, include_inputs=True),
+        )
+        result = await self._run(request, _LISTING_SECONDS, _ignore_output)
+        if result.outcome not in _LISTED_OUTCOMES:
+            return VariableListing((), problem=f"{result.error.type}: {result.error.message}")
+        found = [Variable(one.name, one.type, one.size, one.preview) for one in result.variables]
+        return VariableListing(found, result.variables_omitted_count)
+
+    async def settle(self) -> VariablesState:
+        """Kills the cell whose `run_cell` was cancelled; see `ports.Session`."""
+        if self._failure is not None:
+            raise self._failure
+        cell = self._cell
+        if cell is None:
+            return VariablesState.KEPT
+        cell.is_awaited = True
         try:
-            # The server keeps the time. It is not trusted to: a lost connection must not hang a completion.
-            async with asyncio.timeout(bounds.wall_time_seconds + _DEADLINE_GRACE_SECONDS):
-                run_cell = pb.RunCell(cell_id=cell.cell_id, code=code, limits=limits)
-                await self._outgoing.put(pb.SessionRequest(run_cell=run_cell))
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                cancel_cell = pb.CancelCell(cell_id=cell.cell_id)
+                await self._outgoing.put(pb.SessionRequest(cancel_cell=cancel_cell))
                 result = await cell.result
         except TimeoutError:
-            raise SandboxError("the sandbox server did not end a block when its time was up") from None
+            raise self._give_up("the sandbox server did not end a block that was cancelled") from None
+        self._cell = None
+        return _STATES.get(result.state, VariablesState.KEPT)
+
+    async def set_inputs(self, inputs: Sequence[InputValue]) -> None:
+        """Sets variables; see `ports.Session`."""
+        self._check_usable()
+        try:
+            async with asyncio.timeout(_INPUTS_SECONDS):
+                messages = [await self._make_input(one) for one in inputs]
+                for start in range(0, len(messages), _MAX_INPUTS_AT_ONCE):
+                    self._inputs_set = asyncio.get_running_loop().create_future()
+                    set_inputs = pb.SetInputs(inputs=messages[start : start + _MAX_INPUTS_AT_ONCE])
+                    await self._outgoing.put(pb.SessionRequest(set_inputs=set_inputs))
+                    await self._inputs_set
+        except TimeoutError:
+            raise self._give_up(f"the sandbox server did not set variables within {_INPUTS_SECONDS:g} s") from None
+        except grpc.aio.AioRpcError as error:
+            raise SandboxError(describe_error(error)) from error
+        except asyncio.CancelledError:
+            self._give_up("setting variables was broken off")
+            raise
+
+    async def _run(self, request: pb.RunCell, seconds: float, on_output: OutputHandler) -> pb.CellResult:
+        self._check_usable()
+        self._cell_count += 1
+        cell = self._cell = _Cell(str(self._cell_count), on_output)
+        request.cell_id = cell.cell_id
+        try:
+            # The server keeps the time. It is not trusted to: a lost connection must not hang a completion.
+            async with asyncio.timeout(seconds + _DEADLINE_GRACE_SECONDS):
+                await self._outgoing.put(pb.SessionRequest(run_cell=request))
+                cell.is_sent = True
+                return await asyncio.shield(cell.result)  # of which `settle` needs the result after a cancel
+        except TimeoutError:
+            raise self._give_up("the sandbox server did not end a block when its time was up") from None
+        except asyncio.CancelledError:
+            if cell.is_sent:
+                cell.abandon()
+            raise
         finally:
-            self._cell = None
+            if cell.is_awaited:
+                self._cell = None
             await self._end_host_calls()
-        return _to_result(result)
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._cell is not None:
+            raise SandboxError("a block runs in the session already, or was cancelled and not settled")
+
+    def _give_up(self, message: str) -> SandboxError:
+        """Makes the session unusable; returns the error that says why."""
+        error = SandboxError(message)
+        self._fail(error)
+        return error
 
     async def _take_outgoing(self) -> AsyncIterator[pb.SessionRequest]:
         while True:
@@ -155,6 +273,8 @@ class SandboxSession:
             await cell.on_output(_STREAMS[response.output.stream], response.output.text)
         elif kind == "cell_finished" and cell is not None and response.cell_finished.cell_id == cell.cell_id:
             cell.finish(response.cell_finished.result)
+        elif kind == "inputs_set" and self._inputs_set is not None and not self._inputs_set.done():
+            self._inputs_set.set_result(None)
 
     def _take_host_call(self, call: pb.HostCall) -> None:
         parts = self._parts.setdefault(call.call_id, [])
@@ -201,8 +321,10 @@ class SandboxSession:
 
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
-        if self._cell is not None and not self._cell.result.done():
+        if self._cell is not None and self._cell.is_awaited and not self._cell.result.done():
             self._cell.result.set_exception(self._failure)
+        if self._inputs_set is not None and not self._inputs_set.done():
+            self._inputs_set.set_exception(self._failure)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)

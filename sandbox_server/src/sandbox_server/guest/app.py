@@ -117,7 +117,9 @@ class Session:
         _meter.start_cell(request["output_bytes"])
         result = self.runner.run(self.take_loaded())
         self._finish(result)
-        result["variables"] = describe(_namespace, request["variables"], self.provided)
+        query = request["variables"]
+        hidden = self.restored if query["include_inputs"] else self.provided
+        result["variables"], result["variables_omitted_count"] = describe(_namespace, query, hidden)
         _flush_quietly()  # to the end, as `repr()` of a variable may write too
         if _meter.exceeded:
             # Whatever became of the exception that said so.
@@ -172,7 +174,7 @@ _WARM_UP_REQUEST = json.dumps(
     {
         "do": "run",
         "output_bytes": 1 << 20,
-        "variables": {"include_all": True, "json_values": ["x"], "preview_chars": 100},
+        "variables": {"include_all": True, "json_values": ["x"], "preview_chars": 100, "include_inputs": False},
     }
 )
 _WARM_UP_CELLS = (

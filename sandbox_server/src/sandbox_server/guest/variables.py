@@ -14,15 +14,21 @@ def describe(namespace, query, hidden):
 
     Args:
         namespace: the session's variables.
-        query: `include_all`, `json_values` (names), `preview_chars`.
+        query: `include_all`, `json_values` (names), `preview_chars`; what else it has is the caller's.
         hidden: name to value of what is not listed while it is still that value.
+
+    Returns:
+        What there is to tell of them, and how many are left out.
     """
     names = []
     if query["include_all"]:
-        names = [name for name, value in namespace.items() if _worth_listing(name, value, hidden)][:MAX_LISTED]
+        names = [name for name, value in namespace.items() if _worth_listing(name, value, hidden)]
+    omitted = names[MAX_LISTED:]
+    del names[MAX_LISTED:]
     wanted = query["json_values"]
     names += [name for name in wanted if name not in names]
-    return [_describe_one(name, namespace, query["preview_chars"], name in wanted) for name in names]
+    told = [_describe_one(name, namespace, query["preview_chars"], name in wanted) for name in names]
+    return told, sum(name not in wanted for name in omitted)
 
 
 def _worth_listing(name, value, hidden):

@@ -51,6 +51,7 @@ def to_result(result: CellResult, restoration: Restoration) -> pb.CellResult:
         exit_code=result.exit_code,
         value_repr=result.value_repr,
         variables=[_to_variable(variable) for variable in result.variables],
+        variables_omitted_count=result.variables_omitted_count,
         after_cell_json=result.after_cell_json,
         after_cell_error=result.after_cell_error,
         usage=to_usage(result.usage),

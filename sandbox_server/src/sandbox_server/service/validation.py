@@ -210,7 +210,7 @@ def read_query(query: pb.VariableQuery, path: str, violations: Violations) -> Va
         f"{path}.preview_chars",
         f"must be from 0 (the default) to {MAX_PREVIEW_CHARS}",
     )
-    return VariableQuery(query.include_all, tuple(query.json_values), query.preview_chars or 100)
+    return VariableQuery(query.include_all, tuple(query.json_values), query.preview_chars or 100, query.include_inputs)
 
 
 def not_implemented(feature: str) -> ServiceError:

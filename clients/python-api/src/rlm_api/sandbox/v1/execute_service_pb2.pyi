@@ -414,12 +414,15 @@ class VariableQuery(message.Message):
     INCLUDE_ALL_FIELD_NUMBER: builtins.int
     JSON_VALUES_FIELD_NUMBER: builtins.int
     PREVIEW_CHARS_FIELD_NUMBER: builtins.int
+    INCLUDE_INPUTS_FIELD_NUMBER: builtins.int
     include_all: builtins.bool
     """include_all asks for every variable that does not begin with an underscore, apart from modules, inputs that are
     still what they were, and what the prelude and host functions put there; at most 200 of them. Default false.
     """
     preview_chars: builtins.int
     """preview_chars is the length of a preview. 0 means 100, at most 10000."""
+    include_inputs: builtins.bool
+    """include_inputs makes `include_all` list inputs that are still what they were, too. Default false."""
     @builtins.property
     def json_values(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """json_values names variables whose value is wanted as JSON. Default none, at most 100."""
@@ -430,10 +433,11 @@ class VariableQuery(message.Message):
         include_all: builtins.bool = ...,
         json_values: abc.Iterable[builtins.str] | None = ...,
         preview_chars: builtins.int = ...,
+        include_inputs: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["include_all", b"include_all", "json_values", b"json_values", "preview_chars", b"preview_chars"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["include_all", b"include_all", "include_inputs", b"include_inputs", "json_values", b"json_values", "preview_chars", b"preview_chars"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,6 +568,7 @@ class CellResult(message.Message):
     STATE_FIELD_NUMBER: builtins.int
     RESTORATION_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
+    VARIABLES_OMITTED_COUNT_FIELD_NUMBER: builtins.int
     outcome: Outcome.ValueType
     """outcome tells how the cell ended."""
     exit_code: builtins.int
@@ -578,6 +583,8 @@ class CellResult(message.Message):
     """after_cell_error is the exception that the prelude's `after_cell` raised; empty if it did not."""
     state: SessionState.ValueType
     """state tells what became of the session's variables. In the answer to `Run` it is always KEPT."""
+    variables_omitted_count: builtins.int
+    """variables_omitted_count is how many more variables `VariableQuery.include_all` asked for than are listed."""
     @builtins.property
     def error(self) -> ExecutionError:
         """error is set for every outcome but OK."""
@@ -612,10 +619,11 @@ class CellResult(message.Message):
         state: SessionState.ValueType = ...,
         restoration: Restoration | None = ...,
         files: abc.Iterable[File] | None = ...,
+        variables_omitted_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "error", b"error", "exit_code", b"exit_code", "restoration", b"restoration", "usage", b"usage", "value_repr", b"value_repr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "after_cell_error", b"after_cell_error", "after_cell_json", b"after_cell_json", "error", b"error", "exit_code", b"exit_code", "files", b"files", "outcome", b"outcome", "restoration", b"restoration", "state", b"state", "usage", b"usage", "value_repr", b"value_repr", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "after_cell_error", b"after_cell_error", "after_cell_json", b"after_cell_json", "error", b"error", "exit_code", b"exit_code", "files", b"files", "outcome", b"outcome", "restoration", b"restoration", "state", b"state", "usage", b"usage", "value_repr", b"value_repr", "variables", b"variables", "variables_omitted_count", b"variables_omitted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
