@@ -28,9 +28,10 @@ def target(service: FakeCompletionService) -> Iterator[str]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """The environment of a machine without any key."""
+    """The environment of a machine without any key or configuration file."""
     hidden = {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
-    return {name: value for name, value in os.environ.items() if name not in hidden} | {"COLUMNS": "200"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"COLUMNS": "200", "RLM_CONFIG": ""}
 
 
 @pytest.fixture

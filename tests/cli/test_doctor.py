@@ -7,8 +7,14 @@ import socket
 import openai
 import pytest
 from rlm_server.cli import checks
-from rlm_server.cli.endpoint import Endpoint
+from rlm_server.cli.endpoint import Endpoint, choose_endpoint
+from rlm_server.configuration import load
 from rlm_server.demo_model import DemoModelSettings, running_demo_model
+
+
+def endpoint(base_url: str | None = None, model: str = "demo-model", api_key: str | None = None) -> Endpoint:
+    flags = {"--base-url": ("base_url", base_url), "--model": ("default_model", model), "--key": ("api_key", api_key)}
+    return choose_endpoint(load(environment={}, flags=flags))
 
 
 def test_python_is_named():
@@ -32,39 +38,39 @@ def test_an_address_that_is_none_is_told(address):
 
 
 def test_no_key_means_the_demo_model_and_is_noted():
-    result = checks.key(Endpoint("demo-model", None, None, None, is_demo=True))
+    result = checks.key(None, is_demo=True)
     assert result.state is checks.State.NOTE
     assert "no language model" in result.finding
 
 
 def test_a_key_is_never_shown():
-    result = checks.key(Endpoint("m", None, None, "sesame"))
+    result = checks.key("sesame", is_demo=False)
     assert result.state is checks.State.OK
     assert "sesame" not in result.finding
 
 
 async def test_an_endpoint_that_has_the_model_is_fine():
     async with running_demo_model() as running:
-        result = await checks.endpoint(Endpoint("demo-model", None, running.base_url, None))
+        result = await checks.endpoint(endpoint(running.base_url))
     assert result.state is checks.State.OK
 
 
 async def test_an_endpoint_without_the_model_is_noted_with_what_it_has():
     async with running_demo_model() as running:
-        result = await checks.endpoint(Endpoint("gpt-9", None, running.base_url, None))
+        result = await checks.endpoint(endpoint(running.base_url, "gpt-9"))
     assert result.state is checks.State.NOTE
     assert "demo-model" in result.remedy
 
 
 async def test_an_endpoint_that_refuses_the_key_is_told():
     async with running_demo_model(DemoModelSettings(api_key="right")) as running:
-        result = await checks.endpoint(Endpoint("demo-model", None, running.base_url, "wrong"))
+        result = await checks.endpoint(endpoint(running.base_url, api_key="wrong"))
     assert result.state is checks.State.FAILED
     assert "refuses the key" in result.finding
 
 
 async def test_an_endpoint_that_is_not_there_is_told():
-    result = await checks.endpoint(Endpoint("m", None, "http://127.0.0.1:1/v1", None))
+    result = await checks.endpoint(endpoint("http://127.0.0.1:1/v1", "m"))
     assert result.state is checks.State.FAILED
     assert "--base-url" in result.remedy
 

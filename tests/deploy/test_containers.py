@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rlm_server.cli.endpoint import choose_endpoint
+from rlm_server.configuration import load
 
 from tests.deploy import manifests
 from tests.deploy.test_kubernetes import PROGRAMS, SERVERS, SERVICE_NAMES
@@ -91,14 +92,9 @@ def test_compose_runs_both_servers_with_arguments_that_they_take() -> None:
 def test_compose_asks_the_model_that_the_variables_name(variables: dict[str, str], model: str, is_demo: bool) -> None:
     service = manifests.compose_services(variables)["rlm-server"]
     environment = {name: value or "" for name, value in service["environment"].items()}
-    endpoint = choose_endpoint(
-        model=values_of("rlm-server", **variables)["model"],
-        sub_model=None,
-        base_url=environment["OPENAI_BASE_URL"] or None,
-        api_key_file=None,
-        environment=environment,
-    )
-    assert (endpoint.model, endpoint.is_demo) == (model, is_demo)
+    flags = {"--model": ("default_model", values_of("rlm-server", **variables)["model"])}
+    endpoint = choose_endpoint(load(environment=environment, flags=flags))
+    assert (endpoint.settings.default_model, endpoint.is_demo) == (model, is_demo)
 
 
 def test_compose_keeps_the_sandbox_from_the_world_and_the_world_from_the_server() -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from rlm_api.rlm.v1 import completion_service_pb2 as rlm
 from rlm_api.sandbox.v1 import execute_service_pb2 as sandbox
+from rlm_server.configuration import load
 
 from tests.deploy import manifests
 from tests.support.command_lines import options, read
@@ -83,7 +84,8 @@ def test_the_rlm_server_looks_for_the_sandbox_where_its_service_is(monkeypatch: 
 
 def test_the_model_and_its_key_come_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     values = settings("rlm-server", monkeypatch)
-    assert values["model"] == manifests.literals(manifests.BASE)["RLM_MODEL"]
+    configured = load(environment=manifests.literals(manifests.BASE))
+    assert (configured.value("default_model"), configured.value("default_sub_model")) == ("gpt-5", "gpt-5-mini")
     mounts = {one["name"]: one["mountPath"] for one in manifests.container(deployment("rlm-server"))["volumeMounts"]}
     (secret,) = (one for one in pod("rlm-server")["volumes"] if "secret" in one)
     (item,) = secret["secret"]["items"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from rlm_api.rlm.v1 import limits_pb2
+from rlm_server.cli.configuration import FLAGS
+from rlm_server.configuration import load
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits
 from rlm_server.executors import child_process
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS
@@ -16,38 +17,64 @@ from sandbox_server.settings import Settings as SandboxSettings
 from sandbox_server.worker import process as worker_process
 
 from tests.support.command_lines import all_commands, options, read
-from tests.support.documents import ROOT, tables
+from tests.support.documents import ROOT, code_blocks, tables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
 
 PAGE = ROOT / "docs" / "configuration.md"
 
-UNSAID = {
-    # Flags whose default the program itself works out; the page says what comes of it.
-    "rlm serve": {
-        "--listen": DEFAULT_LISTEN_ADDRESS,
-        "--sandbox": "a child process",
-        "--model": "see [usage](usage.md#which-model-answers)",
-        "--sub-model": "the root's",
-        "--base-url": "OpenAI's",
-        "--api-key-file": "",
-        "--prompts-dir": "",
-        "--max-depth": str(CompletionLimits().max_depth),
-        "--max-iterations": str(CompletionLimits().max_iterations),
-        "--max-subcalls": str(CompletionLimits().max_subcalls),
-        "--timeout": f"{CompletionLimits().wall_time_seconds:g}",
-    },
-    "rlm-sandbox serve": {"--listen": DEFAULT_LISTEN},
-}
+UNSAID = {"--listen": DEFAULT_LISTEN}
+"""Flags whose default the sandbox server itself works out."""
 
 
-@pytest.mark.parametrize("server", ["rlm serve", "rlm-sandbox serve"])
-def test_each_flag_of_a_server_is_there_with_its_variable_and_default(server: str) -> None:
-    table = next(tables(PAGE, server))
-    listed = {flag: (variable, default) for flag, variable, default, _ in table[1:]}
-    unsaid = UNSAID[server]
+def test_each_flag_of_the_rlm_server_is_there_with_its_setting() -> None:
+    listed = {flag: setting for flag, setting, _ in next(tables(PAGE, "rlm serve"))[1:]}
+    assert listed == FLAGS | {"--config": "", "--set": "any"}
+    for flag, option in options("rlm serve").items():
+        assert flag in listed
+        assert option.default is None, f"{flag} has a default of its own"
+
+
+def test_each_setting_of_the_rlm_server_is_there_with_its_default() -> None:
+    listed = {name: default for name, default, _ in next(tables(PAGE, "Settings"))[1:]}
+    said = {
+        "default_model": ("m", "see [usage](usage.md#which-model-answers)"),
+        "listen": ((DEFAULT_LISTEN_ADDRESS,), DEFAULT_LISTEN_ADDRESS),
+        "sandbox": (None, "a child process"),
+        "base_url": (None, "OpenAI's"),
+        "default_sub_model": (None, "the root's"),
+        "allowed_models": (None, "any"),
+        "stand_in_models": ((), "none"),
+        "default_limits": (CompletionLimits(), "[below](#limits-of-a-completion)"),
+        "max_limits": (GREATEST_LIMITS, "[below](#limits-of-a-completion)"),
+        "data_dir": (None, "the temporary directory"),
+    }
+    settings = RlmSettings(default_model="m")
     real = {}
-    for flag, option in options(server).items():
-        default = unsaid[flag] if flag in unsaid else str(getattr(option.default, "value", option.default))
-        assert flag not in unsaid or option.default is None, f"{flag} has a default of its own"
+    for field in dataclasses.fields(RlmSettings):
+        value = getattr(settings, field.name)
+        real[field.name] = said[field.name][1] if field.name in said else "none" if value is None else str(value)
+        assert field.name not in said or value == said[field.name][0]
+    assert listed == real
+
+
+def test_the_settings_of_the_example_file_exist(tmp_path: Path) -> None:
+    (block,) = code_blocks(PAGE, "toml")
+    file = tmp_path / "rlm.toml"
+    file.write_text(block.text, encoding="utf-8")
+    assert load(config_file=file, environment={}).settings().default_limits.max_iterations == 20
+
+
+def test_each_flag_of_the_sandbox_server_is_there_with_its_variable_and_default() -> None:
+    table = next(tables(PAGE, "rlm-sandbox serve"))
+    listed = {flag: (variable, default) for flag, variable, default, _ in table[1:]}
+    real = {}
+    for flag, option in options("rlm-sandbox serve").items():
+        default = UNSAID[flag] if flag in UNSAID else str(getattr(option.default, "value", option.default))
+        assert flag not in UNSAID or option.default is None, f"{flag} has a default of its own"
         real[flag] = (str(option.envvar or ""), default)
     assert listed == real
 
@@ -57,29 +84,6 @@ def test_each_flag_of_the_other_commands_is_there() -> None:
     listed = {command: sorted(flags.split(", ")) for command, flags in table[1:]}
     others = [name for name in all_commands() if not name.endswith(" serve")]
     assert listed == {name: sorted(options(name)) for name in others}
-
-
-def test_each_setting_without_a_flag_is_there_with_its_default() -> None:
-    listed = {name: default for name, default, _ in list(tables(PAGE, "rlm serve"))[1][1:]}
-    said = {
-        "allowed_models": (None, "any"),
-        "stand_in_models": ((), "none"),
-        "default_limits": (CompletionLimits(), "below"),
-        "max_limits": (GREATEST_LIMITS, "below"),
-        "data_dir": (None, "the temporary directory"),
-    }
-    with_flags = {
-        *("default_model", "default_sub_model", "listen", "sandbox", "base_url", "api_key", "grace_seconds"),
-        *("prompts_dir", "default_prompts"),
-    }
-    settings = RlmSettings(default_model="m")
-    real = {}
-    for field in dataclasses.fields(RlmSettings):
-        if field.name not in with_flags:
-            value = getattr(settings, field.name)
-            real[field.name] = said[field.name][1] if field.name in said else str(value)
-            assert field.name not in said or value == said[field.name][0]
-    assert listed == real
 
 
 def test_the_settings_of_the_sandbox_server_are_all_spoken_of() -> None:

@@ -21,10 +21,14 @@ _HIDDEN = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment of a machine without any key, with the commands of this interpreter on the path."""
+    """Returns the environment of a machine without key or configuration, with our commands on its path."""
     variables = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
     commands = os.path.dirname(sys.executable)  # noqa: PTH120 - a link must not be followed out of the environment
-    return variables | {"PATH": f"{commands}{os.pathsep}{variables.get('PATH', '')}", "COLUMNS": "120"}
+    return variables | {
+        "PATH": f"{commands}{os.pathsep}{variables.get('PATH', '')}",
+        "COLUMNS": "120",
+        "RLM_CONFIG": "",
+    }
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ async def create_server(settings: Settings) -> RlmServer:
         settings: how it is set up.
 
     Raises:
-        SettingsError: the operator's prompts cannot be used.
+        SettingsError: the operator's prompts, or the file with the endpoint's key, cannot be used.
     """
     clock = SystemClock()
     prompts = _load_prompts(settings)
@@ -116,7 +116,7 @@ async def create_server(settings: Settings) -> RlmServer:
         resources.push_async_callback(contexts.close)
         models = OpenAIEndpoint(
             base_url=settings.base_url,
-            api_key=settings.api_key,
+            api_key=settings.resolved_api_key(),
             timeout_seconds=settings.model_timeout_seconds,
             max_retries=settings.model_max_retries,
         )

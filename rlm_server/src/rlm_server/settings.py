@@ -1,17 +1,17 @@
-"""The server's settings: typed, frozen, checked when they are made."""
+"""The server's settings: typed, frozen, checked when they are made. `rlm_server.configuration` reads them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import field
+from pathlib import Path
 
+import pydantic
+import pydantic.dataclasses
 from rlm_common.addresses import is_loopback
 
-from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits
+from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits, limits_problem
 from rlm_server.engine.prompts import DEFAULT_PROMPTS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOCAL_SANDBOX = "local"
 """Value of `Settings.sandbox` that runs code in the server's own process."""
@@ -20,13 +20,15 @@ DEFAULT_LISTEN_ADDRESS = "127.0.0.1:50051"
 """Where `rlm serve` listens, and clients look, unless told otherwise."""
 
 
-class SettingsError(ValueError):
+class SettingsError(Exception):
     """Settings that cannot work; the message says which, and the remedy."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Settings:
     """How a server is set up.
+
+    A field that is not in `repr` is a secret, and masked wherever settings are shown.
 
     Args:
         default_model: the root's model where a request names none.
@@ -35,7 +37,8 @@ class Settings:
             `dns:///HOST:PORT` and `HOST:PORT` name a running one; `local` runs code in this process, without any
             isolation, for development.
         base_url: the OpenAI-compatible endpoint, as `http://127.0.0.1:8000/v1`. None means OpenAI's.
-        api_key: the endpoint's key. None means that it needs none.
+        api_key: the endpoint's key. None means that it needs none, or that `api_key_file` has it.
+        api_key_file: file with the endpoint's key.
         default_sub_model: the sub-calls' model where neither request nor code names one. None means the root's.
         allowed_models: models that requests and code may name. None means any; they are passed on as they are.
         stand_in_models: those of the models that are the demo model, for `ListModels`.
@@ -54,8 +57,10 @@ class Settings:
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
             first start on a machine builds the guest image.
         grace_seconds: how long running completions may go on when the server shuts down.
+        log_level: the least severe level that is logged, as `INFO`.
 
     Raises:
+        pydantic.ValidationError: a value has the wrong type.
         SettingsError: the settings contradict themselves.
     """
 
@@ -64,6 +69,7 @@ class Settings:
     sandbox: str | None = None
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None
     default_sub_model: str | None = None
     allowed_models: tuple[str, ...] | None = None
     stand_in_models: tuple[str, ...] = ()
@@ -79,6 +85,7 @@ class Settings:
     model_max_retries: int = 2
     sandbox_start_timeout_seconds: float = 300.0
     grace_seconds: float = 30.0
+    log_level: str = "INFO"
 
     def __post_init__(self) -> None:
         if not self.default_model:
@@ -94,15 +101,58 @@ class Settings:
                 f"refused on addresses that others can reach: {', '.join(exposed)}. Listen on 127.0.0.1, or use a real "
                 "sandbox."
             )
+        if self.api_key is not None and self.api_key_file is not None:
+            raise SettingsError("api_key and api_key_file are both set: give one of them")
         if self.allowed_models is not None:
             for name in (self.default_model, self.sub_model):
                 if name not in self.allowed_models:
                     raise SettingsError(f"model {name!r} is a default but not in allowed_models: add it")
+        self._check_numbers()
+        if self.log_level.upper() not in logging.getLevelNamesMapping():
+            raise SettingsError(f"log_level {self.log_level!r} is unknown: give DEBUG, INFO, WARNING or ERROR")
+
+    def _check_numbers(self) -> None:
         for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")
+        for name in ("model_timeout_seconds", "sandbox_start_timeout_seconds"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} must be more than 0")
+        for name in ("model_max_retries", "grace_seconds"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name} must not be negative")
+        for name in ("default_limits", "max_limits"):
+            if problem := limits_problem(getattr(self, name)):
+                raise SettingsError(f"{name}.{problem}")
 
     @property
     def sub_model(self) -> str:
         """The sub-calls' model where neither request nor code names one."""
         return self.default_sub_model or self.default_model
+
+    def resolved_api_key(self) -> str | None:
+        """Returns the endpoint's key, from the settings or the file that they name.
+
+        Raises:
+            SettingsError: the file cannot be read, or is empty.
+        """
+        return self.api_key if self.api_key_file is None else read_key(self.api_key_file, "api_key_file")
+
+
+def read_key(path: Path, setting: str) -> str:
+    """Returns the key in a file.
+
+    Args:
+        path: the file.
+        setting: what named it, for the error.
+
+    Raises:
+        SettingsError: the file cannot be read, or is empty.
+    """
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{setting} {path} cannot be read: {error}") from error
+    if not key:
+        raise SettingsError(f"{setting} {path} is empty")
+    return key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from rlm_server.cli.complete import complete
+from rlm_server.cli.config import config_app
 from rlm_server.cli.demo_model import demo_model
 from rlm_server.cli.doctor import doctor
 from rlm_server.cli.models import models
@@ -25,6 +26,7 @@ _app.command("demo-model")(demo_model)
 _app.command()(doctor)
 _app.command()(models)
 _app.command()(prompts)
+_app.add_typer(config_app, name="config")
 
 
 def main() -> None:

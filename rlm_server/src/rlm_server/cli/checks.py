@@ -99,14 +99,14 @@ def sandbox() -> Result:
     return Result("sandbox", State.OK, json.dumps(found, ensure_ascii=False)[:200])
 
 
-def key(endpoint: Endpoint) -> Result:
+def key(value: str | None, *, is_demo: bool) -> Result:
     """Checks that there is a key."""
-    if endpoint.is_demo:
+    if is_demo:
         remedy = "Set OPENAI_API_KEY, or give --base-url and --model, for a real one."
         return Result("key", State.NOTE, "none: the demo model answers, which is no language model", remedy)
-    if endpoint.api_key is None:
+    if value is None:
         return Result("key", State.NOTE, "none; that is fine if the endpoint needs none", "Else set OPENAI_API_KEY.")
-    return Result("key", State.OK, f"there, {len(endpoint.api_key)} characters")
+    return Result("key", State.OK, f"there, {len(value)} characters")
 
 
 async def endpoint(chosen: Endpoint) -> Result:
@@ -116,7 +116,10 @@ async def endpoint(chosen: Endpoint) -> Result:
     async with started(chosen) as ready:
         where = ready.base_url or "OpenAI"
         client = openai.AsyncOpenAI(
-            api_key=ready.api_key or "none", base_url=ready.base_url, timeout=_ENDPOINT_CHECK_SECONDS, max_retries=0
+            api_key=ready.resolved_api_key() or "none",
+            base_url=ready.base_url,
+            timeout=_ENDPOINT_CHECK_SECONDS,
+            max_retries=0,
         )
         async with client:
             try:
@@ -133,7 +136,7 @@ async def endpoint(chosen: Endpoint) -> Result:
             except openai.APIStatusError as error:
                 remedy = "Some endpoints list no models; try a completion."
                 return Result("endpoint", State.NOTE, f"{where} answers {error.status_code} to a models call", remedy)
-    if ready.model.partition("?")[0] not in names:
+    if ready.default_model.partition("?")[0] not in names:
         remedy = f"It has {', '.join(names[:10]) or 'none'}."
-        return Result("endpoint", State.NOTE, f"{where} does not list model {ready.model!r}", remedy)
-    return Result("endpoint", State.OK, f"{where} answers and has model {ready.model!r}")
+        return Result("endpoint", State.NOTE, f"{where} does not list model {ready.default_model!r}", remedy)
+    return Result("endpoint", State.OK, f"{where} answers and has model {ready.default_model!r}")

@@ -26,17 +26,20 @@ from rlm_client import (
 )
 
 from rlm_server.cli import exit_codes
+from rlm_server.cli.configuration import read_configuration
 from rlm_server.cli.contexts import read_contexts
-from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, EndpointError, choose_endpoint
+from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
 from rlm_server.cli.options import (
     ApiKeyFileOption,
     BaseUrlOption,
+    ConfigOption,
     MaxDepthOption,
     MaxIterationsOption,
     MaxSubcallsOption,
     ModelOption,
     SandboxOption,
     ServerOption,
+    SetOption,
     SubModelOption,
     TimeoutOption,
 )
@@ -67,6 +70,8 @@ def complete(
         typer.Option("--charset", help="Character set of the files, as iso-8859-1. Default: UTF-8."),
     ] = None,
     server: ServerOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
     model: ModelOption = None,
     sub_model: SubModelOption = None,
     base_url: BaseUrlOption = None,
@@ -102,21 +107,22 @@ def complete(
         chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
         endpoint = None
         if server is None:
-            endpoint = choose_endpoint(
-                model=model,
-                sub_model=sub_model,
-                base_url=base_url,
-                api_key_file=api_key_file,
-                environment=os.environ,
-            )
+            flags = {
+                "--sandbox": sandbox,
+                "--model": model,
+                "--sub-model": sub_model,
+                "--base-url": base_url,
+                "--api-key-file": api_key_file,
+            }
+            endpoint = choose_endpoint(read_configuration(config, assignments, flags))
     except ContextError as error:
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
-    except EndpointError as error:
+    except SettingsError as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     limits = Limits(
         max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
     )
-    call = _Call(query, read, skipped, server, endpoint, sandbox, model, sub_model, limits, chosen_prompts, output)
+    call = _Call(query, read, skipped, server, endpoint, model, sub_model, limits, chosen_prompts, output)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
 
 
@@ -127,7 +133,6 @@ class _Call:
     skipped_files: Sequence[SkippedFile]
     server: str | None
     endpoint: Endpoint | None
-    sandbox: str | None
     model: str | None
     sub_model: str | None
     limits: Limits
@@ -195,7 +200,7 @@ class _Call:
         if self.server is not None or self.endpoint is None:
             yield self.server or ""
             return
-        async with running_stack(self.endpoint, sandbox=self.sandbox) as target:
+        async with running_stack(self.endpoint) as target:
             yield target
 
 

@@ -5,39 +5,51 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Annotated
 
 import typer
 
 from rlm_server.cli import checks, exit_codes
-from rlm_server.cli.endpoint import EndpointError, choose_endpoint
-from rlm_server.cli.options import ApiKeyFileOption, BaseUrlOption, ModelOption
-from rlm_server.settings import DEFAULT_LISTEN_ADDRESS
+from rlm_server.cli.configuration import read_configuration
+from rlm_server.cli.endpoint import choose_endpoint
+from rlm_server.cli.options import ApiKeyFileOption, BaseUrlOption, ConfigOption, ModelOption, SetOption
+from rlm_server.settings import DEFAULT_LISTEN_ADDRESS, SettingsError
 
 
 def doctor(
-    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where `rlm serve` shall listen.")] = (
-        DEFAULT_LISTEN_ADDRESS
-    ),
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where `rlm serve` shall listen.")
+    ] = None,
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     api_key_file: ApiKeyFileOption = None,
 ) -> None:
-    """Checks Python, sandbox, ports and model endpoint, and says how to mend what is amiss.
+    """Checks Python, configuration, sandbox, ports and model endpoint, and says how to mend what is amiss.
 
     Exit codes: 0 all that is essential works; 1 something essential does not.
     """
-    results = [checks.python(), checks.port(listen), checks.sandbox()]
+    flags = {
+        "--listen": [listen] if listen else None,
+        "--model": model,
+        "--base-url": base_url,
+        "--api-key-file": api_key_file,
+    }
+    results = [checks.python()]
     try:
-        endpoint = choose_endpoint(
-            model=model, sub_model=None, base_url=base_url, api_key_file=api_key_file, environment=os.environ
-        )
-    except EndpointError as error:
-        results.append(checks.Result("endpoint", checks.State.FAILED, "the options do not fit", str(error)))
+        endpoint = choose_endpoint(read_configuration(config, assignments, flags))
+        key = endpoint.settings.resolved_api_key()
+    except SettingsError as error:
+        remedy = "Mend the file, variables or options; `rlm config show` shows where each setting comes from."
+        results += [
+            checks.Result("settings", checks.State.FAILED, str(error), remedy),
+            checks.port(listen or DEFAULT_LISTEN_ADDRESS),
+            checks.sandbox(),
+        ]
     else:
-        results.append(checks.key(endpoint))
-        results.append(asyncio.run(checks.endpoint(endpoint)))
+        results += [checks.port(address) for address in endpoint.settings.listen if not address.startswith("unix")]
+        results += [checks.sandbox(), checks.key(key, is_demo=endpoint.is_demo), asyncio.run(checks.endpoint(endpoint))]
     for result in results:
         typer.echo(f"{result.state.value:7} {result.name}: {result.finding}")
         if result.remedy:

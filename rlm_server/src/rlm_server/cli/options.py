@@ -18,11 +18,19 @@ SubModelOption = Annotated[
 ]
 BaseUrlOption = Annotated[
     str | None,
-    typer.Option("--base-url", envvar="OPENAI_BASE_URL", help="An OpenAI-compatible endpoint, as http://HOST:8000/v1."),
+    typer.Option("--base-url", help="An OpenAI-compatible endpoint, as http://HOST:8000/v1. [OPENAI_BASE_URL]"),
 ]
 ApiKeyFileOption = Annotated[
     Path | None,
     typer.Option("--api-key-file", help="File with the endpoint's key. Default: the variable OPENAI_API_KEY."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file. Default: $RLM_CONFIG, or ~/.config/rlm/rlm.toml."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as default_limits.max_depth=2; several times."),
 ]
 SandboxOption = Annotated[
     str | None,

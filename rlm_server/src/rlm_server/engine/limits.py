@@ -92,6 +92,33 @@ GREATEST_LIMITS = CompletionLimits(
 """What an operator allows a request by default. In its `cell`, 0 leaves the cap to the sandbox server."""
 
 
+LEAST_LIMITS = {
+    "max_depth": 0,
+    "max_iterations": 1,
+    "max_input_tokens": 0,
+    "max_output_tokens": 0,
+    "max_subcalls": 0,
+    "max_concurrent_subcalls": 1,
+    "max_consecutive_errors": 1,
+    "max_output_chars": 100,
+}
+"""The least value of each limit that is a whole number."""
+
+
+def limits_problem(limits: CompletionLimits) -> str:
+    """Returns what is wrong with an operator's limits, beginning with the limit's name; empty if nothing is."""
+    for name, least in LEAST_LIMITS.items():
+        value = getattr(limits, name)
+        if value is not None and value < least:
+            return f"{name} is {value}; must be at least {least}"
+    if not limits.wall_time_seconds > 0:
+        return f"wall_time_seconds is {limits.wall_time_seconds:g}; must be more than 0"
+    for field in dataclasses.fields(limits.cell):
+        if not getattr(limits.cell, field.name) >= 0:
+            return f"cell.{field.name} is {getattr(limits.cell, field.name)}; must not be negative"
+    return ""
+
+
 def to_duration(seconds: float) -> duration_pb2.Duration:
     """Returns the `google.protobuf.Duration` of a number of seconds."""
     duration = duration_pb2.Duration()

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.limits import CellBounds, CompletionLimits
+from rlm_server.engine.limits import LEAST_LIMITS, CellBounds, CompletionLimits
 
 if TYPE_CHECKING:
     from google.protobuf import duration_pb2
     from rlm_api.rlm.v1 import limits_pb2
     from rlm_common.errors import Violations
 
-_LEAST = {
-    "max_depth": 0,
-    "max_iterations": 1,
-    "max_input_tokens": 0,
-    "max_output_tokens": 0,
-    "max_subcalls": 0,
-    "max_concurrent_subcalls": 1,
-    "max_consecutive_errors": 1,
-    "max_output_chars": 100,
-}
 _MAX_DURATION_SECONDS = 315_576_000_000
 
 
@@ -36,7 +26,7 @@ def resolve_limits(
         violations: collects wrong fields.
     """
     given: dict[str, int] = {field.name: value for field, value in limits.ListFields()}
-    for name, least in _LEAST.items():
+    for name, least in LEAST_LIMITS.items():
         if given.get(name, least) < least:
             violations.add(f"limits.{name}", f"is {given[name]}; must be at least {least}, or absent for the default")
 

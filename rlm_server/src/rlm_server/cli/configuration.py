@@ -1,0 +1,51 @@
+"""The configuration of a command: its options and the process's environment, read."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from rlm_server.configuration import Configuration, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+FLAGS = {
+    "--listen": "listen",
+    "--sandbox": "sandbox",
+    "--model": "default_model",
+    "--sub-model": "default_sub_model",
+    "--base-url": "base_url",
+    "--api-key-file": "api_key_file",
+    "--max-depth": "default_limits.max_depth",
+    "--max-iterations": "default_limits.max_iterations",
+    "--max-subcalls": "default_limits.max_subcalls",
+    "--timeout": "default_limits.wall_time_seconds",
+    "--prompts-dir": "prompts_dir",
+    "--prompts": "default_prompts",
+    "--grace": "grace_seconds",
+    "--log-level": "log_level",
+}
+"""The setting that each flag sets."""
+
+
+def read_configuration(
+    config_file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]
+) -> Configuration:
+    """Reads the configuration.
+
+    Args:
+        config_file: `--config`.
+        assignments: `--set`.
+        flags: values of other flags by their names; None means not given.
+
+    Raises:
+        SettingsError: the file cannot be read, or there are settings that do not exist.
+    """
+    return load(
+        config_file=config_file,
+        environment=os.environ,
+        assignments=assignments or (),
+        flags={flag: (FLAGS[flag], value) for flag, value in flags.items()},
+    )

@@ -1,0 +1,67 @@
+"""The effective settings as people read them: TOML, each line with its origin."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from rlm_server.configuration import schema
+from rlm_server.configuration.configuration import SETTINGS_TABLE, Configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rlm_server.configuration.schema import Path
+
+MASK = "********"
+"""Stands for a secret."""
+
+
+def lines(configuration: Configuration) -> Iterator[str]:
+    """Yields a line for each setting: its name and value as TOML, and where it comes from as a comment.
+
+    What has no value is a comment as a whole, since TOML has nothing for it.
+    """
+    for path, value, origin in entries(configuration):
+        name = ".".join(_key(part) for part in path)
+        if value is None:
+            yield f"# {name} is not set  # {origin}"
+        else:
+            yield f"{name} = {_toml(value)}  # {origin}"
+
+
+def entries(configuration: Configuration) -> Iterator[tuple[Path, Any, str]]:
+    """Yields place, value and origin of each setting, secrets masked."""
+    names: dict[Path, list[str]] = {}
+    for path in configuration.values:
+        for length in range(1, len(path)):
+            node = schema.find(SETTINGS_TABLE, path[:length])
+            known = names.setdefault(path[:length], [])
+            if isinstance(node, schema.NamedTables) and path[length] not in known:
+                known.append(path[length])
+    for path in schema.paths(SETTINGS_TABLE, names):
+        found = configuration.values.get(path)
+        if found is None:
+            continue
+        node = schema.find(SETTINGS_TABLE, path)
+        is_secret = isinstance(node, schema.Leaf) and node.secret
+        yield path, MASK if is_secret and found.value is not None else _plain(found.value), found.origin
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(str(key))} = {_toml(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False)
