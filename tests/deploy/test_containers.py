@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rlm_server.cli.endpoint import choose_endpoint
 from rlm_server.configuration import load
+from rlm_server.settings import Settings
 
 from tests.deploy import manifests
 from tests.deploy.test_kubernetes import PROGRAMS, SERVERS, SERVICE_NAMES
@@ -114,4 +115,5 @@ def test_compose_keeps_the_sandbox_from_the_world_and_the_world_from_the_server(
 @pytest.mark.parametrize("name", SERVERS)
 def test_compose_gives_a_server_time_to_drain(name: str) -> None:
     seconds = float(manifests.compose_services()[name]["stop_grace_period"].removesuffix("s"))
-    assert seconds > values_of(name)["grace"]
+    grace = values_of(name)["grace"]
+    assert seconds > (Settings(default_model="m").grace_seconds if grace is None else grace)

@@ -195,5 +195,5 @@ def test_kustomize_builds_it(directory: Path) -> None:
         values = read([PROGRAMS[name], *manifests.expanded(container["args"], variables)])
         if name == "rlm-server":
             demo = directory.name == "demo"
-            assert (values["model"] == "demo-model") is demo
+            assert (load(environment=variables).value("default_model") == "demo-model") is demo
             assert (values["api_key_file"] is None) is demo

@@ -99,15 +99,17 @@ def paths(table: Table, names: Mapping[Path, list[str]], prefix: Path = ()) -> I
 
 def nearest(table: Table, path: Path) -> str:
     """Returns the setting that was probably meant by one that does not exist, or an empty text."""
-    known = {".".join(one) for one in paths(table, {})}
+    known = sorted(".".join(one) for one in paths(table, {}))
     parent = find(table, path[:-1])
     if isinstance(parent, Table) and (close := difflib.get_close_matches(path[-1], parent.fields, n=1)):
         return ".".join((*path[:-1], close[0]))
-    by_last_name = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
-    if path[-1] in by_last_name:
-        return by_last_name[path[-1]]
-    longer = [name for name in sorted(known) if name.startswith(".".join(path))]
-    return next(iter(longer or difflib.get_close_matches(".".join(path), known, n=1)), "")
+    if longer := [name for name in known if name.startswith(".".join(path))]:
+        return longer[0]
+    # It may be right but for the table that it belongs to; of several places the first one is meant.
+    by_last_name = {name.rpartition(".")[2]: name for name in reversed(known)}
+    if close := difflib.get_close_matches(path[-1], by_last_name, n=1, cutoff=0.8):
+        return by_last_name[close[0]]
+    return next(iter(difflib.get_close_matches(".".join(path), known, n=1)), "")
 
 
 def _node_of(annotation: Any, *, secret: bool) -> Leaf | Table | NamedTables:
