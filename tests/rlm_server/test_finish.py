@@ -53,6 +53,25 @@ async def test_text_can_give_an_expression_to_final_var(stack: Stack) -> None:
     assert events.answer == "1"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FINAL_VAR('result')", '{"n": 1}'),
+        ("FINAL_VAR(\"result['n']\")", "1"),
+        ("FINAL_VAR(It is one, so.)", "It is one, so."),
+        ("FINAL('result')", "result"),
+        ("FINAL(Paris)", "Paris"),
+        ("```\nFINAL_VAR(result)\n```", '{"n": 1}'),
+        ("result['n'] += 1\nFINAL(result['n'])", "2"),
+        ("```python\nFINAL(It is one, so.)\n```", "It is one, so."),
+    ],
+)
+async def test_text_that_mixes_up_the_ways_to_finish_is_read_as_it_is_meant(
+    stack: Stack, text: str, expected: str
+) -> None:
+    assert (await stack.complete("```repl\nresult = {'n': 1}\n```", text)).answer == expected
+
+
 async def test_a_block_after_the_answer_does_not_run(stack: Stack) -> None:
     events = await stack.complete("```repl\nFINAL('A')\n```\n```repl\nprint('never')\n```")
     assert events.answer == "A"
@@ -117,6 +136,11 @@ async def test_an_empty_reply_gets_a_nudge(stack: Stack) -> None:
     events = await stack.complete("", "```repl\nFINAL('A')\n```")
     assert events.warnings == ["EMPTY_REPLY"]
     assert "Your reply was empty" in stack.shown_to_root(2)
+
+
+async def test_a_reply_of_nothing_but_thinking_counts_as_empty(stack: Stack) -> None:
+    events = await stack.complete("<think>Let me see", "```repl\nFINAL('A')\n```")
+    assert events.warnings == ["EMPTY_REPLY"]
 
 
 async def test_five_idle_replies_in_a_row_end_with_the_last_text(stack: Stack) -> None:

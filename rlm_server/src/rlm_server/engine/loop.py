@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
 from rlm_server.engine.prompts import fill
+from rlm_server.engine.python_source import is_expression
 from rlm_server.engine.run import NodeResult
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class NodeLoop:
         elif reply.final is not None:
             await self._take_final(reply.final, turn)
         else:
-            await self._take_idle(turn, empty=not model_reply.text.strip())
+            await self._take_idle(turn, empty=reply.is_empty)
         return turn
 
     async def _take_code(self, reply: Reply, turn: _Turn) -> None:
@@ -162,8 +163,7 @@ class NodeLoop:
                 await self._warn(event_pb2.WARNING_CODE_ANSWER_WITHOUT_CODE, "the answer was given before any code ran")
             turn.answer = final.argument
             return
-        argument = json.dumps(final.argument) if final.argument.isidentifier() else final.argument
-        await self._run_blocks((f"FINAL_VAR({argument})",), turn)
+        await self._run_blocks((f"FINAL_VAR({_final_var_argument(final)})",), turn)
 
     async def _take_idle(self, turn: _Turn, *, empty: bool) -> None:
         self._idle_replies += 1
@@ -214,3 +214,11 @@ class NodeLoop:
 
     async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:
         await self._run.events.warn(self._node.node_id, code, message)
+
+
+def _final_var_argument(final: TextFinal) -> str:
+    """Returns the argument of FINAL_VAR as Python; what is neither a name nor an expression is a text."""
+    is_item = re.match(r"\w+\[", final.argument) is not None
+    if final.argument.isidentifier() or (final.is_quoted and not is_item) or not is_expression(final.argument):
+        return repr(final.argument)
+    return final.argument
