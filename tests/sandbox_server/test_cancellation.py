@@ -33,7 +33,7 @@ async def nothing_is_held(stack: Stack) -> None:
     service = stack.server._binding.drainable  # type: ignore[attr-defined]
     pool: WorkerPool = service._pool
     async with asyncio.timeout(20):
-        while service._session_count or any(worker.connection.sessions for worker in pool._workers):
+        while service._admission._sessions or any(worker.connection.sessions for worker in pool._workers):
             # Whatever the server still has to do takes it less time than this.
             await stack.stub.GetServerInfo(pb.GetServerInfoRequest())
 

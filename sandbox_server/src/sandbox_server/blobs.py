@@ -59,12 +59,12 @@ class BlobCache:
 
     Args:
         max_bytes: most that all blobs together may take.
-        max_owner_bytes: most that blobs of one owner may take; 0 means as much as all.
+        max_owner_bytes: most that blobs of one owner may take; 0 means all of it.
     """
 
     def __init__(self, max_bytes: int, max_owner_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
-        self.max_owner_bytes = max_owner_bytes or max_bytes
+        self.max_owner_bytes = max_owner_bytes
         self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-blobs-")
         self.directory = Path(self._directory.name)
         """Where the blobs are."""
@@ -85,7 +85,8 @@ class BlobCache:
         Raises:
             BlobCacheFullError: there is no room, for this owner or at all.
         """
-        self._make_room(size_bytes, owner, self.max_owner_bytes)
+        if self.max_owner_bytes:
+            self._make_room(size_bytes, owner, self.max_owner_bytes)
         self._make_room(size_bytes, None, self.max_bytes)
         self._reserved[owner] += size_bytes
         upload = BlobUpload(self.directory, sha256, size_bytes)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence  # noqa: TC003 - msgspec reads the annotations when it decodes
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MIB = 1024 * 1024
+
+_MORE_PATIENCE = 4
+_PATIENCE_SECONDS = 10.0
 
 
 class Outcome(enum.Enum):
@@ -66,6 +69,13 @@ class Limits:
             wall_time_seconds=min(self.wall_time_seconds, greatest.wall_time_seconds),
             output_bytes=min(self.output_bytes, greatest.output_bytes),
         )
+
+    def patient(self) -> Limits:
+        """Returns the limits for doing again what was done within these.
+
+        It takes the same fuel, but may take more time on a machine that is busier now than it was then.
+        """
+        return replace(self, wall_time_seconds=_MORE_PATIENCE * self.wall_time_seconds + _PATIENCE_SECONDS)
 
 
 @dataclass(frozen=True)

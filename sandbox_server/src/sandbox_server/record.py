@@ -47,7 +47,7 @@ class CellStep:
 
     def do(self, sandbox: Sandbox) -> int:
         """Runs it again; returns the fuel that it used."""
-        result = sandbox.run_cell(self.code, self.limits, self.variables)
+        result = sandbox.run_cell(self.code, self.limits.patient(), self.variables)
         if not result.completed:
             message = result.error.message if result.error else result.outcome.name
             raise NotRestorableError(f"running its cells again failed: {message}")

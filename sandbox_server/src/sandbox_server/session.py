@@ -76,7 +76,7 @@ class Session:
         Raises:
             SandboxOpenError: it cannot be made as asked for.
         """
-        return self._make()
+        return self._make(self._spec)
 
     def set_inputs(self, inputs: Sequence[Input]) -> Usage:
         """Sets variables.
@@ -157,13 +157,16 @@ class Session:
         opening = self._tape.record(next_call_id)
         return Record(self._factory.max_record_bytes, self._factory.max_replay_seconds, opening)
 
-    def _make(self) -> Usage:
-        sandbox = self._factory.make(self._spec, self._listener, self._tape)
+    def _make_again(self) -> Usage:
+        return self._make(dataclasses.replace(self._spec, limits=self._spec.limits.patient()))
+
+    def _make(self, spec: SandboxSpec) -> Usage:
+        sandbox = self._factory.make(spec, self._listener, self._tape)
         with self._lock:
             self._sandbox = sandbox
             if self._killed:
                 sandbox.cancel()
-        return sandbox.open(self._spec)
+        return sandbox.open(spec)
 
     def _restore(self, dead: Sandbox) -> Restoration:
         start = time.monotonic()
@@ -183,7 +186,7 @@ class Session:
         self._record.check()
         self._tape.replay(self._record.opening)
         try:
-            fuel = self._make().fuel
+            fuel = self._make_again().fuel
         except SandboxOpenError as error:
             raise NotRestorableError(f"opening the sandbox again failed: {error.message}") from None
         sandbox = self._live()
@@ -204,7 +207,7 @@ class Session:
         self._spec = dataclasses.replace(self._spec, inputs=tuple(self._inputs.values()))
         self._record = self._new_record(next_call_id)
         try:
-            fuel = self._make().fuel
+            fuel = self._make_again().fuel
         except SandboxOpenError as error:
             # It could be made once, so the machine is in trouble, not the request.
             raise RuntimeError(f"the session could not be made again: {error}") from error
