@@ -69,14 +69,14 @@ def test_all_error_reasons_are_there_with_their_status(number: int, enum: EnumTy
 
 
 def test_what_a_failed_sub_call_may_say_is_there() -> None:
-    from rlm_server.engine import subcalls
     from rlm_server.engine.ports import ModelErrorKind
+    from rlm_server.engine.subcalls import FINISH_KINDS
 
-    source = (ROOT / "rlm_server/src/rlm_server/engine/subcalls.py").read_text(encoding="utf-8")
-    literals = set(re.findall(r'(?:HostCallError|_failure)\("(\w+)"', source)) | set(
-        re.findall(r'None, \("(\w+)"', source)
-    )
-    kinds = literals | set(subcalls._FINISH_KINDS.values()) | {kind.value for kind in ModelErrorKind}
+    engine = ROOT / "rlm_server/src/rlm_server/engine"
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted(engine.glob("subcall*.py")))
+    literals = set(re.findall(r'HostCallError\("(\w+)"|kind="(\w+)"|None, \("(\w+)"', source))
+    kinds = {name for found in literals for name in found if name}
+    kinds |= set(FINISH_KINDS.values()) | {kind.value for kind in ModelErrorKind}
     assert first_cells("Failed sub-calls") == kinds
 
 
@@ -136,7 +136,6 @@ UNSERVED_FIELDS = [
     {"tools": [rlm.Tool(name="f")]},
     {"seed": 0},
     {"direct_answer_allowed": True},
-    {"cache_subcalls": True},
     {"limits": {"max_cost_microdollars": 1}},
     {"contexts": [rlm.ContextPart(image=rlm.Image(data=b"x", media_type="image/png"))]},
 ]

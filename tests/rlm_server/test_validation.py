@@ -92,6 +92,7 @@ WRONG_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("limits.max_subcalls", limits(max_subcalls=-1)),
     ("limits.max_concurrent_subcalls", limits(max_concurrent_subcalls=0)),
     ("limits.max_consecutive_errors", limits(max_consecutive_errors=0)),
+    ("limits.max_concurrent_calls_per_model", limits(max_concurrent_calls_per_model=0)),
     ("limits.max_output_chars", limits(max_output_chars=99)),
     ("limits.cell.fuel", cell(fuel=-1)),
     ("limits.cell.memory_bytes", cell(memory_bytes=-1)),

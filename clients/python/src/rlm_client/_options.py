@@ -22,6 +22,7 @@ class Limits:
         max_cost_microdollars: cost in millionths of a US dollar.
         max_subcalls: number of sub-calls; each item of a batch counts.
         max_concurrent_subcalls: sub-calls that run at once.
+        max_concurrent_calls_per_model: sub-calls that ask the same model at once.
         max_consecutive_errors: turns of one node in a row that may fail.
         max_output_chars: how much of a turn's output the model is shown.
         cell_wall_time_seconds: how long a block of code may take, sub-calls included.
@@ -38,6 +39,7 @@ class Limits:
     max_cost_microdollars: int | None = None
     max_subcalls: int | None = None
     max_concurrent_subcalls: int | None = None
+    max_concurrent_calls_per_model: int | None = None
     max_consecutive_errors: int | None = None
     max_output_chars: int | None = None
     cell_wall_time_seconds: float | None = None
@@ -62,6 +64,7 @@ class Limits:
             max_cost_microdollars=self.max_cost_microdollars,
             max_subcalls=self.max_subcalls,
             max_concurrent_subcalls=self.max_concurrent_subcalls,
+            max_concurrent_calls_per_model=self.max_concurrent_calls_per_model,
             max_consecutive_errors=self.max_consecutive_errors,
             max_output_chars=self.max_output_chars,
             cell=cell if cell.ByteSize() else None,

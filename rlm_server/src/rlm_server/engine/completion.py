@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.resources
 import logging
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.budget import Budget
+from rlm_server.engine.host_calls import HOST_FUNCTIONS, HostCalls
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec
+from rlm_server.engine.prelude import prelude_source
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
-from rlm_server.engine.subcalls import HOST_FUNCTIONS, Subcalls
+from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ _log = logging.getLogger(__name__)
 _LARGE_CONTEXT_BYTES = 32 * 1024 * 1024
 _BASE_MEMORY_BYTES = 256 * 1024 * 1024
 _MEMORY_PER_CONTEXT_BYTE = 4
-
-_PRELUDE_SOURCE = (importlib.resources.files("rlm_server.engine") / "repl_prelude.py").read_text(encoding="utf-8")
 
 
 class Completion:
@@ -99,12 +98,11 @@ class Completion:
             SandboxOpenError: there is no sandbox for it.
         """
         subcalls = Subcalls(self._tree, node, self._run_node)
-        names = [part.value.name for part in task.contexts]
         session_spec = SessionSpec(
             inputs=[part.value for part in task.contexts],
-            prelude_source=f"{_PRELUDE_SOURCE}\n\n_configure({names!r})\n",
+            prelude_source=prelude_source([part.value.name for part in task.contexts]),
             host_functions=HOST_FUNCTIONS,
-            on_host_call=subcalls.answer,
+            on_host_call=HostCalls(self._tree, node, subcalls).answer,
             memory_bytes=self._memory_bytes(task),
         )
         async with self._run.executor.open(session_spec) as session:

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from rlm_server.engine.cells import Cell
     from rlm_server.engine.prompts import PromptSet
     from rlm_server.engine.run import ContextPart, Node, NodeTask, Run
+    from rlm_server.engine.tree import Tree
 
 _SUBCALL_CHARS = 100_000
 """How much text a sub-call reads well, as far as nothing is known of its model."""
 
 
-def opening(run: Run, node: Node, task: NodeTask) -> list[Message]:
+def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
     """Returns the messages that a node begins with."""
+    run = tree.run
     parts = [_describe(run.prompts, part) for part in task.contexts]
     if len(parts) > 1:
         parts.append("- `context`: a dict of all of these by name")
@@ -26,7 +28,7 @@ def opening(run: Run, node: Node, task: NodeTask) -> list[Message]:
         parts.append("- `context`: the same value")
     question = fill(run.prompts.task, query=task.query, contexts="\n".join(parts))
     system = system_message(run, node, task.model)
-    return [Message("system", system), Message("user", f"{question}\n\n{status_line(run, 1)}")]
+    return [Message("system", system), Message("user", f"{question}\n\n{status_line(tree, node, 1)}")]
 
 
 def system_message(run: Run, node: Node, model: str) -> str:
@@ -45,19 +47,19 @@ def system_message(run: Run, node: Node, model: str) -> str:
     )
 
 
-def status_line(run: Run, iteration: int) -> str:
-    """Returns the line that tells the turn and what is left of the budget."""
-    budget = run.budget
-    left = [count(budget.subcalls_left, "sub-call"), _duration(budget.remaining_seconds())]
-    if budget.input_tokens_left is not None:
-        left.append(count(budget.input_tokens_left, "input token"))
-    if budget.output_tokens_left is not None:
-        left.append(count(budget.output_tokens_left, "output token"))
+def status_line(tree: Tree, node: Node, iteration: int) -> str:
+    """Returns the line that tells the turn and what the node has left of the budget."""
+    run, left = tree.run, tree.shares.left(node.node_id)
+    texts = [count(left.subcalls, "sub-call"), _duration(left.seconds)]
+    if left.input_tokens is not None:
+        texts.append(count(left.input_tokens, "input token"))
+    if left.output_tokens is not None:
+        texts.append(count(left.output_tokens, "output token"))
     return fill(
         run.prompts.turn,
         iteration=iteration,
         max_iterations=run.spec.limits.max_iterations,
-        budget=", ".join(left),
+        budget=", ".join(texts),
     )
 
 

@@ -47,6 +47,7 @@ class CompletionLimits:
         max_output_tokens: tokens made by models.
         max_subcalls: number of sub-calls; each item of a batch counts.
         max_concurrent_subcalls: sub-calls that run at once.
+        max_concurrent_calls_per_model: sub-calls that ask the same model at once.
         max_consecutive_errors: turns of one node in a row that may end in an error.
         max_output_chars: how much of one turn's output the model is shown.
         cell: bounds of each block of code.
@@ -59,6 +60,7 @@ class CompletionLimits:
     max_output_tokens: int | None = None
     max_subcalls: int = 1000
     max_concurrent_subcalls: int = 16
+    max_concurrent_calls_per_model: int | None = None
     max_consecutive_errors: int = 10
     max_output_chars: int = 20_000
     cell: CellBounds = dataclasses.field(default_factory=CellBounds)
@@ -73,6 +75,7 @@ class CompletionLimits:
             max_output_tokens=self.max_output_tokens,
             max_subcalls=self.max_subcalls,
             max_concurrent_subcalls=self.max_concurrent_subcalls,
+            max_concurrent_calls_per_model=self.max_concurrent_calls_per_model,
             max_consecutive_errors=self.max_consecutive_errors,
             max_output_chars=self.max_output_chars,
             cell=self.cell.to_proto(),
@@ -99,6 +102,7 @@ LEAST_LIMITS = {
     "max_output_tokens": 0,
     "max_subcalls": 0,
     "max_concurrent_subcalls": 1,
+    "max_concurrent_calls_per_model": 1,
     "max_consecutive_errors": 1,
     "max_output_chars": 100,
 }

@@ -84,7 +84,7 @@ class NodeLoop:
 
     async def _take_turns(self) -> NodeResult:
         limits = self._run.spec.limits
-        messages = conversation.opening(self._run, self._node, self._task)
+        messages = conversation.opening(self._tree, self._node, self._task)
         while self.iterations < limits.max_iterations:
             self.iterations += 1
             reply = await self._ask(messages)
@@ -92,7 +92,7 @@ class NodeLoop:
             if turn.answer is not None:
                 return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer, iterations=self.iterations)
             messages.append(Message("assistant", reply.text))
-            turn.notes.append(conversation.status_line(self._run, self.iterations + 1))
+            turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
             messages.append(Message("user", "\n\n".join(turn.notes)))
         return self._partial(
             event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
@@ -113,7 +113,8 @@ class NodeLoop:
                 node_id, event_pb2.ModelTextDelta(iteration=iteration, text=part.text, reasoning=part.reasoning)
             )
 
-        async with self._tree.slots.model_call(self._node.depth):
+        self._tree.shares.check_tokens(node_id)
+        async with self._tree.slots.model_call(self._node.depth, self._task.model):
             reply = await self._tree.caller.ask(node_id, self._task.model, messages, pass_on)
         self._tree.add_usage(node_id, reply.usage)
         await run.events.emit(

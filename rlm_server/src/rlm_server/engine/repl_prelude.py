@@ -7,15 +7,18 @@ the names in `__all__` become variables of the session. `_configure` is called b
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import json
 import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 variables: dict[str, Any]
 host_call: Callable[..., Any]
+host_submit: Callable[..., Any]
 HostCallError: Any
 StopCell: type[BaseException]
 
@@ -25,10 +28,15 @@ __all__ = [
     "SHOW_VARS",
     "SubcallError",
     "answer",
+    "budget",
     "llm_query",
+    "llm_query_async",
     "llm_query_batched",
+    "llm_query_batched_async",
     "rlm_query",
+    "rlm_query_async",
     "rlm_query_batched",
+    "rlm_query_batched_async",
 ]
 
 _MAX_ANSWER_CHARS = 1_000_000
@@ -63,28 +71,103 @@ class SubcallError(Exception):
         return f"SubcallError({self.message!r}, kind={self.kind!r})"
 
 
+class Subcall(collections.abc.Coroutine[Any, Any, Any]):
+    """A sub-call that has begun: await it, or call `result()`. What it gives is what the plain function returns.
+
+    It is a coroutine, so that `asyncio.create_task` and task groups take it, too.
+    """
+
+    def __init__(self, call: Any, read: Callable[[list[Any]], Any]) -> None:
+        self._call = call
+        self._read = read
+        self._steps: Generator[Any, Any, Any] | None = None
+
+    def done(self) -> bool:
+        """Tells whether the reply is here; does not wait."""
+        return bool(self._call.done())
+
+    def result(self) -> Any:
+        """Waits for the reply and returns it, or raises SubcallError."""
+        try:
+            results = self._call.result()
+        except HostCallError as error:
+            raise SubcallError(error.message, error.type) from None
+        return self._read(results)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        with contextlib.suppress(HostCallError):  # `result` raises it in the form that code knows
+            yield from self._call.__await__()
+        return self.result()
+
+    def send(self, value: Any) -> Any:
+        """Does a step of the coroutine."""
+        return self._running().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raises an exception where the coroutine waits."""
+        return self._running().throw(*error)
+
+    def close(self) -> None:
+        """Waits no longer."""
+        if self._steps is not None:
+            self._steps.close()
+
+    def __repr__(self) -> str:
+        return "<Subcall: await it, or call its result()>"
+
+    def _running(self) -> Generator[Any, Any, Any]:
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps
+
+
 class UnknownVariableError(NameError):
     """FINAL_VAR was given a name that does not exist."""
 
 
 def llm_query(prompt: object, model: Any = None) -> str:
     """Asks a language model; returns its reply, or raises SubcallError."""
+    return str(_single("llm_query", prompt, model, None).result())
+
+
+def llm_query_async(prompt: object, model: Any = None) -> Subcall:
+    """Begins an `llm_query`; await what this returns, or call its `result()`."""
     return _single("llm_query", prompt, model, None)
 
 
 def llm_query_batched(prompts: Any, model: Any = None) -> list[Any]:
     """Asks a language model several things at once; returns replies in order, a SubcallError where one failed."""
+    return list(_batch("llm_query_batched", prompts, model, None).result())
+
+
+def llm_query_batched_async(prompts: Any, model: Any = None) -> Subcall:
+    """Begins an `llm_query_batched`; await what this returns, or call its `result()`."""
     return _batch("llm_query_batched", prompts, model, None)
 
 
 def rlm_query(prompt: object, model: Any = None, *, context: object = None) -> str:
     """Asks a model that has a REPL of its own, whose `context` is the one given, or else the prompt."""
+    return str(_single("rlm_query", prompt, model, context).result())
+
+
+def rlm_query_async(prompt: object, model: Any = None, *, context: object = None) -> Subcall:
+    """Begins an `rlm_query`; await what this returns, or call its `result()`."""
     return _single("rlm_query", prompt, model, context)
 
 
 def rlm_query_batched(prompts: Any, model: Any = None, *, contexts: Any = None) -> list[Any]:
     """Does the same for several prompts at once; `contexts`, if given, has one for each."""
+    return list(_batch("rlm_query_batched", prompts, model, contexts).result())
+
+
+def rlm_query_batched_async(prompts: Any, model: Any = None, *, contexts: Any = None) -> Subcall:
+    """Begins an `rlm_query_batched`; await what this returns, or call its `result()`."""
     return _batch("rlm_query_batched", prompts, model, contexts)
+
+
+def budget() -> dict[str, Any]:
+    """Returns what is left: a dict of numbers, None where there is no limit."""
+    return dict(host_call("budget"))
 
 
 def SHOW_VARS() -> str:  # noqa: N802 - the name that models were taught
@@ -147,14 +230,11 @@ def after_cell() -> dict[str, Any]:
     return report
 
 
-def _single(function: str, prompt: object, model: Any, context: object) -> str:
-    result = _ask(function, [prompt], model, None if context is None else [context])[0]
-    if isinstance(result, SubcallError):
-        raise result
-    return str(result)
+def _single(function: str, prompt: object, model: Any, context: object) -> Subcall:
+    return _begin(function, [prompt], model, None if context is None else [context], _read_single)
 
 
-def _batch(function: str, prompts: Any, model: Any, contexts: Any) -> list[Any]:
+def _batch(function: str, prompts: Any, model: Any, contexts: Any) -> Subcall:
     if isinstance(prompts, str | bytes | dict):
         raise TypeError(f"{function} takes a list of prompts, not one {type(prompts).__name__}")
     prompts = list(prompts)
@@ -164,21 +244,31 @@ def _batch(function: str, prompts: Any, model: Any, contexts: Any) -> list[Any]:
         contexts = list(contexts)
         if len(contexts) != len(prompts):
             raise ValueError(f"there are {len(prompts)} prompts but {len(contexts)} contexts")
-    return _ask(function, prompts, model, contexts) if prompts else []
+    return _begin(function, prompts, model, contexts, _read_batch)
 
 
-def _ask(function: str, prompts: list[Any], model: Any, contexts: list[Any] | None) -> list[Any]:
+def _begin(
+    function: str, prompts: list[Any], model: Any, contexts: list[Any] | None, read: Callable[[list[Any]], Any]
+) -> Subcall:
     if model is not None and (not isinstance(model, str) or len(model) > 200):
         raise TypeError("model must be the name of a model; to give a text to a child RLM use context=...")
-    try:
-        results = host_call(
-            function,
-            prompts=[_render(prompt) for prompt in prompts],
-            model=model,
-            contexts=None if contexts is None else [_encode(context) for context in contexts],
-        )
-    except HostCallError as error:
-        raise SubcallError(error.message, error.type) from None
+    call = host_submit(
+        function,
+        prompts=[_render(prompt) for prompt in prompts],
+        model=model,
+        contexts=None if contexts is None else [_encode(context) for context in contexts],
+    )
+    return Subcall(call, read)
+
+
+def _read_single(results: list[Any]) -> str:
+    (result,) = _read_batch(results)
+    if isinstance(result, SubcallError):
+        raise result
+    return str(result)
+
+
+def _read_batch(results: list[Any]) -> list[Any]:
     return [
         result["text"]
         if "text" in result

@@ -70,6 +70,7 @@ class CompletionSpec:
         resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
         prompts: the texts that models are given.
         model_note: returns what a model is told besides, by its name; may be empty.
+        cache_subcalls: identical sub-calls are made once.
     """
 
     completion_id: str
@@ -82,6 +83,7 @@ class CompletionSpec:
     resolve_model: Callable[[str], str]
     prompts: PromptSet
     model_note: Callable[[str], str]
+    cache_subcalls: bool = False
 
 
 @dataclass(frozen=True)

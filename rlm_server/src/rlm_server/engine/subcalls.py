@@ -9,60 +9,59 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError
-from rlm_server.engine.ports import (
-    HostCallError,
-    InputValue,
-    Message,
-    ModelError,
-    SandboxError,
-    ValueFormat,
-)
+from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
 from rlm_server.engine.prompts import fill
-from rlm_server.engine.run import ContextPart, Node, NodeResult, NodeTask, UnknownModelError
-from rlm_server.engine.text import clean, preview
+from rlm_server.engine.run import Node, NodeResult, NodeTask
+from rlm_server.engine.subcall_cache import SubcallOutcome
+from rlm_server.engine.subcall_request import describe_value, read_request
+from rlm_server.engine.text import preview
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.subcall_request import SubcallItem, SubcallRequest
     from rlm_server.engine.tree import Tree
 
-HOST_FUNCTIONS = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
-"""What `Subcalls` answers. Each takes `prompts`, `model` and `contexts`, and returns a list of results."""
-
-_FINISH_KINDS = {
+FINISH_KINDS = {
     event_pb2.FINISH_REASON_MAX_ITERATIONS: "max_iterations",
+    event_pb2.FINISH_REASON_WALL_TIME: "wall_time",
     event_pb2.FINISH_REASON_MAX_TOKENS: "max_tokens",
+    event_pb2.FINISH_REASON_MAX_COST: "max_cost",
     event_pb2.FINISH_REASON_MAX_SUBCALLS: "max_subcalls",
     event_pb2.FINISH_REASON_MAX_ERRORS: "max_errors",
     event_pb2.FINISH_REASON_MODEL_ERROR: "model_error",
     event_pb2.FINISH_REASON_SANDBOX_ERROR: "sandbox_error",
     event_pb2.FINISH_REASON_NO_PROGRESS: "no_progress",
 }
+"""What code can tell the failures of child RLMs apart by."""
+
+_OVER = SubcallOutcome(
+    event_pb2.FINISH_REASON_CANCELLED,
+    kind="cancelled",
+    message="the block that made the identical call, for whose reply this one waited, is over",
+)
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One prompt of a call. `failure` tells why it is not to be asked at all."""
+class _Call:
+    """One sub-call that is to be made, or whose outcome another one has."""
 
-    prompt: str
-    context: tuple[ValueFormat, str] | None
-    failure: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A host call, checked."""
-
-    function: str
-    items: list[_Item]
-    model: str
-    batched: bool
+    node_id: str
+    index: int
+    item: SubcallItem
+    request: SubcallRequest
     recursive: bool
+    key: Hashable
+    """What the outcome is kept under; None if it is not."""
+    outcome: asyncio.Future[SubcallOutcome] | None
+    """Where it is kept."""
+    cached: bool
+    """Whether an identical call is made or was made."""
 
 
 class Subcalls:
-    """Answers the host calls of one node's session.
+    """Answers the host calls of one node's session that ask models.
 
     Args:
         tree: the completion's.
@@ -78,118 +77,147 @@ class Subcalls:
         self.refused_count = 0
         """Calls that were refused as a limit is reached."""
 
-    async def answer(self, call: HostCall) -> object:
+    async def answer(self, call: HostCall) -> list[dict[str, str]]:
         """Returns a list with a dict for each prompt: `text`, or `kind`, `message` and `partial_answer` of a failure.
+
+        Until the first wait everything depends on the order of calls alone: ids, shares, what is taken from the cache.
 
         Raises:
             HostCallError: the call as a whole is wrong or refused.
         """
-        request = self._check(call)
-        askable = [item for item in request.items if item.failure is None]
+        request = read_request(call, self._run.spec)
         try:
-            self._run.budget.reserve_subcalls(len(askable))
+            calls = self._plan(request)
         except SubcallsExhaustedError as error:
             await self._warn_refused(str(error))
             raise HostCallError("refused", str(error)) from None
-        # Ids are given before anything waits, so that they depend on the order of calls alone.
-        node_ids = [self._node.next_child_id() if item.failure is None else "" for item in request.items]
+        try:
+            if request.recursive and calls and not calls[0].recursive:
+                await self._run.events.warn(
+                    self._node.node_id,
+                    event_pb2.WARNING_CODE_MAX_DEPTH,
+                    f"{request.function} at depth {self._node.depth} is a plain model call, "
+                    f"as max_depth is {self._run.spec.limits.max_depth}",
+                )
+            outcomes = await self._make_all(calls)
+        finally:
+            self._forget(calls)
+        answers = {call.index: outcome.to_json() for call, outcome in zip(calls, outcomes, strict=True)}
+        return [answers.get(index) or _not_asked(item) for index, item in enumerate(request.items)]
+
+    def _plan(self, request: SubcallRequest) -> list[_Call]:
+        """Decides what is to be made of a call: takes it out of the budget, and gives ids and shares."""
+        tree, depth = self._tree, self._node.depth + 1
         recursive = request.recursive and self._node.depth < self._run.spec.limits.max_depth
-        if request.recursive and not recursive and askable:
-            await self._run.events.warn(
-                self._node.node_id,
-                event_pb2.WARNING_CODE_MAX_DEPTH,
-                f"{request.function} at depth {self._node.depth} is a plain model call, "
-                f"as max_depth is {self._run.spec.limits.max_depth}",
-            )
+        askable = [(index, item) for index, item in enumerate(request.items) if item.failure is None]
+        # A child waits only for calls of its own depth, and so never for itself.
+        keys: dict[int, Hashable] = {}
+        if self._run.spec.cache_subcalls:
+            keys = {index: (request.model, depth if recursive else 0, item) for index, item in askable}
+        new_keys = {key for key in keys.values() if tree.cache.find(key) is None}
+        tree.shares.reserve_subcalls(self._node.node_id, len(new_keys) if keys else len(askable))
+        calls = []
+        for index, item in askable:
+            key = keys.get(index)
+            outcome = found = None if key is None else tree.cache.find(key)
+            if key is not None and found is None:
+                outcome = tree.cache.begin(key)
+            node_id = self._node.next_child_id()
+            calls.append(_Call(node_id, index, item, request, recursive, key, outcome, cached=found is not None))
+        if recursive:
+            tree.shares.give(self._node.node_id, [call.node_id for call in calls if not call.cached])
+        return calls
+
+    async def _make_all(self, calls: Sequence[_Call]) -> list[SubcallOutcome]:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._answer_item(request, index, node_id, recursive=recursive))
-                for index, node_id in enumerate(node_ids)
-            ]
+            tasks = [group.create_task(self._make(call)) for call in calls]
         return [task.result() for task in tasks]
 
-    def _check(self, call: HostCall) -> _Request:
-        """Checks a call. It comes from untrusted code, which may have got round the prelude."""
-        prompts = call.kwargs.get("prompts")
-        contexts = call.kwargs.get("contexts")
-        model = call.kwargs.get("model")
-        if call.function not in HOST_FUNCTIONS or call.args:
-            raise HostCallError("bad_call", f"there is no such call to {preview(call.function, 100)}")
-        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise HostCallError("bad_call", "prompts must be a list of texts")
-        if model is not None and not isinstance(model, str):
-            raise HostCallError("bad_call", "model must be the name of a model")
-        if contexts is None:
-            contexts = [None] * len(prompts)
-        if not isinstance(contexts, list) or len(contexts) != len(prompts):
-            raise HostCallError("bad_call", "contexts must be a list with one context for each prompt")
-        try:
-            resolved = self._run.spec.resolve_model(model) if model else self._run.spec.sub_model
-        except UnknownModelError as error:
-            raise HostCallError("unknown_model", str(error)) from None
-        return _Request(
-            function=call.function,
-            items=[_check_item(clean(prompt), context) for prompt, context in zip(prompts, contexts, strict=True)],
-            model=resolved,
-            batched=call.function.endswith("_batched"),
-            recursive=call.function.startswith("rlm_"),
-        )
+    def _forget(self, calls: Sequence[_Call]) -> None:
+        """Ends what `_plan` began, also of calls that never came to be made."""
+        for call in calls:
+            self._tree.shares.take_back(call.node_id)
+            if call.outcome is not None and not call.cached:
+                self._tree.cache.finish(call.key, call.outcome, _OVER)
 
-    async def _answer_item(self, request: _Request, index: int, node_id: str, *, recursive: bool) -> dict[str, str]:
-        item = request.items[index]
-        if item.failure is not None:
-            return _failure(*item.failure)
-        depth = self._node.depth + 1
+    async def _make(self, call: _Call) -> SubcallOutcome:
+        if call.outcome is not None and call.cached:
+            await self._start(call)
+            outcome = await asyncio.shield(call.outcome)
+            await self._finish(call, outcome)
+            return outcome
+        depth, model = self._node.depth + 1, call.request.model
+        slots = self._tree.slots
+        async with slots.child(depth) if call.recursive else slots.model_call(depth, model):
+            await self._start(call)
+            if call.recursive:
+                outcome = await self._ask_child(Node(call.node_id, depth), call.item, model)
+            else:
+                outcome = await self._ask_model(call.node_id, call.item, model)
+            if call.outcome is not None:
+                self._tree.cache.finish(call.key, call.outcome, outcome)
+            await self._finish(call, outcome)
+        return outcome
+
+    async def _start(self, call: _Call) -> None:
+        request, item = call.request, call.item
         started = event_pb2.SubcallStarted(
             parent_node_id=self._node.node_id,
-            depth=depth,
-            kind=event_pb2.NODE_KIND_RLM if recursive else event_pb2.NODE_KIND_LLM,
+            depth=self._node.depth + 1,
+            kind=event_pb2.NODE_KIND_RLM if call.recursive else event_pb2.NODE_KIND_LLM,
             function=request.function,
             model=request.model,
             prompt_preview=preview(item.prompt),
             prompt_chars=len(item.prompt),
-            batch_index=index if request.batched else None,
+            batch_index=call.index if request.batched else None,
         )
-        if recursive:
-            async with self._tree.slots.child(depth):
-                await self._tree.start_subcall(node_id, started)
-                return await self._ask_child(Node(node_id, depth), item, request.model)
-        async with self._tree.slots.model_call(depth):
-            await self._tree.start_subcall(node_id, started)
-            return await self._ask_model(node_id, item, request.model)
+        await self._tree.start_subcall(call.node_id, started)
 
-    async def _ask_model(self, node_id: str, item: _Item, model: str) -> dict[str, str]:
+    async def _finish(self, call: _Call, outcome: SubcallOutcome) -> None:
+        await self._tree.finish_subcall(
+            call.node_id,
+            outcome.reason,
+            answer=outcome.text or outcome.partial_answer,
+            error=outcome.message,
+            cached=call.cached,
+        )
+
+    async def _ask_model(self, node_id: str, item: SubcallItem, model: str) -> SubcallOutcome:
         prompt = item.prompt if item.context is None else f"{item.prompt}\n\nContext:\n{item.context[1]}"
         try:
+            self._tree.shares.check_tokens(node_id)
             reply = await self._tree.caller.ask(node_id, model, [Message("user", prompt)])
         except LimitReachedError as error:
             await self._warn_refused(error.message)
-            await self._tree.finish_subcall(node_id, error.reason, error=error.message)
-            return _failure("refused", error.message)
+            return SubcallOutcome(error.reason, kind="refused", message=error.message)
         except ModelError as error:
             await self._tree.caller.emit_usage(node_id)
-            await self._tree.finish_subcall(node_id, event_pb2.FINISH_REASON_MODEL_ERROR, error=error.message)
-            return _failure(error.kind.value, error.message)
+            return SubcallOutcome(event_pb2.FINISH_REASON_MODEL_ERROR, kind=error.kind.value, message=error.message)
         self._tree.add_usage(node_id, reply.usage)
         await self._tree.caller.emit_usage(node_id)
         if not reply.text.strip():
             message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"
-            await self._tree.finish_subcall(node_id, event_pb2.FINISH_REASON_NO_PROGRESS, error=message)
-            return _failure("empty_reply", message)
-        await self._tree.finish_subcall(node_id, event_pb2.FINISH_REASON_ANSWERED, answer=reply.text)
-        return {"text": reply.text}
+            return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="empty_reply", message=message)
+        return SubcallOutcome(event_pb2.FINISH_REASON_ANSWERED, text=reply.text)
 
-    async def _ask_child(self, child: Node, item: _Item, model: str) -> dict[str, str]:
+    async def _ask_child(self, child: Node, item: SubcallItem, model: str) -> SubcallOutcome:
+        seconds = self._tree.shares.left(child.node_id).seconds
         try:
-            result = await self._run_child(child, self._child_task(item, model))
+            async with asyncio.timeout(seconds) as deadline:
+                result = await self._run_child(child, self._child_task(item, model))
         except SandboxError as error:
             result = NodeResult(event_pb2.FINISH_REASON_SANDBOX_ERROR, "", partial=True, error=str(error))
-        await self._tree.finish_subcall(child.node_id, result.reason, answer=result.answer, error=result.error)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            message = f"the share of node {child.node_id} of what was left of wall_time, {seconds:.3g} s, is used up"
+            result = await self._tree.interrupt(child.node_id, event_pb2.FINISH_REASON_WALL_TIME, message)
         if result.reason == event_pb2.FINISH_REASON_ANSWERED:
-            return {"text": result.answer}
-        return _failure(_FINISH_KINDS.get(result.reason, "failed"), result.error, result.answer)
+            return SubcallOutcome(result.reason, text=result.answer)
+        kind = FINISH_KINDS.get(result.reason, "failed")
+        return SubcallOutcome(result.reason, kind=kind, message=result.error, partial_answer=result.answer)
 
-    def _child_task(self, item: _Item, model: str) -> NodeTask:
+    def _child_task(self, item: SubcallItem, model: str) -> NodeTask:
         value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
         query = item.prompt if item.context else fill(self._run.prompts.child_query)
         return NodeTask(query, [describe_value("context", value_format, text)], model)
@@ -199,37 +227,6 @@ class Subcalls:
         await self._run.events.warn(self._node.node_id, event_pb2.WARNING_CODE_SUBCALL_REFUSED, message)
 
 
-def describe_value(name: str, value_format: ValueFormat, text: str) -> ContextPart:
-    """Returns the part of a context that a text or JSON document at hand makes."""
-    return ContextPart(
-        value=InputValue(name, value_format, text),
-        type_name="str" if value_format is ValueFormat.TEXT else json_type_name(text),
-        size_bytes=len(text) if text.isascii() else len(text.encode()),
-        size_chars=len(text),
-    )
-
-
-def json_type_name(beginning: str) -> str:
-    """Returns the Python type that a valid JSON document becomes, from its beginning."""
-    first = beginning.lstrip(" \t\r\n")[:1]
-    by_first = {"{": "dict", "[": "list", '"': "str", "t": "bool", "f": "bool", "n": "NoneType"}
-    return by_first.get(first, "number")
-
-
-def _check_item(prompt: str, context: object) -> _Item:
-    if not prompt.strip():
-        return _Item(prompt, None, ("empty_prompt", "the prompt is empty"))
-    if context is None:
-        return _Item(prompt, None)
-    if not isinstance(context, dict):
-        raise HostCallError("bad_call", "a context must have a format and a text")
-    value_format, text = context.get("format"), context.get("text")
-    if value_format not in ("text", "json") or not isinstance(text, str):
-        raise HostCallError("bad_call", "a context must have a format and a text")
-    if not text:
-        return _Item(prompt, None, ("empty_context", "the context is empty"))
-    return _Item(prompt, (ValueFormat(value_format), clean(text)))
-
-
-def _failure(kind: str, message: str, partial_answer: str = "") -> dict[str, str]:
-    return {"kind": kind, "message": message, "partial_answer": partial_answer}
+def _not_asked(item: SubcallItem) -> dict[str, str]:
+    kind, message = item.failure or ("failed", "")
+    return {"kind": kind, "message": message, "partial_answer": ""}

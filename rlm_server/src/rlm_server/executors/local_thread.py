@@ -21,7 +21,7 @@ from rlm_server.executors.local_output import CellOutput, OutputLimitReached
 from rlm_server.executors.namespace import GuestHostCallError, Namespace, StopCell, format_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from rlm_server.engine.ports import OutputHandler
 
@@ -209,14 +209,31 @@ class HostFuture:
 
     def __init__(self) -> None:
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._waiters: queue.SimpleQueue[asyncio.Future[None]] = queue.SimpleQueue()
 
     def answer(self, answer_json: str) -> None:
         """Gives the answer, on the event loop."""
         self._answers.put(answer_json)
+        self._wake_waiters()
 
     def cancel(self) -> None:
         """Says that there will be no answer, on the event loop."""
         self._answers.put(None)
+        self._wake_waiters()
+
+    def __await__(self) -> Generator[Any, None, object]:
+        """Waits on the event loop of the cell's own code."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.put(waiter)
+        if not self.done():  # else the answer came before the waiter was there to be woken
+            yield from waiter
+        return self.result()
+
+    def _wake_waiters(self) -> None:
+        while not self._waiters.empty():
+            waiter = self._waiters.get()
+            with contextlib.suppress(RuntimeError):  # its loop is closed, as it was cancelled and its cell is over
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
 
     def done(self) -> bool:
         """Tells whether the answer is there."""
@@ -237,6 +254,11 @@ class HostFuture:
         if "error" in answer:
             raise GuestHostCallError(*answer["error"])
         return answer["value"]
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _failure(outcome: event_pb2.CodeOutcome.ValueType, error: BaseException) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
+import inspect
 import json
 import linecache
 import reprlib
@@ -16,10 +18,12 @@ from rlm_server.engine.ports import Variable, VariableListing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import CodeType
 
 _PRELUDE_NAME = "<prelude>"
 _MAX_LISTED = 200
 _PREVIEW_CHARS = 100
+_FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
 class StopCell(BaseException):
@@ -87,11 +91,23 @@ class Namespace:
         self._cell_names.append(name)
         tree = ast.parse(code, name)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), self.variables)  # noqa: S102
+        parts = [compile(tree, name, "exec", _FLAGS)]
         if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), name, "eval"), self.variables)  # noqa: S307
-            if value is not None:
-                sys.stdout.write(f"{value!r}\n")
+            parts.append(compile(ast.Expression(last.value), name, "eval", _FLAGS))
+        if any(part.co_flags & inspect.CO_COROUTINE for part in parts):
+            value = asyncio.run(self._run_awaiting(parts))
+        else:
+            value = [eval(part, self.variables) for part in parts][-1]  # noqa: S307 - this is what the executor is for
+        if value is not None:
+            sys.stdout.write(f"{value!r}\n")
+
+    async def _run_awaiting(self, parts: list[CodeType]) -> object:
+        value = None
+        for part in parts:
+            value = eval(part, self.variables)  # noqa: S307
+            if part.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        return value
 
     def after_cell(self) -> object:
         """Returns the prelude's report, and puts back the names that it provides.

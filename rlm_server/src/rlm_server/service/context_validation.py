@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from rlm_server.contexts import InvalidContextError, StoredContext, check_json
 from rlm_server.engine.ports import InputValue, ValueFormat
+from rlm_server.engine.prelude import REPL_NAMES
 from rlm_server.engine.run import ContextPart
-from rlm_server.engine.subcalls import HOST_FUNCTIONS, json_type_name
+from rlm_server.engine.subcall_request import json_type_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from rlm_common.errors import Violations
 
     from rlm_server.contexts import ContextStore
-
-RESERVED_NAMES = frozenset({"answer", "FINAL", "FINAL_VAR", "SHOW_VARS", "SubcallError", *HOST_FUNCTIONS})
-"""Names that the REPL provides itself."""
 
 _MAX_PARTS = 100
 _MAX_NAME_CHARS = 100
@@ -107,7 +105,7 @@ def _problem_with_name(name: str, *, several: bool) -> str:
         return f"{name!r} is a Python keyword; choose another name"
     if name.startswith("_"):
         return f"{name!r} begins with an underscore; choose another name"
-    if name in RESERVED_NAMES:
+    if name in REPL_NAMES:
         return f"{name!r} is a name that the REPL provides itself; choose another"
     if several and name == "context":
         return "'context' is the dict of all parts where there are several; choose another name"

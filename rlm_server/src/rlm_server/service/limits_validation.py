@@ -48,6 +48,7 @@ def resolve_limits(
         max_output_tokens=optional_number("max_output_tokens"),
         max_subcalls=number("max_subcalls"),
         max_concurrent_subcalls=number("max_concurrent_subcalls"),
+        max_concurrent_calls_per_model=optional_number("max_concurrent_calls_per_model"),
         max_consecutive_errors=number("max_consecutive_errors"),
         max_output_chars=number("max_output_chars"),
         wall_time_seconds=min(wall_time_seconds, greatest.wall_time_seconds),

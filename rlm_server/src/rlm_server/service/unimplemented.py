@@ -23,7 +23,6 @@ _SCALAR_FIELDS = (
     "keep_conversation",
     "answer_schema",
     "direct_answer_allowed",
-    "cache_subcalls",
 )
 
 

@@ -100,6 +100,7 @@ class RequestValidator:
             resolve_model=self._models.resolve,
             prompts=prompts,
             model_note=self._prompts.note_for,
+            cache_subcalls=request.cache_subcalls,
         )
         return CheckedRequest(spec, contexts.stored)
 

@@ -1,6 +1,8 @@
 """Runs cells in the session's namespace, the way a REPL does."""
 
 import ast
+import asyncio
+import inspect
 import io
 import linecache
 import sys
@@ -8,6 +10,7 @@ import traceback
 
 from streams import OutputLimitExceeded
 
+_FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _MAX_MESSAGE_CHARS = 8 << 10
 _MAX_TRACEBACK_CHARS = 32 << 10
 _BALLAST_BYTES = 1 << 18
@@ -43,11 +46,7 @@ class CellRunner:
         linecache.cache[filename] = (len(code), None, lines, filename)
         value_repr = None
         try:
-            body, last = _parse(code, filename)
-            if body is not None:
-                exec(body, self._namespace)
-            if last is not None:
-                value_repr = self._show(eval(last, self._namespace))
+            value_repr = self._show(self._execute(*_parse(code, filename)))
             return {"outcome": "OK", "value_repr": value_repr}
         except StopCell:
             return {"outcome": "OK", "value_repr": value_repr}
@@ -73,6 +72,25 @@ class CellRunner:
         except MemoryError:
             pass
 
+    def _execute(self, body, last):
+        """Runs the statements, then returns the value of the expression; `None` stands for what a cell has not.
+
+        A cell that awaits at its top level runs in an event loop of its own; tasks that it leaves behind are cancelled.
+        """
+        if any(part is not None and part.co_flags & inspect.CO_COROUTINE for part in (body, last)):
+            return asyncio.run(self._execute_awaiting(body, last))
+        if body is not None:
+            exec(body, self._namespace)
+        return None if last is None else eval(last, self._namespace)
+
+    async def _execute_awaiting(self, body, last):
+        value = None
+        for part in (body, last):
+            value = None if part is None else eval(part, self._namespace)
+            if part is not None and part.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        return value
+
     def _show(self, value):
         if value is None:
             return None
@@ -92,8 +110,8 @@ def _parse(code, filename):
     last = None
     try:
         if tree.body and isinstance(tree.body[-1], ast.Expr):
-            last = compile(ast.Expression(tree.body.pop().value), filename, "eval")
-        body = compile(tree, filename, "exec") if tree.body else None
+            last = compile(ast.Expression(tree.body.pop().value), filename, "eval", _FLAGS)
+        body = compile(tree, filename, "exec", _FLAGS) if tree.body else None
     except SyntaxError as error:
         if error.text is None:  # a tree does not know its source
             error.text = linecache.getline(filename, error.lineno or 0) or None

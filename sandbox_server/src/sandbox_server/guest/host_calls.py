@@ -39,10 +39,10 @@ class HostCall:
         self._answer = None
 
     def done(self):
-        """Tells whether the answer is here. Does not wait, and sees only what an earlier wait brought."""
-        if self._answer is None:
-            self._answer = self._arrived.pop(self._id, None)
-        return self._answer is not None
+        """Tells whether the answer is here. Does not wait."""
+        if not self._has_arrived():
+            receive([self._id], 0)
+        return self._has_arrived()
 
     def result(self):
         """Waits for the answer and returns it.
@@ -50,7 +50,7 @@ class HostCall:
         Raises:
             HostCallError: the call failed.
         """
-        while not self.done():
+        while not self._has_arrived():
             receive([self._id])
         error = self._answer.get("error")
         if error is not None:
@@ -58,7 +58,7 @@ class HostCall:
         return self._answer["value"]
 
     def __await__(self):
-        if not self.done():
+        if not self._has_arrived():
             future = awaited[self._id] = asyncio.get_running_loop().create_future()
             try:
                 yield from future
@@ -66,13 +66,19 @@ class HostCall:
                 awaited.pop(self._id, None)
         return self.result()
 
+    def _has_arrived(self):
+        """Tells whether an earlier wait has brought the answer."""
+        if self._answer is None:
+            self._answer = self._arrived.pop(self._id, None)
+        return self._answer is not None
+
 
 def wait_any(calls):
     """Waits until at least one of the calls is answered; returns those that are, in the order given."""
     calls = list(calls)
-    if calls and not any(call.done() for call in calls):
+    if calls and not any(call._has_arrived() for call in calls):
         receive([call._id for call in calls])
-    return [call for call in calls if call.done()]
+    return [call for call in calls if call._has_arrived()]
 
 
 def host_submit(function, /, *args, **kwargs):

@@ -1,0 +1,61 @@
+"""The host calls of one node's session: sub-calls, and what the REPL asks of the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlm_server.engine.subcall_request import SUBCALL_FUNCTIONS, unknown_function
+
+if TYPE_CHECKING:
+    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.run import Node
+    from rlm_server.engine.subcalls import Subcalls
+    from rlm_server.engine.tree import Tree
+
+HOST_FUNCTIONS = (*SUBCALL_FUNCTIONS, "budget")
+"""The host functions that every node has."""
+
+
+class HostCalls:
+    """Answers a session's host calls.
+
+    Several may be answered at once. Each is a task that begins in the order of the calls; in which order they are
+    answered depends on what models take, and code can see it. So whoever is to repeat a block gives the answers in the
+    order in which `answer` returned them.
+
+    Args:
+        tree: the completion's.
+        node: whose code makes the calls.
+        subcalls: answers those that ask models.
+    """
+
+    def __init__(self, tree: Tree, node: Node, subcalls: Subcalls) -> None:
+        self._tree = tree
+        self._node = node
+        self._subcalls = subcalls
+
+    async def answer(self, call: HostCall) -> object:
+        """Returns the answer to a call, which JSON can express.
+
+        Raises:
+            HostCallError: the call is wrong or refused; code in the REPL sees it as an exception.
+        """
+        if call.function in SUBCALL_FUNCTIONS:
+            return await self._subcalls.answer(call)
+        if call.function == "budget":
+            return self._budget()
+        raise unknown_function(call.function)
+
+    def _budget(self) -> dict[str, float | int | None]:
+        """Returns what the node has left, with all below it."""
+        limits = self._tree.run.spec.limits
+        left = self._tree.shares.left(self._node.node_id)
+        return {
+            "seconds": round(left.seconds, 3),
+            "iterations": limits.max_iterations - self._tree.iterations_of(self._node.node_id),
+            "subcalls": left.subcalls,
+            "input_tokens": left.input_tokens,
+            "output_tokens": left.output_tokens,
+            "depth": limits.max_depth - self._node.depth,
+            "concurrency": limits.max_concurrent_subcalls,
+        }

@@ -1,0 +1,167 @@
+"""Shares of the budget: what one child RLM, with all that is below it, may use, so that it can't starve the others.
+
+A child's share of what its parent has left, when the call is made and after what other children at work were promised,
+is a half of the sub-calls, tokens and money, split evenly over the children of a batch, and three quarters of the time.
+A share is the most that a child may use, not a reservation: what it does not use is there for the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
+
+from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError, add_usage
+from rlm_server.engine.text import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rlm_server.engine.budget import Budget
+    from rlm_server.engine.ports import Clock
+
+_TIME_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a node, with all below it, may still use; None means no limit.
+
+    Args:
+        seconds: wall time.
+        subcalls: sub-calls.
+        input_tokens: tokens to be sent to models.
+        output_tokens: tokens to be made by models.
+    """
+
+    seconds: float
+    subcalls: int
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass
+class _Share:
+    """The share of one child, and what of it is used."""
+
+    given: Left
+    start_seconds: float
+    subcalls: int = 0
+    usage: limits_pb2.TokenUsage = field(default_factory=limits_pb2.TokenUsage)
+
+    def left(self, now_seconds: float) -> Left:
+        return Left(
+            seconds=max(0.0, self.given.seconds - (now_seconds - self.start_seconds)),
+            subcalls=max(0, self.given.subcalls - self.subcalls),
+            input_tokens=_minus(self.given.input_tokens, self.usage.input_tokens),
+            output_tokens=_minus(self.given.output_tokens, self.usage.output_tokens),
+        )
+
+
+class Shares:
+    """The shares of the children at work in one completion.
+
+    Args:
+        budget: the whole tree's.
+        clock: tells the time.
+    """
+
+    def __init__(self, budget: Budget, clock: Clock) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._shares: dict[str, _Share] = {}
+
+    def left(self, node_id: str) -> Left:
+        """Returns what a node may still use: the least of what the tree and the children above it have left."""
+        budget, now_seconds = self._budget, self._clock.monotonic_seconds()
+        lefts = [share.left(now_seconds) for _, share in self._above(node_id)]
+        return Left(
+            seconds=min([budget.remaining_seconds(), *(left.seconds for left in lefts)]),
+            subcalls=min([budget.subcalls_left, *(left.subcalls for left in lefts)]),
+            input_tokens=_least([budget.input_tokens_left, *(left.input_tokens for left in lefts)]),
+            output_tokens=_least([budget.output_tokens_left, *(left.output_tokens for left in lefts)]),
+        )
+
+    def give(self, parent_id: str, child_ids: Sequence[str]) -> None:
+        """Gives the children of one call their shares."""
+        if not child_ids:
+            return
+        left, now_seconds = self.left(parent_id), self._clock.monotonic_seconds()
+        prefix = f"{parent_id}."
+        promised = [
+            share.left(now_seconds)
+            for node_id, share in self._shares.items()
+            if node_id.startswith(prefix) and "." not in node_id.removeprefix(prefix)
+        ]
+        parts = 2 * len(child_ids)
+        share = Left(
+            seconds=left.seconds * _TIME_SHARE,
+            subcalls=max(0, left.subcalls - sum(one.subcalls for one in promised)) // parts,
+            input_tokens=_part(left.input_tokens, [one.input_tokens for one in promised], parts),
+            output_tokens=_part(left.output_tokens, [one.output_tokens for one in promised], parts),
+        )
+        for child_id in child_ids:
+            self._shares[child_id] = _Share(share, now_seconds)
+
+    def take_back(self, child_id: str) -> None:
+        """Ends the share of a child that is done."""
+        self._shares.pop(child_id, None)
+
+    def check_tokens(self, node_id: str) -> None:
+        """Must be asked before each call to a model.
+
+        Raises:
+            LimitReachedError: the share of a child at or above the node is used up.
+        """
+        now_seconds = self._clock.monotonic_seconds()
+        for child_id, share in self._above(node_id):
+            left = share.left(now_seconds)
+            for name in ("input_tokens", "output_tokens"):
+                if getattr(left, name) == 0:
+                    given: int = getattr(share.given, name)
+                    raise LimitReachedError(
+                        event_pb2.FINISH_REASON_MAX_TOKENS,
+                        f"the share of node {child_id}, {given:,} of what was left of max_{name}, is used up",
+                    )
+
+    def reserve_subcalls(self, node_id: str, number: int) -> None:
+        """Takes sub-calls out of the shares above a node and out of the budget, all or none.
+
+        Raises:
+            SubcallsExhaustedError: there are not enough left.
+        """
+        shares = dict(self._above(node_id))
+        for share in shares.values():
+            left = share.given.subcalls - share.subcalls
+            if number > left:
+                raise SubcallsExhaustedError(
+                    f"{count(number, 'sub-call')} asked for, {left:,} left of this node's share of "
+                    f"{share.given.subcalls:,}; none was made. Ask for fewer, or do it in Python"
+                )
+        self._budget.reserve_subcalls(number)
+        for share in shares.values():
+            share.subcalls += number
+
+    def add_usage(self, node_id: str, usage: limits_pb2.TokenUsage) -> None:
+        """Charges a model call to the shares at and above a node."""
+        for _, share in self._above(node_id):
+            add_usage(share.usage, usage)
+
+    def _above(self, node_id: str) -> Iterator[tuple[str, _Share]]:
+        while node_id:
+            if node_id in self._shares:
+                yield node_id, self._shares[node_id]
+            node_id = node_id.rpartition(".")[0]
+
+
+def _minus(given: int | None, used: int) -> int | None:
+    return None if given is None else max(0, given - used)
+
+
+def _least(values: Sequence[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _part(left: int | None, promised: Sequence[int | None], parts: int) -> int | None:
+    return None if left is None else max(0, left - sum(one or 0 for one in promised)) // parts

@@ -1,0 +1,109 @@
+"""What code in a REPL asks of models, checked. It comes from untrusted code, which may have got round the prelude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_server.engine.ports import HostCallError, InputValue, ValueFormat
+from rlm_server.engine.run import ContextPart, UnknownModelError
+from rlm_server.engine.text import clean, preview
+
+if TYPE_CHECKING:
+    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.run import CompletionSpec
+
+SUBCALL_FUNCTIONS = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
+"""The host functions that make sub-calls. Each takes `prompts`, `model` and `contexts`, and returns a list of results.
+
+The REPL's asynchronous forms call the same: that code need not wait for a host call is up to the prelude.
+"""
+
+
+@dataclass(frozen=True)
+class SubcallItem:
+    """One prompt of a call. `failure` is the kind and the message if it is not to be asked at all."""
+
+    prompt: str
+    context: tuple[ValueFormat, str] | None
+    failure: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class SubcallRequest:
+    """A host call, checked."""
+
+    function: str
+    items: list[SubcallItem]
+    model: str
+    batched: bool
+    recursive: bool
+
+
+def read_request(call: HostCall, spec: CompletionSpec) -> SubcallRequest:
+    """Checks a host call.
+
+    Raises:
+        HostCallError: the call as a whole is wrong.
+    """
+    prompts = call.kwargs.get("prompts")
+    contexts = call.kwargs.get("contexts")
+    model = call.kwargs.get("model")
+    if call.args:
+        raise HostCallError("bad_call", f"{call.function} takes its arguments by name here")
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise HostCallError("bad_call", "prompts must be a list of texts")
+    if model is not None and not isinstance(model, str):
+        raise HostCallError("bad_call", "model must be the name of a model")
+    if contexts is None:
+        contexts = [None] * len(prompts)
+    if not isinstance(contexts, list) or len(contexts) != len(prompts):
+        raise HostCallError("bad_call", "contexts must be a list with one context for each prompt")
+    try:
+        resolved = spec.resolve_model(model) if model else spec.sub_model
+    except UnknownModelError as error:
+        raise HostCallError("unknown_model", str(error)) from None
+    return SubcallRequest(
+        function=call.function,
+        items=[_read_item(clean(prompt), context) for prompt, context in zip(prompts, contexts, strict=True)],
+        model=resolved,
+        batched=call.function.endswith("_batched"),
+        recursive=call.function.startswith("rlm_"),
+    )
+
+
+def _read_item(prompt: str, context: object) -> SubcallItem:
+    if not prompt.strip():
+        return SubcallItem(prompt, None, ("empty_prompt", "the prompt is empty"))
+    if context is None:
+        return SubcallItem(prompt, None)
+    if not isinstance(context, dict):
+        raise HostCallError("bad_call", "a context must have a format and a text")
+    value_format, text = context.get("format"), context.get("text")
+    if value_format not in ("text", "json") or not isinstance(text, str):
+        raise HostCallError("bad_call", "a context must have a format and a text")
+    if not text:
+        return SubcallItem(prompt, None, ("empty_context", "the context is empty"))
+    return SubcallItem(prompt, (ValueFormat(value_format), clean(text)))
+
+
+def describe_value(name: str, value_format: ValueFormat, text: str) -> ContextPart:
+    """Returns the part of a context that a text or JSON document at hand makes."""
+    return ContextPart(
+        value=InputValue(name, value_format, text),
+        type_name="str" if value_format is ValueFormat.TEXT else json_type_name(text),
+        size_bytes=len(text) if text.isascii() else len(text.encode()),
+        size_chars=len(text),
+    )
+
+
+def json_type_name(beginning: str) -> str:
+    """Returns the Python type that a valid JSON document becomes, from its beginning."""
+    first = beginning.lstrip(" \t\r\n")[:1]
+    by_first = {"{": "dict", "[": "list", '"': "str", "t": "bool", "f": "bool", "n": "NoneType"}
+    return by_first.get(first, "number")
+
+
+def unknown_function(name: str) -> HostCallError:
+    """Returns the answer to a call of what is no host function."""
+    return HostCallError("bad_call", f"there is no such call as {preview(name, 100)}")
