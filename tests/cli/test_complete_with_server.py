@@ -88,7 +88,8 @@ def test_a_directory_can_be_filtered_and_what_is_left_out_is_told(run_rlm, targe
     (tmp_path / "b.md").write_text("# b")
     (tmp_path / "c.py").write_bytes(b"\0")
     done = run_rlm("complete", "-q", "--server", target, "--context", str(tmp_path), "--glob", "*.py", "?")
-    assert json.loads(service.requests[0].contexts[0].json) == [{"id": "a.py", "text": "x = 1"}]
+    documents = json.loads(service.requests[0].contexts[0].json)
+    assert [(one["id"], one["text"]) for one in documents] == [("a.py", "x = 1")]
     assert "c.py: binary" in done.stderr
     assert "b.md" not in done.stderr
 
@@ -125,7 +126,8 @@ def test_a_character_set_can_be_named(run_rlm, target, service, tmp_path):
     path.write_bytes(b"caf\xe9")
     done = run_rlm("complete", "-q", "--server", target, "--context", str(path), "--charset", "iso-8859-1", "?")
     assert done.returncode == 0
-    assert service.requests[0].contexts[0].text == "café"
+    encoded = service.requests[0].contexts[0].encoded
+    assert (encoded.data, encoded.charset) == (b"caf\xe9", "iso-8859-1")
 
 
 @pytest.mark.parametrize(

@@ -192,14 +192,42 @@ async def test_a_directory_is_sent_as_documents_and_what_was_left_out_is_told(cl
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     completion = await client.completion(tmp_path, "?")
-    assert json.loads(service.requests[0].contexts[0].json) == [
-        {"id": "b/two.txt", "text": "two"},
-        {"id": "one.txt", "text": "one"},
-    ]
+    documents = json.loads(service.requests[0].contexts[0].json)
+    assert [(one["id"], one["text"]) for one in documents] == [("b/two.txt", "two"), ("one.txt", "one")]
     assert {(skipped.path.name, skipped.reason) for skipped in completion.skipped_files} == {
         ("picture.png", "binary"),
         ("latin.txt", "not utf-8 at byte 3"),
     }
+
+
+async def test_bytes_and_files_in_another_charset_go_as_they_are_with_its_name(client, service, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9")
+    parts = [rlm_client.Part("a", path, charset="latin-1"), rlm_client.Part("b", b"\xe4", charset="latin-1")]
+    await client.completion(parts, "?")
+    sent = [(part.encoded.data, part.encoded.charset) for part in service.requests[0].contexts]
+    assert sent == [(b"caf\xe9", "latin-1"), (b"\xe4", "latin-1")]
+
+
+async def test_a_large_file_in_another_charset_is_uploaded_with_its_name(client, service, tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"\xe9" * 2 * MIB)
+    await client.completion([rlm_client.Part("a", path, charset="latin-1")], "?")
+    (metadata,) = service.upload_metadata
+    assert (metadata.charset, metadata.size_bytes) == ("latin-1", 2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("value", "charset", "complaint"),
+    [
+        (b"a\xe9", "ascii", "not ascii at byte 1"),
+        (b"abc", "klingon", "Python knows no character set 'klingon'"),
+        (b"abc", "rot13", "Python knows no character set 'rot13'"),
+    ],
+)
+async def test_bytes_that_are_not_in_their_charset_are_told(client, value, charset, complaint):
+    with pytest.raises(rlm_client.ContextError, match=complaint):
+        await client.completion([rlm_client.Part("a", value, charset=charset)], "?")
 
 
 async def test_a_prepared_context_serves_several_queries(client, service, tmp_path):

@@ -76,7 +76,18 @@ def test_a_broken_link_and_a_pipe_are_left_out_and_listed(tmp_path):
 
 def test_another_character_set_can_be_named(tmp_path):
     (tmp_path / "a").write_bytes(b"caf\xe9")
-    assert rlm_client.read_directory(tmp_path, charset="latin-1").documents == [{"id": "a", "text": "café"}]
+    assert rlm_client.read_directory(tmp_path, charset="latin-1").documents[0]["text"] == "café"
+
+
+def test_size_and_time_of_a_file_are_its_metadata(tmp_path):
+    (tmp_path / "a").write_text("é")
+    os.utime(tmp_path / "a", (1_700_000_000, 1_700_000_000.9))
+    (document,) = rlm_client.read_directory(tmp_path).documents
+    assert document == {
+        "id": "a",
+        "text": "é",
+        "metadata": {"size_bytes": 2, "modified_time": "2023-11-14T22:13:20Z"},
+    }
 
 
 def test_a_directory_that_is_not_there_is_an_error(tmp_path):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TEXT = pb.CONTEXT_FORMAT_TEXT
 JSON = pb.CONTEXT_FORMAT_JSON
+DOCUMENTS = pb.CONTEXT_FORMAT_DOCUMENTS
 
 
 def messages(*chunks: bytes, **metadata: Any) -> list[pb.UploadContextRequest]:
@@ -97,6 +98,14 @@ async def test_the_same_bytes_as_text_and_as_json_are_two_contexts(local_stack: 
         (messages(b"{]", format=JSON), "chunk"),
         (messages(b"\xef\xbb\xbf[]", format=JSON), "chunk"),
         (messages(b"[" * 200_000, format=JSON), "chunk"),
+        (messages(b"\xe4", charset="utf-16-le"), "chunk"),
+        (messages(b"+2AA-", charset="utf-7"), "chunk"),
+        (messages(b"abc", charset="klingon"), "metadata.charset"),
+        (messages(b"abc", charset="rot13"), "metadata.charset"),
+        (messages(b"abc", charset="utf-16-le", sha256="0" * 64), "metadata.sha256"),
+        (messages(b"{}", format=DOCUMENTS), "chunk"),
+        (messages(b"[]", format=DOCUMENTS), "chunk"),
+        (messages(b"[", format=DOCUMENTS), "chunk"),
     ],
 )
 async def test_a_bad_upload_is_refused_with_the_field(
@@ -163,3 +172,42 @@ async def test_uploads_that_fail_leave_no_room_taken(model: ScriptedModel, tmp_p
         assert (await upload(stack, b"x" * 100)).size_bytes == 100
         assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "utf-16", "utf-8", "UTF8"])
+async def test_text_in_another_charset_is_kept_as_utf8(local_stack: Stack, charset: str) -> None:
+    data = "Käse für 3 €"[: 10 if charset == "iso-8859-1" else None].encode(charset)
+    sent = hashlib.sha256(data).hexdigest()
+    response = await upload(local_stack, data[:3], data[3:], charset=charset, sha256=sent, size_bytes=len(data))
+    text = data.decode(charset)
+    assert response.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert response.context_id == f"text-{response.sha256}"
+    assert response.size_bytes == len(text.encode())
+    part = pb.ContextPart(context_id=response.context_id)
+    assert (await local_stack.complete("```repl\nFINAL(context)\n```", contexts=[part])).answer == text
+
+
+async def test_documents_are_checked_and_become_a_list_of_dicts(local_stack: Stack) -> None:
+    data = b'[{"id": "a", "text": "A", "metadata": {"text": 1}}, {"id": "b", "text": ""}]'
+    response = await upload(local_stack, data, format=DOCUMENTS)
+    part = pb.ContextPart(context_id=response.context_id)
+    events = await local_stack.complete("```repl\nFINAL(context)\n```", contexts=[part])
+    assert events.answer == data.decode()
+    assert "`context`: list, 2 dicts, 76 characters as JSON" in local_stack.model.conversations[0][1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b'["a"]', "document [0] is no object"),
+        (b'[{"id": "a", "text": "A"}, {"id": 1, "text": ""}]', "document [1] lacks an `id` or a `text`"),
+        (b'[{"id": "a"}]', "document [0] lacks an `id` or a `text`"),
+        (b'[{"id": "a", "text": "A"}, {"id": "a", "text": ""}]', "document [1] has the id 'a' of an earlier one"),
+        (b'[{"id": "a", "text": "A", "metadata": "m"}]', "document [0] has a `metadata` that is no object"),
+        (b'[{"id": "a", "text": "A", "date": "d"}]', "document [0] has 'date'"),
+    ],
+)
+async def test_what_is_no_list_of_documents_is_told_with_its_place(
+    local_stack: Stack, data: bytes, complaint: str
+) -> None:
+    assert complaint in str((await refusal(local_stack, messages(data, format=DOCUMENTS))).details())

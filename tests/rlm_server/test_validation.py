@@ -64,6 +64,8 @@ WRONG_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("contexts[0].context_id", contexts(pb.ContextPart(context_id=""))),
     ("contexts[0].encoded.data", contexts(pb.ContextPart(encoded=pb.EncodedText(charset="utf-8")))),
     ("contexts[0].encoded.data", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"\xff", charset="utf-8")))),
+    ("contexts[0].encoded.data", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"+2AA-", charset="utf-7")))),
+    ("contexts[0].encoded.data", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"\xff\xfe", charset="utf-16")))),
     ("contexts[0].encoded.charset", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"x")))),
     ("contexts[0].encoded.charset", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"x", charset="klingon")))),
     ("contexts[0].encoded.charset", contexts(pb.ContextPart(encoded=pb.EncodedText(data=b"x", charset="rot13")))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from rlm_client._errors import ContextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+UTF8 = "utf-8"
 
 Json: TypeAlias = dict[str, Any] | list[Any]
 """A value that `json.dumps` takes."""
@@ -36,13 +39,15 @@ class Part:
 
     Args:
         name: the variable's name in the REPL, a Python identifier.
-        value: text, UTF-8 bytes, a JSON value, or the path of a text file or of a directory.
+        value: text, the bytes of a text, a JSON value, or the path of a text file or of a directory.
         description: tells the model what it is.
+        charset: character set of bytes and files.
     """
 
     name: str
     value: Value
     description: str = ""
+    charset: str = UTF8
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,14 @@ class Source:
         data: the bytes, or the file that has them.
         size_bytes: how many they are.
         sha256: their digest.
+        charset: their character set.
     """
 
     format: pb.ContextFormat.ValueType
     data: bytes | Path
     size_bytes: int
     sha256: str
+    charset: str = UTF8
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the bytes in pieces of at most `CHUNK_BYTES`.
@@ -76,6 +83,8 @@ class Source:
     def upload_requests(self) -> Iterator[pb.UploadContextRequest]:
         """Yields the messages of an upload."""
         metadata = pb.ContextMetadata(format=self.format, sha256=self.sha256, size_bytes=self.size_bytes)
+        if self.charset != UTF8:
+            metadata.charset = self.charset
         yield pb.UploadContextRequest(metadata=metadata)
         for chunk in self.chunks():
             yield pb.UploadContextRequest(chunk=chunk)
@@ -97,6 +106,9 @@ class PreparedPart:
 
     def inline(self) -> pb.ContextPart:
         """Returns the part with its value in it."""
+        if self.source.charset != UTF8:
+            encoded = pb.EncodedText(data=self.source.read(), charset=self.source.charset)
+            return pb.ContextPart(name=self.name, description=self.description, encoded=encoded)
         text = self.source.read().decode()
         if self.source.format == pb.CONTEXT_FORMAT_JSON:
             return pb.ContextPart(name=self.name, description=self.description, json=text)
@@ -149,7 +161,7 @@ def prepare(context: Context) -> PreparedContext:
     skipped: list[SkippedFile] = []
     for part in named:
         label = f"context {part.name!r}" if part.name else "context"
-        source, more_skipped = _prepare_value(label, part.value)
+        source, more_skipped = _prepare_value(label, part.value, part.charset)
         if not source.size_bytes:
             raise ContextError(str(part.value) if isinstance(part.value, Path) else label, "it is empty")
         parts.append(PreparedPart(part.name, part.description, source))
@@ -157,18 +169,23 @@ def prepare(context: Context) -> PreparedContext:
     return PreparedContext(parts, tuple(skipped))
 
 
-def _prepare_value(label: str, value: Value) -> tuple[Source, Sequence[SkippedFile]]:
+def _prepare_value(label: str, value: Value, charset: str) -> tuple[Source, Sequence[SkippedFile]]:
     if isinstance(value, str):
         try:
             return _source(label, pb.CONTEXT_FORMAT_TEXT, value.encode()), ()
         except UnicodeEncodeError as error:
             raise ContextError(label, f"character {error.start} is half of a surrogate pair, no text") from None
     if isinstance(value, bytes):
-        return _source(label, pb.CONTEXT_FORMAT_TEXT, value), ()
+        return _source(label, pb.CONTEXT_FORMAT_TEXT, value, charset), ()
     if isinstance(value, Path):
         if not value.is_dir():
-            return _source(str(value), pb.CONTEXT_FORMAT_TEXT, value), ()
-        directory = read_directory(value)
+            return _source(str(value), pb.CONTEXT_FORMAT_TEXT, value, charset), ()
+        try:
+            directory = read_directory(value, charset=charset)
+        except OSError as error:
+            raise ContextError(str(value), f"cannot be read: {error.strerror or error}") from error
+        except LookupError:
+            raise ContextError(str(value), f"Python knows no character set {charset!r}") from None
         if not directory.documents:
             raise ContextError(str(value), "the directory has no text files")
         return _json_source(str(value), directory.documents), directory.skipped_files
@@ -185,29 +202,35 @@ def _json_source(label: str, value: Json) -> Source:
     return _source(label, pb.CONTEXT_FORMAT_JSON, text.encode(errors="replace"))
 
 
-def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path) -> Source:
-    """Makes a source, reading its bytes once: to hash them and to check that they are UTF-8."""
+def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path, charset: str = UTF8) -> Source:
+    """Makes a source, reading its bytes once: to hash them and to check that they are in the character set."""
     digest, size = hashlib.sha256(), 0
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with contextlib.suppress(UnicodeDecodeError):
+            b"a".decode(charset)  # refuses what is a codec and no character set, as `rot13`
+        decoder = codecs.getincrementaldecoder(charset)()
+    except LookupError:
+        raise ContextError(label, f"Python knows no character set {charset!r}") from None
     try:
         for chunk in _chunks(data):
             pending = len(decoder.getstate()[0])
             try:
                 decoder.decode(chunk)
             except UnicodeDecodeError as error:
-                raise _not_utf8(label, size - pending + error.start) from None
+                raise _undecodable(label, charset, size - pending + error.start) from None
             digest.update(chunk)
             size += len(chunk)
         pending = len(decoder.getstate()[0])
         if pending:
-            raise _not_utf8(label, size - pending)
+            raise _undecodable(label, charset, size - pending)
     except OSError as error:
         raise ContextError(label, f"cannot be read: {error.strerror or error}") from error
-    return Source(format_, data, size, digest.hexdigest())
+    return Source(format_, data, size, digest.hexdigest(), charset)
 
 
-def _not_utf8(label: str, byte_offset: int) -> ContextError:
-    return ContextError(label, f"not UTF-8 at byte {byte_offset}", byte_offset=byte_offset)
+def _undecodable(label: str, charset: str, byte_offset: int) -> ContextError:
+    name = "UTF-8" if charset == UTF8 else charset
+    return ContextError(label, f"not {name} at byte {byte_offset}", byte_offset=byte_offset)
 
 
 def _chunks(data: bytes | Path) -> Iterator[bytes]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import fnmatch
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,8 @@ class Directory:
     """The text files of a directory.
 
     Args:
-        documents: a dict per file, with `id`, its path in the directory with slashes, and `text`; sorted by `id`.
+        documents: a dict per file, with `id`, its path in the directory with slashes, `text`, and `metadata`, which has
+            `size_bytes` and `modified_time` (UTC, as 2026-11-24T09:30:00Z); sorted by `id`.
         skipped_files: files and directories that were left out.
     """
 
@@ -64,7 +67,8 @@ def read_directory(path: Path, *, glob: str = "*", exclude: Sequence[str] = (), 
             skipped.append(SkippedFile(file, "hidden"))
             continue
         try:
-            data = file.read_bytes() if file.is_file() else None
+            status = file.stat()
+            data = file.read_bytes() if stat.S_ISREG(status.st_mode) else None
         except OSError as error:
             skipped.append(SkippedFile(file, f"cannot be read: {error.strerror or error}"))
             continue
@@ -74,11 +78,16 @@ def read_directory(path: Path, *, glob: str = "*", exclude: Sequence[str] = (), 
             skipped.append(SkippedFile(file, "binary"))
         else:
             try:
-                documents.append({"id": name, "text": data.decode(charset)})
+                documents.append({"id": name, "text": data.decode(charset), "metadata": _metadata(status)})
             except UnicodeDecodeError as error:
                 skipped.append(SkippedFile(file, f"not {charset} at byte {error.start}"))
     documents.sort(key=lambda document: str(document["id"]))
     return Directory(documents, tuple(skipped))
+
+
+def _metadata(status: os.stat_result) -> dict[str, Any]:
+    modified = dt.datetime.fromtimestamp(int(status.st_mtime), dt.UTC)
+    return {"size_bytes": status.st_size, "modified_time": modified.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def _files(path: Path, exclude: Sequence[str], skipped: list[SkippedFile]) -> Iterator[Path]:

@@ -32,6 +32,7 @@ def read_contexts(
     Raises:
         ContextError: something cannot be read.
     """
+    used_charset = charset or "utf-8"
     parts: list[Part] = []
     skipped: list[SkippedFile] = []
     if sum(_split(argument)[1] == _STDIN for argument in arguments) > 1:
@@ -41,22 +42,20 @@ def read_contexts(
         path = Path(place)
         try:
             if place == _STDIN:
-                parts.append(Part(name, _decoded("standard input", sys.stdin.buffer.read(), charset)))
+                parts.append(Part(name, sys.stdin.buffer.read(), charset=used_charset))
             elif path.is_dir():
-                directory = read_directory(path, glob=glob, exclude=exclude, charset=charset or "utf-8")
+                directory = read_directory(path, glob=glob, exclude=exclude, charset=used_charset)
                 skipped += directory.skipped_files
                 if not directory.documents:
                     raise ContextError(place, f"no text files there match {glob!r}")
                 parts.append(Part(name, directory.documents))
-            elif charset is not None:
-                parts.append(Part(name, _decoded(place, path.read_bytes(), charset)))
             else:
-                parts.append(Part(name, path))
+                parts.append(Part(name, path, charset=used_charset))
         except OSError as error:
             raise ContextError(place, f"cannot be read: {error.strerror or error}") from error
         except LookupError:
             raise ContextError(place, f"Python knows no character set {charset!r}") from None
-    return prepare(parts[0].value if len(parts) == 1 and not parts[0].name else parts), skipped
+    return prepare(parts), skipped
 
 
 def _split(argument: str) -> tuple[str, str]:
@@ -65,12 +64,3 @@ def _split(argument: str) -> tuple[str, str]:
     if named and not Path(argument).exists():
         return named[1], named[2]
     return "", argument
-
-
-def _decoded(source: str, data: bytes, charset: str | None) -> str | bytes:
-    if charset is None:
-        return data  # the client checks that it is UTF-8
-    try:
-        return data.decode(charset)
-    except UnicodeDecodeError as error:
-        raise ContextError(source, f"not {charset} at byte {error.start}") from None

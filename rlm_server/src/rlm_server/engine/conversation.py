@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
+from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
     from rlm_server.engine.cells import Cell
+    from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.prompts import PromptSet
-    from rlm_server.engine.run import ContextPart, Node, NodeTask, Run
+    from rlm_server.engine.run import Node, NodeTask, Run
     from rlm_server.engine.tree import Tree
+
+_MAX_OUTLINE_CHARS = 8_000
+"""How much a model is told of the shapes of all parts of its context together."""
+
+_LEAST_OUTLINE_CHARS = 100
+"""Less than that says nothing of a part, so it is left out."""
 
 _SUBCALL_CHARS = 100_000
 """How much text a sub-call reads well, as far as nothing is known of its model."""
@@ -21,7 +30,8 @@ _SUBCALL_CHARS = 100_000
 def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
     """Returns the messages that a node begins with."""
     run = tree.run
-    parts = [_describe(run.prompts, part) for part in task.contexts]
+    share = _MAX_OUTLINE_CHARS // len(task.contexts)
+    parts = [_describe(run.prompts, part, share) for part in task.contexts]
     if len(parts) > 1:
         parts.append("- `context`: a dict of all of these by name")
     elif task.contexts[0].value.name != "context":
@@ -86,18 +96,15 @@ def block_report(prompts: PromptSet, cell: Cell, number: int, total: int) -> str
     return "\n".join(parts)
 
 
-def _describe(prompts: PromptSet, part: ContextPart) -> str:
-    size = count(part.size_bytes, "byte")
-    if part.size_chars is not None and part.type_name == "str":
-        size = count(part.size_chars, "character")
-    elif part.type_name != "str":
-        size = f"{size} as JSON"
+def _describe(prompts: PromptSet, part: ContextPart, max_chars: int) -> str:
+    details = cut_middle(part.outline.details, max_chars) if max_chars >= _LEAST_OUTLINE_CHARS else ""
     return fill(
         prompts.context_part,
         name=part.value.name,
-        type=part.type_name,
-        size=size,
+        type=part.outline.type_name,
+        size=part.outline.size,
         description=f": {part.description}" if part.description else "",
+        outline=textwrap.indent(details, "  "),
     )
 
 

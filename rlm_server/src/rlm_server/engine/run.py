@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_api.rlm.v1 import event_pb2
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rlm_api.rlm.v1 import event_pb2
+
     from rlm_server.engine.budget import Budget
+    from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
-    from rlm_server.engine.ports import Clock, Executor, InputValue, ModelClient, Sampling
+    from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
 
 ROOT_NODE_ID = "0"
@@ -22,37 +23,6 @@ ROOT_NODE_ID = "0"
 
 class UnknownModelError(Exception):
     """A model that the server does not serve; the message says which it does."""
-
-
-@dataclass(frozen=True)
-class ContextPart:
-    """A part of a node's context.
-
-    Args:
-        value: the variable.
-        type_name: its Python type, as `str` or `list`.
-        size_bytes: size of the UTF-8 text or JSON.
-        sha256: digest of those bytes; empty if nobody needs it.
-        description: what the caller said about it.
-        size_chars: number of characters, if it is known.
-    """
-
-    value: InputValue
-    type_name: str
-    size_bytes: int
-    sha256: str = ""
-    description: str = ""
-    size_chars: int | None = None
-
-    def to_proto(self) -> event_pb2.ContextInfo:
-        """Returns the message."""
-        return event_pb2.ContextInfo(
-            name=self.value.name,
-            type=self.type_name,
-            size_bytes=self.size_bytes,
-            sha256=self.sha256,
-            description=self.description,
-        )
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import HostCallError, InputValue, ValueFormat
-from rlm_server.engine.run import ContextPart, UnknownModelError
+from rlm_server.engine.ports import HostCallError, ValueFormat
+from rlm_server.engine.run import UnknownModelError
 from rlm_server.engine.text import clean, preview
 
 if TYPE_CHECKING:
@@ -85,23 +85,6 @@ def _read_item(prompt: str, context: object) -> SubcallItem:
     if not text:
         return SubcallItem(prompt, None, ("empty_context", "the context is empty"))
     return SubcallItem(prompt, (ValueFormat(value_format), clean(text)))
-
-
-def describe_value(name: str, value_format: ValueFormat, text: str) -> ContextPart:
-    """Returns the part of a context that a text or JSON document at hand makes."""
-    return ContextPart(
-        value=InputValue(name, value_format, text),
-        type_name="str" if value_format is ValueFormat.TEXT else json_type_name(text),
-        size_bytes=len(text) if text.isascii() else len(text.encode()),
-        size_chars=len(text),
-    )
-
-
-def json_type_name(beginning: str) -> str:
-    """Returns the Python type that a valid JSON document becomes, from its beginning."""
-    first = beginning.lstrip(" \t\r\n")[:1]
-    by_first = {"{": "dict", "[": "list", '"': "str", "t": "bool", "f": "bool", "n": "NoneType"}
-    return by_first.get(first, "number")
 
 
 def unknown_function(name: str) -> HostCallError:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError
+from rlm_server.engine.context_parts import describe_value
 from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import Node, NodeResult, NodeTask
 from rlm_server.engine.subcall_cache import SubcallOutcome
-from rlm_server.engine.subcall_request import describe_value, read_request
+from rlm_server.engine.subcall_request import read_request
 from rlm_server.engine.text import preview
 
 if TYPE_CHECKING:
@@ -203,8 +204,13 @@ class Subcalls:
     async def _ask_child(self, child: Node, item: SubcallItem, model: str) -> SubcallOutcome:
         seconds = self._tree.shares.left(child.node_id).seconds
         try:
+            task = await self._child_task(item, model)
+        except ValueError as error:  # the prelude makes good JSON, but code may have got round it
+            message = f"the context cannot be used: {error}"
+            return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="bad_call", message=message)
+        try:
             async with asyncio.timeout(seconds) as deadline:
-                result = await self._run_child(child, self._child_task(item, model))
+                result = await self._run_child(child, task)
         except SandboxError as error:
             result = NodeResult(event_pb2.FINISH_REASON_SANDBOX_ERROR, "", partial=True, error=str(error))
         except TimeoutError:
@@ -217,10 +223,10 @@ class Subcalls:
         kind = FINISH_KINDS.get(result.reason, "failed")
         return SubcallOutcome(result.reason, kind=kind, message=result.error, partial_answer=result.answer)
 
-    def _child_task(self, item: SubcallItem, model: str) -> NodeTask:
+    async def _child_task(self, item: SubcallItem, model: str) -> NodeTask:
         value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
         query = item.prompt if item.context else fill(self._run.prompts.child_query)
-        return NodeTask(query, [describe_value("context", value_format, text)], model)
+        return NodeTask(query, [await describe_value("context", value_format, text)], model)
 
     async def _warn_refused(self, message: str) -> None:
         self.refused_count += 1

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import functools
-import hashlib
 import json
 import keyword
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_server.contexts import InvalidContextError, StoredContext, check_json
+from rlm_server.charsets import text_decoder
+from rlm_server.engine.context_parts import ContextPart, describe_value
 from rlm_server.engine.ports import InputValue, ValueFormat
 from rlm_server.engine.prelude import REPL_NAMES
-from rlm_server.engine.run import ContextPart
-from rlm_server.engine.subcall_request import json_type_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,12 +18,12 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import completion_service_pb2 as pb
     from rlm_common.errors import Violations
 
+    from rlm_server.context_uploads import StoredContext
     from rlm_server.contexts import ContextStore
 
 _MAX_PARTS = 100
 _MAX_NAME_CHARS = 100
 _MAX_DESCRIPTION_CHARS = 1000
-_LARGE_CHARS = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -48,9 +43,11 @@ class CheckedContexts:
 
 @dataclass(frozen=True)
 class _Inline:
+    """A value in the request, and the field that it is in."""
+
     format: ValueFormat
     text: str
-    type_name: str
+    field: str
 
 
 async def check_contexts(
@@ -76,10 +73,18 @@ async def check_contexts(
                 bool(part.context_id), f"{path}.context_id", "is empty; give the id that UploadContext returned"
             ):
                 _add_stored(part, name, store, checked)
+            continue
+        inline = _inline_value(part, path, violations)
+        if inline is None:
+            continue
+        try:
+            described = await describe_value(
+                name, inline.format, inline.text, description=part.description, with_digest=True
+            )
+        except ValueError as error:
+            violations.add(inline.field, str(error))
         else:
-            inline = await _inline_value(part, path, violations)
-            if inline is not None:
-                checked.parts.append(await _describe_inline(part, name, inline))
+            checked.parts.append(described)
     return checked
 
 
@@ -121,35 +126,22 @@ def _add_stored(part: pb.ContextPart, name: str, store: ContextStore, checked: C
     checked.parts.append(
         ContextPart(
             value=InputValue(name, context.format, context.stored),
-            type_name="str" if context.format is ValueFormat.TEXT else json_type_name(context.beginning),
+            outline=context.outline,
             size_bytes=context.stored.size_bytes,
             sha256=context.stored.sha256,
             description=part.description,
-            size_chars=context.size_chars,
         )
     )
 
 
-async def _describe_inline(part: pb.ContextPart, name: str, inline: _Inline) -> ContextPart:
-    measure = functools.partial(_measure, inline.text)
-    size_bytes, sha256 = await asyncio.to_thread(measure) if len(inline.text) > _LARGE_CHARS else measure()
-    return ContextPart(
-        value=InputValue(name, inline.format, inline.text),
-        type_name=inline.type_name,
-        size_bytes=size_bytes,
-        sha256=sha256,
-        description=part.description,
-        size_chars=len(inline.text),
-    )
-
-
-async def _inline_value(part: pb.ContextPart, path: str, violations: Violations) -> _Inline | None:
+def _inline_value(part: pb.ContextPart, path: str, violations: Violations) -> _Inline | None:
     kind = part.WhichOneof("value")
     if kind == "text":
         if violations.check(bool(part.text), f"{path}.text", "is empty; give some text"):
-            return _Inline(ValueFormat.TEXT, part.text, "str")
+            return _Inline(ValueFormat.TEXT, part.text, f"{path}.text")
     elif kind == "json":
-        return await _json_value(part.json, f"{path}.json", violations)
+        if violations.check(bool(part.json), f"{path}.json", "is empty; give a JSON document"):
+            return _Inline(ValueFormat.JSON, part.json, f"{path}.json")
     elif kind == "documents":
         return _documents_value(part.documents, f"{path}.documents", violations)
     elif kind == "encoded":
@@ -157,20 +149,6 @@ async def _inline_value(part: pb.ContextPart, path: str, violations: Violations)
     else:
         violations.add(f"{path}.value", "is not set; set one of text, json, documents, context_id, encoded")
     return None
-
-
-async def _json_value(text: str, path: str, violations: Violations) -> _Inline | None:
-    if not violations.check(bool(text), path, "is empty; give a JSON document"):
-        return None
-    try:
-        if len(text) > _LARGE_CHARS:
-            await asyncio.to_thread(check_json, text)
-        else:
-            check_json(text)
-    except InvalidContextError as error:
-        violations.add(path, str(error))
-        return None
-    return _Inline(ValueFormat.JSON, text, json_type_name(text))
 
 
 def _documents_value(documents: pb.Documents, path: str, violations: Violations) -> _Inline | None:
@@ -188,28 +166,26 @@ def _documents_value(documents: pb.Documents, path: str, violations: Violations)
         {"id": document.id, "text": document.text, "metadata": dict(document.metadata)}
         for document in documents.documents
     ]
-    return _Inline(ValueFormat.JSON, json.dumps(value, ensure_ascii=False), "list")
+    return _Inline(ValueFormat.JSON, json.dumps(value, ensure_ascii=False), path)
 
 
 def _encoded_value(encoded: pb.EncodedText, path: str, violations: Violations) -> _Inline | None:
     if not violations.check(bool(encoded.data), f"{path}.data", "is empty; give some text"):
         return None
     try:
-        codec = codecs.lookup(encoded.charset)
-        # Python also has codecs that are no character sets, as `rot13` and `zlib`.
-        text = encoded.data.decode(codec.name)
+        decoder = text_decoder(encoded.charset)
+    except LookupError as error:
+        violations.add(f"{path}.charset", str(error))
+        return None
+    try:
+        text = decoder.decode(encoded.data, final=True)
+        text.encode()
     except UnicodeDecodeError as error:
         violations.add(f"{path}.data", f"is not {encoded.charset}: {error.reason} at byte {error.start:,}")
-    except (LookupError, ValueError):
-        violations.add(
-            f"{path}.charset", f"{encoded.charset[:50]!r} is no character set that is known; use an IANA name"
-        )
-    else:
-        return _Inline(ValueFormat.TEXT, text, "str")
+        return None
+    except UnicodeEncodeError as error:
+        violations.add(f"{path}.data", f"has half of a surrogate pair, which is no text, at character {error.start:,}")
+        return None
+    if violations.check(bool(text), f"{path}.data", "is empty; give some text"):
+        return _Inline(ValueFormat.TEXT, text, f"{path}.data")
     return None
-
-
-def _measure(text: str) -> tuple[int, str]:
-    """Returns the size in bytes and the SHA-256 digest of a text as UTF-8."""
-    data = text.encode()
-    return len(data), hashlib.sha256(data).hexdigest()

@@ -9,20 +9,22 @@ import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
-from rlm_server.contexts import ContextStoreFullError, InvalidContextError
-from rlm_server.engine.ports import ValueFormat
+from rlm_server.charsets import text_decoder
+from rlm_server.context_uploads import ContextKind, ContextStoreFullError, InvalidContextError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from rlm_server.contexts import ContextStore, StoredContext
+    from rlm_server.context_uploads import StoredContext
+    from rlm_server.contexts import ContextStore
 
 _MAX_CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FORMATS = {
-    pb.CONTEXT_FORMAT_UNSPECIFIED: ValueFormat.TEXT,
-    pb.CONTEXT_FORMAT_TEXT: ValueFormat.TEXT,
-    pb.CONTEXT_FORMAT_JSON: ValueFormat.JSON,
+_KINDS = {
+    pb.CONTEXT_FORMAT_UNSPECIFIED: ContextKind.TEXT,
+    pb.CONTEXT_FORMAT_TEXT: ContextKind.TEXT,
+    pb.CONTEXT_FORMAT_JSON: ContextKind.JSON,
+    pb.CONTEXT_FORMAT_DOCUMENTS: ContextKind.DOCUMENTS,
 }
 
 
@@ -38,13 +40,13 @@ async def receive_context(
     if first is None or first.WhichOneof("part") != "metadata":
         raise invalid_field("metadata", "must come in the first message, before any chunk")
     metadata = first.metadata
-    value_format = _check_metadata(metadata, store)
-    if metadata.sha256:
-        known = store.get(f"{value_format.value}-{metadata.sha256}")
+    kind = _check_metadata(metadata, store)
+    if metadata.sha256 and not metadata.charset:
+        known = store.get(f"{kind.value}-{metadata.sha256}")
         if known is not None:
             return _response(known, already_present=True)
     try:
-        async with store.begin(value_format) as upload:
+        async with store.begin(kind, metadata.charset) as upload:
             async for request in requests:
                 await upload.write(_check_chunk(request))
             if not upload.size_bytes:
@@ -53,9 +55,9 @@ async def receive_context(
                 raise invalid_field(
                     "metadata.size_bytes", f"is {metadata.size_bytes:,}, but {upload.size_bytes:,} bytes came"
                 )
-            if metadata.sha256 and metadata.sha256 != upload.digest():
+            if metadata.sha256 and metadata.sha256 != upload.received_digest():
                 raise invalid_field(
-                    "metadata.sha256", f"is not the digest of the bytes that came, which is {upload.digest()}"
+                    "metadata.sha256", f"is not the digest of the bytes that came, which is {upload.received_digest()}"
                 )
             context, already_present = await upload.finish()
     except InvalidContextError as error:
@@ -65,19 +67,24 @@ async def receive_context(
     return _response(context, already_present=already_present)
 
 
-def _check_metadata(metadata: pb.ContextMetadata, store: ContextStore) -> ValueFormat:
+def _check_metadata(metadata: pb.ContextMetadata, store: ContextStore) -> ContextKind:
     violations = Violations()
-    value_format = _FORMATS.get(metadata.format)
-    if value_format is None:
-        violations.add("metadata.format", f"is {metadata.format}, which is no format; use TEXT or JSON")
+    kind = _KINDS.get(metadata.format)
+    if kind is None:
+        violations.add("metadata.format", f"is {metadata.format}, which is no format; use TEXT, JSON or DOCUMENTS")
     if metadata.sha256 and not _SHA256.fullmatch(metadata.sha256):
         violations.add("metadata.sha256", "must be 64 lower-case hexadecimal digits, or empty")
     if metadata.size_bytes < 0:
         violations.add("metadata.size_bytes", f"is {metadata.size_bytes}; must not be negative, and 0 means unknown")
+    if metadata.charset:
+        try:
+            text_decoder(metadata.charset)
+        except LookupError as error:
+            violations.add("metadata.charset", str(error))
     violations.raise_if_any()
     if metadata.size_bytes > store.max_context_bytes:
         raise _full(store.max_context_bytes, f"the context is larger than {store.max_context_bytes:,} bytes")
-    return value_format or ValueFormat.TEXT
+    return kind or ContextKind.TEXT
 
 
 def _check_chunk(request: pb.UploadContextRequest) -> bytes:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
-    from rlm_server.contexts import ContextStore, StoredContext
+    from rlm_server.context_uploads import StoredContext
+    from rlm_server.contexts import ContextStore
     from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.service.models import ModelNames
     from rlm_server.settings import Settings

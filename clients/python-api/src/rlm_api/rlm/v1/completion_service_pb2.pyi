@@ -90,9 +90,13 @@ class _ContextFormatEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ContextF
     CONTEXT_FORMAT_UNSPECIFIED: _ContextFormat.ValueType  # 0
     """Means text."""
     CONTEXT_FORMAT_TEXT: _ContextFormat.ValueType  # 1
-    """UTF-8 text; becomes a `str`."""
+    """Text; becomes a `str`."""
     CONTEXT_FORMAT_JSON: _ContextFormat.ValueType  # 2
-    """A JSON document in UTF-8; becomes what `json.loads` makes of it."""
+    """A JSON document; becomes what `json.loads` makes of it."""
+    CONTEXT_FORMAT_DOCUMENTS: _ContextFormat.ValueType  # 3
+    """A JSON list of documents: objects with `id` (unique texts), `text`, and perhaps `metadata` (an object). Becomes what
+    `ContextPart.documents` does, `metadata` only where it was given.
+    """
 
 class ContextFormat(_ContextFormat, metaclass=_ContextFormatEnumTypeWrapper):
     """ContextFormat tells what the bytes of an uploaded context are."""
@@ -100,9 +104,13 @@ class ContextFormat(_ContextFormat, metaclass=_ContextFormatEnumTypeWrapper):
 CONTEXT_FORMAT_UNSPECIFIED: ContextFormat.ValueType  # 0
 """Means text."""
 CONTEXT_FORMAT_TEXT: ContextFormat.ValueType  # 1
-"""UTF-8 text; becomes a `str`."""
+"""Text; becomes a `str`."""
 CONTEXT_FORMAT_JSON: ContextFormat.ValueType  # 2
-"""A JSON document in UTF-8; becomes what `json.loads` makes of it."""
+"""A JSON document; becomes what `json.loads` makes of it."""
+CONTEXT_FORMAT_DOCUMENTS: ContextFormat.ValueType  # 3
+"""A JSON list of documents: objects with `id` (unique texts), `text`, and perhaps `metadata` (an object). Becomes what
+`ContextPart.documents` does, `metadata` only where it was given.
+"""
 
 @typing.final
 class CompleteRequest(message.Message):
@@ -1100,6 +1108,7 @@ class ContextMetadata(message.Message):
     FORMAT_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
+    CHARSET_FIELD_NUMBER: builtins.int
     format: ContextFormat.ValueType
     """format tells what the bytes are. Default text."""
     sha256: builtins.str
@@ -1108,16 +1117,21 @@ class ContextMetadata(message.Message):
     """
     size_bytes: builtins.int
     """size_bytes is the number of bytes, or 0 if it is not known."""
+    charset: builtins.str
+    """charset is the bytes' character set, an IANA name that Python knows, as `iso-8859-1`. They are kept as UTF-8. With
+    one given, an upload is not cut short. Default UTF-8.
+    """
     def __init__(
         self,
         *,
         format: ContextFormat.ValueType = ...,
         sha256: builtins.str = ...,
         size_bytes: builtins.int = ...,
+        charset: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["format", b"format", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charset", b"charset", "format", b"format", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1134,9 +1148,9 @@ class UploadContextResponse(message.Message):
     context_id: builtins.str
     """context_id is what `ContextPart.context_id` takes. It is made of the format and the digest of the bytes."""
     size_bytes: builtins.int
-    """size_bytes is the number of bytes."""
+    """size_bytes is the number of bytes that are kept, which is of UTF-8 whatever the charset was."""
     sha256: builtins.str
-    """sha256 is the digest of the bytes."""
+    """sha256 is the digest of those bytes."""
     already_present: builtins.bool
     """already_present tells that the server had the context before."""
     def __init__(

@@ -1,0 +1,231 @@
+"""Uploads of contexts: bytes go to a file while they are hashed and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rlm_server.charsets import text_decoder
+from rlm_server.engine.outlines import Outline, TextScan, outline_json
+from rlm_server.engine.ports import StoredBytes, ValueFormat
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rlm_server.contexts import ContextStore
+
+_UTF8 = "utf-8"
+_DOCUMENT_KEYS = frozenset({"id", "text", "metadata"})
+
+
+class ContextStoreFullError(Exception):
+    """There is no room for a context.
+
+    Args:
+        limit_bytes: the limit that it runs into.
+        message: for people.
+    """
+
+    def __init__(self, limit_bytes: int, message: str) -> None:
+        super().__init__(message)
+        self.limit_bytes = limit_bytes
+
+
+class InvalidContextError(Exception):
+    """Bytes that are not what was announced; the message says where and why."""
+
+
+class ContextKind(enum.StrEnum):
+    """What the bytes of an upload are."""
+
+    TEXT = "text"
+    JSON = "json"
+    DOCUMENTS = "documents"
+
+
+@dataclass(frozen=True)
+class StoredContext:
+    """A context in the store.
+
+    Args:
+        context_id: `KIND-SHA256`.
+        format: how its bytes become a value.
+        stored: the file.
+        outline: what models are told of it.
+    """
+
+    context_id: str
+    format: ValueFormat
+    stored: StoredBytes
+    outline: Outline
+
+
+class ContextUpload:
+    """One upload. Its blocking work is done on threads.
+
+    Args:
+        store: where it goes.
+        kind: what the bytes are.
+        directory: the store's.
+        charset: their character set; the file has UTF-8 whatever they are.
+
+    Raises:
+        LookupError: there is no such character set.
+    """
+
+    def __init__(self, store: ContextStore, kind: ContextKind, directory: Path, charset: str = "") -> None:
+        self._store = store
+        self._kind = kind
+        self._directory = directory
+        self._charset = charset or _UTF8
+        self._decoder = text_decoder(self._charset)
+        self._is_utf8 = self._charset.lower().replace("_", "-") in (_UTF8, "utf8")
+        self._received_hash = hashlib.sha256()
+        self._hash = self._received_hash if self._is_utf8 else hashlib.sha256()
+        self._scan = TextScan()
+        self._reserved_bytes = 0
+        descriptor, name = tempfile.mkstemp(prefix="upload-", dir=directory)
+        self._file = os.fdopen(descriptor, "wb")
+        self._path = Path(name)
+        self._stored_bytes = 0
+        self.size_bytes = 0
+        """How many bytes have come."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._reserved_bytes:
+            self._store.release(self._reserved_bytes)
+        self._path.unlink(missing_ok=True)
+
+    async def write(self, chunk: bytes) -> None:
+        """Appends bytes.
+
+        Raises:
+            InvalidContextError: they are not in the character set.
+            ContextStoreFullError: they are too many.
+        """
+        encoded = await asyncio.to_thread(self._convert, chunk)
+        limit_bytes = self._store.max_context_bytes
+        if self._stored_bytes + len(encoded) > limit_bytes:
+            raise ContextStoreFullError(limit_bytes, f"the context is larger than {limit_bytes:,} bytes")
+        self._store.reserve(len(encoded))
+        self._reserved_bytes += len(encoded)
+        await asyncio.to_thread(self._write, encoded)
+
+    async def finish(self) -> tuple[StoredContext, bool]:
+        """Checks the whole and keeps it; returns it, and whether the store had it before.
+
+        Raises:
+            InvalidContextError: it ends within a character, or is not of its kind.
+        """
+        outline = await asyncio.to_thread(self._finish)
+        digest = self._hash.hexdigest()
+        context_id = f"{self._kind.value}-{digest}"
+        known = self._store.get(context_id)
+        if known is not None:
+            return known, True
+        path = self._directory / context_id
+        self._path.rename(path)
+        value_format = ValueFormat.TEXT if self._kind is ContextKind.TEXT else ValueFormat.JSON
+        context = StoredContext(context_id, value_format, StoredBytes(path, digest, self._stored_bytes), outline)
+        self._store.add(context)
+        self._reserved_bytes = 0
+        return context, False
+
+    def received_digest(self) -> str:
+        """Returns the SHA-256 digest of the bytes that have come so far, in hexadecimal."""
+        return self._received_hash.hexdigest()
+
+    def _convert(self, chunk: bytes) -> bytes:
+        """Checks bytes that have come, and returns them as UTF-8."""
+        text = self._decode(chunk, final=False)
+        self._scan.feed(text)
+        self._received_hash.update(chunk)
+        self.size_bytes += len(chunk)
+        if self._is_utf8:
+            return chunk
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            raise InvalidContextError("it has half of a surrogate pair, which is no text") from None
+        self._hash.update(encoded)
+        return encoded
+
+    def _write(self, encoded: bytes) -> None:
+        self._file.write(encoded)
+        self._stored_bytes += len(encoded)
+
+    def _decode(self, chunk: bytes, *, final: bool) -> str:
+        try:
+            return self._decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            # The decoder may hold up to 3 bytes of the chunk before; the position is right to within those.
+            position = self.size_bytes + error.start
+            remedy = "name its charset, or convert it to UTF-8 first" if self._is_utf8 else "name the right charset"
+            charset = "UTF-8" if self._is_utf8 else self._charset
+            raise InvalidContextError(f"it is not {charset}: {error.reason} near byte {position:,}; {remedy}") from None
+
+    def _finish(self) -> Outline:
+        self._decode(b"", final=True)
+        self._file.close()
+        if self._kind is ContextKind.TEXT:
+            return self._scan.outline()
+        text = self._path.read_text(encoding=_UTF8)
+        try:
+            if self._kind is ContextKind.DOCUMENTS:
+                check_documents(text)
+            return outline_json(text)
+        except ValueError as error:
+            raise InvalidContextError(str(error)) from None
+
+
+def check_documents(text: str) -> None:
+    """Checks that a JSON document is a list of documents: objects with `id`, `text` and perhaps `metadata`.
+
+    Raises:
+        ValueError: it is none; the message says where. That it is JSON at all is not checked here.
+    """
+    try:
+        documents = json.loads(text, object_hook=_Document)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(documents, list) or not documents:
+        raise ValueError("it is no list of documents")
+    seen: set[str] = set()
+    for index, document in enumerate(documents):
+        problem = document.problem if isinstance(document, _Document) else "is no object"
+        if not problem and document.id in seen:
+            problem = f"has the id {document.id[:100]!r} of an earlier one"
+        if problem:
+            raise ValueError(
+                f"document [{index}] {problem}; each needs a unique `id`, a `text`, and no more but `metadata`"
+            )
+        seen.add(document.id)
+
+
+class _Document:
+    """A JSON object, as a document; its text is not kept."""
+
+    __slots__ = ("id", "problem")
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.id = value.get("id")
+        self.problem = ""
+        if not isinstance(self.id, str) or not isinstance(value.get("text"), str):
+            self.problem = "lacks an `id` or a `text`, or one that is no text"
+        elif not isinstance(value.get("metadata", self), _Document):
+            self.problem = "has a `metadata` that is no object"
+        elif unknown := sorted(set(value) - _DOCUMENT_KEYS):
+            self.problem = f"has {unknown[0][:50]!r}"

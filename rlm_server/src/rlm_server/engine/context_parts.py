@@ -1,0 +1,77 @@
+"""The parts of a node's context."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.outlines import outline_json, outline_text
+from rlm_server.engine.ports import InputValue, ValueFormat
+
+if TYPE_CHECKING:
+    from rlm_server.engine.outlines import Outline
+
+_LARGE_CHARS = 256 * 1024
+"""Longer texts would hold up the event loop."""
+
+
+@dataclass(frozen=True)
+class ContextPart:
+    """A part of a node's context.
+
+    Args:
+        value: the variable.
+        outline: what the model is told of it.
+        size_bytes: size of the UTF-8 text or JSON.
+        sha256: digest of those bytes; empty if nobody needs it.
+        description: what the caller said about it.
+    """
+
+    value: InputValue
+    outline: Outline
+    size_bytes: int
+    sha256: str = ""
+    description: str = ""
+
+    def to_proto(self) -> event_pb2.ContextInfo:
+        """Returns the message."""
+        return event_pb2.ContextInfo(
+            name=self.value.name,
+            type=self.outline.type_name,
+            size_bytes=self.size_bytes,
+            sha256=self.sha256,
+            description=self.description,
+        )
+
+
+async def describe_value(
+    name: str, value_format: ValueFormat, text: str, *, description: str = "", with_digest: bool = False
+) -> ContextPart:
+    """Returns the part of a context that a text or JSON document at hand makes. What is large is read on a thread.
+
+    Args:
+        name: the variable's name.
+        value_format: what the text is.
+        text: the value.
+        description: what the caller said about it.
+        with_digest: fills in `sha256`.
+
+    Raises:
+        ValueError: the text is no JSON document, though it should be one.
+    """
+
+    def describe() -> ContextPart:
+        data = b"" if text.isascii() and not with_digest else text.encode()
+        return ContextPart(
+            value=InputValue(name, value_format, text),
+            outline=outline_text(text) if value_format is ValueFormat.TEXT else outline_json(text),
+            size_bytes=len(data) or len(text),
+            sha256=hashlib.sha256(data).hexdigest() if with_digest else "",
+            description=description,
+        )
+
+    return await asyncio.to_thread(describe) if len(text) > _LARGE_CHARS else describe()
