@@ -170,4 +170,4 @@ async def test_a_context_that_code_forges_fails_that_call_alone(local_stack: Sta
     )
     events = await local_stack.run_code(code)
     assert events.answer == "bad_call"
-    assert events.of("subcall_finished")[0].error.startswith("it is not JSON")
+    assert events.of("subcall_finished")[0].error.startswith("the context cannot be used: it is not JSON")
