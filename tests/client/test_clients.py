@@ -362,6 +362,12 @@ def test_the_fake_serves_every_rpc_that_the_clients_call():
     assert {"Complete", "UploadContext", "ListModels"} <= set(vars(FakeCompletionService))
 
 
+async def test_compaction_is_passed_on(client, service):
+    await client.completion("text", "?", compaction=rlm_client.Compaction(threshold=0.5, context_window_tokens=8000))
+    compaction = service.requests[-1].compaction
+    assert (compaction.threshold, compaction.context_window_tokens, compaction.disabled) == (0.5, 8000, False)
+
+
 async def test_prompts_select_a_set_and_replace_texts(client, service):
     await client.completion("text", "?", prompts=rlm_client.Prompts("mine", {"turn": "[$iteration]"}))
     assert service.requests[0].prompts == pb.Prompts(name="mine", overrides={"turn": "[$iteration]"})

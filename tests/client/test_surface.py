@@ -11,11 +11,11 @@ from rlm_client import _errors
 from rlm_client._channel import SERVICE_CONFIG
 
 PUBLIC_NAMES = """
-AccessError AlreadyExistsError AsyncClient AsyncEventStream CallCancelledError CallDeadlineError Client Completion
-Context ContextError Directory Event EventStream FieldViolation FinishReason InvalidRequestError Limits Models
-NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError Sampling
-SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError UnavailableError WrongStateError
-prepare read_directory
+AccessError AlreadyExistsError AsyncClient AsyncEventStream CallCancelledError CallDeadlineError Client Compaction
+Completion Context ContextError Directory Event EventStream FieldViolation FinishReason InvalidRequestError Limits
+Models NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError
+Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError UnavailableError
+WrongStateError prepare read_directory
 """
 
 

@@ -52,6 +52,9 @@ class Settings:
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
         default_prompts: the set of texts that is used where a request names none.
+        context_window_tokens: size of the window of models of which nothing else is known.
+        compaction_threshold: the part of a model's window beyond which the messages of a node are summed up, over 0 and
+            at most 1, where a request does not say.
         model_timeout_seconds: how long the endpoint may be silent during a call.
         model_max_retries: how often a failed call to the endpoint is tried again before any of the reply has come.
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
@@ -81,6 +84,8 @@ class Settings:
     data_dir: Path | None = None
     prompts_dir: Path | None = None
     default_prompts: str = DEFAULT_PROMPTS
+    context_window_tokens: int = 128_000
+    compaction_threshold: float = 0.8
     model_timeout_seconds: float = 300.0
     model_max_retries: int = 2
     sandbox_start_timeout_seconds: float = 300.0
@@ -124,6 +129,10 @@ class Settings:
         for name in ("default_limits", "max_limits"):
             if problem := limits_problem(getattr(self, name)):
                 raise SettingsError(f"{name}.{problem}")
+        if self.context_window_tokens < 1000:
+            raise SettingsError("context_window_tokens must be at least 1000: a system message alone takes that much")
+        if not 0 < self.compaction_threshold <= 1:
+            raise SettingsError("compaction_threshold must be over 0 and at most 1, as 0.8")
 
     @property
     def sub_model(self) -> str:

@@ -31,7 +31,7 @@ from rlm_client._errors import (
     UnavailableError,
     WrongStateError,
 )
-from rlm_client._options import Limits, Sampling
+from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
 from rlm_client._sync import Client, EventStream
 
@@ -43,6 +43,7 @@ __all__ = [
     "CallCancelledError",
     "CallDeadlineError",
     "Client",
+    "Compaction",
     "Completion",
     "Context",
     "ContextError",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_client._directory import SkippedFile
-    from rlm_client._options import Limits, Sampling
+    from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
 
 _UNARY_TIMEOUT_SECONDS = 30.0
@@ -57,6 +57,7 @@ class AsyncClient:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        compaction: Compaction | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
@@ -68,6 +69,7 @@ class AsyncClient:
             limits=limits,
             sampling=sampling,
             prompts=prompts,
+            compaction=compaction,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -83,6 +85,7 @@ class AsyncClient:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        compaction: Compaction | None = None,
         timeout_seconds: float | None = None,
     ) -> AsyncEventStream:
         """Answers a query over a context, event by event.
@@ -94,7 +97,13 @@ class AsyncClient:
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
         request = build_request(
-            query, model=model, sub_model=sub_model, limits=limits, sampling=sampling, prompts=prompts
+            query,
+            model=model,
+            sub_model=sub_model,
+            limits=limits,
+            sampling=sampling,
+            prompts=prompts,
+            compaction=compaction,
         )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))

@@ -36,6 +36,7 @@ class FinishReason(enum.StrEnum):
     SANDBOX_ERROR = "SANDBOX_ERROR"
     NO_PROGRESS = "NO_PROGRESS"
     INTERNAL_ERROR = "INTERNAL_ERROR"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
 
     @classmethod
     def from_proto(cls, value: event_pb2.FinishReason.ValueType) -> FinishReason:

@@ -97,6 +97,29 @@ class Sampling:
         )
 
 
+@dataclass(frozen=True)
+class Compaction:
+    """When a node's messages are summed up to fit its model's window. None takes the server's default.
+
+    Args:
+        disabled: leaves messages as they are; a node whose messages do not fit ends with `CONTEXT_TOO_LONG`.
+        threshold: the part of the window beyond which messages are summed up, over 0 and at most 1.
+        context_window_tokens: the size of the models' windows, at least 1000.
+    """
+
+    disabled: bool = False
+    threshold: float | None = None
+    context_window_tokens: int | None = None
+
+    def to_proto(self) -> pb.Compaction:
+        """Returns the message."""
+        return pb.Compaction(
+            disabled=self.disabled,
+            threshold=self.threshold,
+            context_window_tokens=self.context_window_tokens or 0,
+        )
+
+
 def _duration(seconds: float | None) -> duration_pb2.Duration | None:
     if seconds is None:
         return None

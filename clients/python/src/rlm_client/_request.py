@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from rlm_client._options import Limits, Sampling
+    from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
 
 
@@ -19,6 +19,7 @@ def build_request(
     limits: Limits | None,
     sampling: Sampling | None,
     prompts: Prompts | None,
+    compaction: Compaction | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
     return pb.CompleteRequest(
@@ -28,4 +29,5 @@ def build_request(
         limits=limits.to_proto() if limits is not None else None,
         sampling=sampling.to_proto() if sampling is not None else None,
         prompts=prompts.to_proto() if prompts is not None else None,
+        compaction=compaction.to_proto() if compaction is not None else None,
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_client._directory import SkippedFile
-    from rlm_client._options import Limits, Sampling
+    from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
 
 _UNARY_TIMEOUT_SECONDS = 30.0
@@ -56,6 +56,7 @@ class Client:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        compaction: Compaction | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context.
@@ -70,6 +71,7 @@ class Client:
             limits: what bounds the completion. Default: the server's.
             sampling: what models are told about sampling. Default: the endpoints'.
             prompts: the texts that models are given. Default: the server's.
+            compaction: when messages are summed up to fit a model's window. Default: the server's settings.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -91,6 +93,7 @@ class Client:
             limits=limits,
             sampling=sampling,
             prompts=prompts,
+            compaction=compaction,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
@@ -105,6 +108,7 @@ class Client:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        compaction: Compaction | None = None,
         timeout_seconds: float | None = None,
     ) -> EventStream:
         """Answers a query over a context, event by event.
@@ -116,7 +120,13 @@ class Client:
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
         request = build_request(
-            query, model=model, sub_model=sub_model, limits=limits, sampling=sampling, prompts=prompts
+            query,
+            model=model,
+            sub_model=sub_model,
+            limits=limits,
+            sampling=sampling,
+            prompts=prompts,
+            compaction=compaction,
         )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))

@@ -17,6 +17,7 @@ import typer
 from rlm_client import (
     AsyncClient,
     CallCancelledError,
+    Compaction,
     ContextError,
     Limits,
     PreparedContext,
@@ -32,7 +33,9 @@ from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
 from rlm_server.cli.options import (
     ApiKeyFileOption,
     BaseUrlOption,
+    CompactAtOption,
     ConfigOption,
+    ContextWindowOption,
     MaxDepthOption,
     MaxIterationsOption,
     MaxSubcallsOption,
@@ -88,6 +91,8 @@ def complete(
         list[str] | None,
         typer.Option("--prompt", metavar="NAME=FILE", help="One text of it, from a file; may be given several times."),
     ] = None,
+    context_window: ContextWindowOption = None,
+    compact_at: CompactAtOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
     output: Annotated[
@@ -122,7 +127,8 @@ def complete(
     limits = Limits(
         max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
     )
-    call = _Call(query, read, skipped, server, endpoint, model, sub_model, limits, chosen_prompts, output)
+    compaction = Compaction(threshold=compact_at, context_window_tokens=context_window)
+    call = _Call(query, read, skipped, server, endpoint, model, sub_model, limits, chosen_prompts, compaction, output)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
 
 
@@ -137,6 +143,7 @@ class _Call:
     sub_model: str | None
     limits: Limits
     prompts: Prompts
+    compaction: Compaction
     output: Path | None
 
     async def run(self, renderer: Renderer) -> int:
@@ -182,6 +189,7 @@ class _Call:
                 sub_model=self.sub_model,
                 limits=self.limits,
                 prompts=self.prompts,
+                compaction=self.compaction,
             )
             async with stream:
                 with renderer:

@@ -56,6 +56,14 @@ TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),
 ]
+ContextWindowOption = Annotated[
+    int | None,
+    typer.Option("--context-window", metavar="TOKENS", help="Size of the models' windows. Default: the server's."),
+]
+CompactAtOption = Annotated[
+    float | None,
+    typer.Option("--compact-at", metavar="PART", help="Part of the window beyond which messages are summed up."),
+]
 PromptsDirOption = Annotated[
     Path | None,
     typer.Option("--prompts-dir", metavar="DIR", help="Directory with texts for models that add to the server's own."),

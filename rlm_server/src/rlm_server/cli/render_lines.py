@@ -2,7 +2,7 @@ r"""A completion as plain lines: `NODE KIND [TURN[.BLOCK]] | TEXT`.
 
 Text of several lines becomes several lines with the same head, so that `grep '^0 answer'` finds the whole answer and
 `grep '^0\.2 '` all that happened in node 0.2. Kinds: started, turn, reply, code, stdout, stderr, result, subcall,
-subresult, warning, event, finished, answer.
+subresult, warning, compacted, event, finished, answer.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class LineRenderer:
             case "warning":
                 code_name = event_pb2.WarningCode.Name(event.warning.code).removeprefix("WARNING_CODE_")
                 _write(f"{node} warning", f"{code_name}: {event.warning.message}")
+            case "compacted":
+                _write(f"{node} compacted {event.compacted.iteration}", words.compacted(event.compacted))
+                _write(f"{node} compacted {event.compacted.iteration}", event.compacted.summary)
             case "finished" | "model_text_delta" | "usage_updated" | None:
                 pass  # shown at the end, or as a whole; None is a kind newer than this program
             case _:

@@ -110,6 +110,8 @@ class TreeRenderer:
                 node.result = f"{head}: {words.one_line(call.error or call.answer_preview)}"
             case "warning":
                 _turn(node).notes.append(f"warning: {event.warning.message}")
+            case "compacted":
+                _turn(node).notes.append(words.compacted(event.compacted))
             case _:
                 pass  # shown at the end, or not at all
 

@@ -43,6 +43,14 @@ def subcall(started: event_pb2.SubcallStarted) -> str:
     return f"{started.function}{index} {kind} model={started.model} prompt={started.prompt_chars} characters"
 
 
+def compacted(event: event_pb2.Compacted) -> str:
+    """Returns what a compaction did, on one line."""
+    return (
+        f"{event.message_count} messages summed up: {event.tokens_before} tokens before, {event.tokens_after} after; "
+        f"in full in {event.history_variable}"
+    )
+
+
 def one_line(text: str, limit: int = 100) -> str:
     """Returns a text on one line, cut to a number of characters."""
     joined = " ".join(text.split())

@@ -27,6 +27,7 @@ EventKind: TypeAlias = (
     | event_pb2.UsageUpdated
     | event_pb2.CompletionFinished
     | event_pb2.SandboxRestored
+    | event_pb2.Compacted
 )
 """What an event can tell."""
 

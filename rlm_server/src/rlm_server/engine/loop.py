@@ -11,12 +11,14 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.engine import conversation
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.cells import CellRunner
+from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.python_source import is_expression
 from rlm_server.engine.run import NodeResult
+from rlm_server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
     from rlm_server.engine.model_calls import ModelReply
@@ -55,6 +57,7 @@ class NodeLoop:
         self._task = task
         self._subcalls = subcalls
         self._cells = CellRunner(tree, node, session)
+        self._compactor = Compactor(tree, node, task.model, session)
         self._last_text = ""
         self._idle_replies = 0
         self._failed_turns = 0
@@ -84,21 +87,21 @@ class NodeLoop:
 
     async def _take_turns(self) -> NodeResult:
         limits = self._run.spec.limits
-        messages = conversation.opening(self._tree, self._node, self._task)
+        transcript = Transcript(conversation.opening(self._tree, self._node, self._task))
         while self.iterations < limits.max_iterations:
             self.iterations += 1
-            reply = await self._ask(messages)
+            reply = await self._ask(transcript)
             turn = await self._take_turn(reply)
             if turn.answer is not None:
                 return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer, iterations=self.iterations)
-            messages.append(Message("assistant", reply.text))
+            transcript.append(Message("assistant", reply.text))
             turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
-            messages.append(Message("user", "\n\n".join(turn.notes)))
+            transcript.append(Message("user", "\n\n".join(turn.notes)))
         return self._partial(
             event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
         )
 
-    async def _ask(self, messages: list[Message]) -> ModelReply:
+    async def _ask(self, transcript: Transcript) -> ModelReply:
         run, node_id, iteration = self._run, self._node.node_id, self.iterations
         run.budget.record_iteration()
         await run.events.emit(
@@ -113,9 +116,8 @@ class NodeLoop:
                 node_id, event_pb2.ModelTextDelta(iteration=iteration, text=part.text, reasoning=part.reasoning)
             )
 
-        self._tree.shares.check_tokens(node_id)
         async with self._tree.slots.model_call(self._node.depth, self._task.model):
-            reply = await self._tree.caller.ask(node_id, self._task.model, messages, pass_on)
+            reply = await self._compactor.ask(iteration, transcript, pass_on)
         self._tree.add_usage(node_id, reply.usage)
         await run.events.emit(
             node_id,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.engine.budget import Budget
+    from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
@@ -40,6 +41,7 @@ class CompletionSpec:
         resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
         prompts: the texts that models are given.
         model_note: returns what a model is told besides, by its name; may be empty.
+        compaction: when messages are summed up.
         cache_subcalls: identical sub-calls are made once.
     """
 
@@ -53,6 +55,7 @@ class CompletionSpec:
     resolve_model: Callable[[str], str]
     prompts: PromptSet
     model_note: Callable[[str], str]
+    compaction: CompactionSpec
     cache_subcalls: bool = False
 
 

@@ -34,6 +34,7 @@ FINISH_KINDS = {
     event_pb2.FINISH_REASON_MODEL_ERROR: "model_error",
     event_pb2.FINISH_REASON_SANDBOX_ERROR: "sandbox_error",
     event_pb2.FINISH_REASON_NO_PROGRESS: "no_progress",
+    event_pb2.FINISH_REASON_CONTEXT_TOO_LONG: "context_too_long",
 }
 """What code can tell the failures of child RLMs apart by."""
 

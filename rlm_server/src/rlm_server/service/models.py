@@ -40,6 +40,10 @@ class ModelNames:
             raise UnknownModelError(f"a model's name has 1 to {_MAX_NAME_CHARS} printable characters")
         return name
 
+    def window_tokens(self, name: str) -> int:
+        """Returns the size of a model's window, as far as it is known."""
+        return self._settings.context_window_tokens
+
     def listing(self) -> pb.ListModelsResponse:
         """Returns the answer to `ListModels`."""
         return pb.ListModelsResponse(

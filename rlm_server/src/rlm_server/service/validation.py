@@ -10,6 +10,7 @@ from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from rlm_server.engine.ports import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError
+from rlm_server.service.compaction_validation import check_compaction
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
 from rlm_server.service.prompts import check_prompts
@@ -79,6 +80,9 @@ class RequestValidator:
         sampling = _check_sampling(request.sampling, violations)
         _check_labels(request.labels, violations)
         prompts = check_prompts(request.prompts, self._prompts, violations)
+        compaction = check_compaction(
+            request.compaction, self._models.window_tokens, self._settings.compaction_threshold, violations
+        )
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
@@ -101,6 +105,7 @@ class RequestValidator:
             resolve_model=self._models.resolve,
             prompts=prompts,
             model_note=self._prompts.note_for,
+            compaction=compaction,
             cache_subcalls=request.cache_subcalls,
         )
         return CheckedRequest(spec, contexts.stored)

@@ -18,6 +18,8 @@ _OPTIONAL_PLACEHOLDERS = {
     "context_part": frozenset({"type", "size", "outline"}),
     "turn": frozenset({"iteration", "max_iterations", "budget"}),
     "final_beside_code": frozenset({"function"}),
+    "summarize": frozenset({"max_words"}),
+    "compacted": frozenset({"message_count"}),
 }
 """What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
 
@@ -48,6 +50,8 @@ class PromptSet:
         variables_lost: the sandbox was started afresh.
         variables_restored: the block was killed and had no effect.
         answer_not_taken: why an answer was not taken.
+        summarize: the node's messages are to be summed up, to make room in the model's window.
+        compacted: what then stands in their place, after the question.
     """
 
     system: string.Template
@@ -65,6 +69,8 @@ class PromptSet:
     variables_lost: string.Template
     variables_restored: string.Template
     answer_not_taken: string.Template
+    summarize: string.Template
+    compacted: string.Template
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> Self:

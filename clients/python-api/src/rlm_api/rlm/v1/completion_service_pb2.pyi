@@ -155,6 +155,7 @@ class CompleteRequest(message.Message):
     DIRECT_ANSWER_ALLOWED_FIELD_NUMBER: builtins.int
     CACHE_SUBCALLS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    COMPACTION_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
     model: builtins.str
@@ -205,6 +206,10 @@ class CompleteRequest(message.Message):
     def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """labels are kept with the completion, for `ListCompletions`. At most 20, keys and values at most 100 characters."""
 
+    @builtins.property
+    def compaction(self) -> Compaction:
+        """compaction says when a node's messages are summed up to fit its model's window. Default: the server's settings."""
+
     def __init__(
         self,
         *,
@@ -225,14 +230,51 @@ class CompleteRequest(message.Message):
         direct_answer_allowed: builtins.bool = ...,
         cache_subcalls: builtins.bool = ...,
         labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        compaction: Compaction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "limits", b"limits", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "compaction", b"compaction", "limits", b"limits", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = typing.Literal["_seed", b"_seed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+@typing.final
+class Compaction(message.Message):
+    """Compaction says when a node's messages are summed up to fit its model's window. The model writes the summary itself;
+    the messages in full stay in the REPL, and a `compacted` event tells of it.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DISABLED_FIELD_NUMBER: builtins.int
+    THRESHOLD_FIELD_NUMBER: builtins.int
+    CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: builtins.int
+    disabled: builtins.bool
+    """disabled leaves messages as they are. A node whose messages do not fit ends with CONTEXT_TOO_LONG. Default false."""
+    threshold: builtins.float
+    """threshold is the part of the window beyond which messages are summed up, over 0 and at most 1. Default: the
+    server's, 0.8.
+    """
+    context_window_tokens: builtins.int
+    """context_window_tokens is the size of the models' windows, at least 1000. Default: what the server knows of the
+    model, or else its setting, 128,000.
+    """
+    def __init__(
+        self,
+        *,
+        disabled: builtins.bool = ...,
+        threshold: builtins.float | None = ...,
+        context_window_tokens: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_threshold", b"_threshold", "context_window_tokens", b"context_window_tokens", "disabled", b"disabled", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 @typing.final
 class ContextPart(message.Message):

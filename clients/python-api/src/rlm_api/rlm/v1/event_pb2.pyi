@@ -77,6 +77,8 @@ class _FinishReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_FinishRea
     """The model gave replies that made no progress, such as empty ones, too often in a row."""
     FINISH_REASON_INTERNAL_ERROR: _FinishReason.ValueType  # 12
     """The server failed; see `error`. The cause is in its log, under the completion's id."""
+    FINISH_REASON_CONTEXT_TOO_LONG: _FinishReason.ValueType  # 13
+    """The messages do not fit the model's window, even after a compaction. The answer is the best there was."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason tells why a completion, or a sub-call, ended."""
@@ -107,6 +109,8 @@ FINISH_REASON_NO_PROGRESS: FinishReason.ValueType  # 11
 """The model gave replies that made no progress, such as empty ones, too often in a row."""
 FINISH_REASON_INTERNAL_ERROR: FinishReason.ValueType  # 12
 """The server failed; see `error`. The cause is in its log, under the completion's id."""
+FINISH_REASON_CONTEXT_TOO_LONG: FinishReason.ValueType  # 13
+"""The messages do not fit the model's window, even after a compaction. The answer is the best there was."""
 
 class _OutputStream:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -940,6 +944,8 @@ class Compacted(message.Message):
     TOKENS_BEFORE_FIELD_NUMBER: builtins.int
     TOKENS_AFTER_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    HISTORY_VARIABLE_FIELD_NUMBER: builtins.int
     iteration: builtins.int
     """iteration is the node's turn."""
     message_count: builtins.int
@@ -950,6 +956,14 @@ class Compacted(message.Message):
     """tokens_after is the estimated size after."""
     summary: builtins.str
     """summary is the text that replaces them."""
+    history_variable: builtins.str
+    """history_variable is the variable in the REPL that holds the messages in full: a list of dicts with `role` and
+    `content`, without the system message. `history` is the same as `history_0`.
+    """
+    @builtins.property
+    def usage(self) -> limits_pb2.TokenUsage:
+        """usage is what the call that made the summary used."""
+
     def __init__(
         self,
         *,
@@ -958,10 +972,12 @@ class Compacted(message.Message):
         tokens_before: builtins.int = ...,
         tokens_after: builtins.int = ...,
         summary: builtins.str = ...,
+        usage: limits_pb2.TokenUsage | None = ...,
+        history_variable: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "message_count", b"message_count", "summary", b"summary", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["history_variable", b"history_variable", "iteration", b"iteration", "message_count", b"message_count", "summary", b"summary", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

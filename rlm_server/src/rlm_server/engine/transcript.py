@@ -1,0 +1,47 @@
+"""The messages of a node: all there were, and those that its model is shown."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rlm_server.engine.ports import InputValue, ValueFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlm_server.engine.ports import Message
+
+
+class Transcript:
+    """The messages of a node, from the system message and the question on.
+
+    Args:
+        opening: these two.
+    """
+
+    def __init__(self, opening: Sequence[Message]) -> None:
+        self.system, self.question = opening
+        self.shown = list(opening)
+        """What the model is shown."""
+        self._log = [self.question]
+
+    def append(self, *messages: Message) -> None:
+        """Adds messages."""
+        self.shown += messages
+        self._log += messages
+
+    def history(self, index: int) -> list[InputValue]:
+        """Returns the variables that hold all messages but the system's, as dicts with `role` and `content`.
+
+        Args:
+            index: n of `history_n`; `history` is the same as `history_0`.
+        """
+        text = json.dumps([{"role": one.role, "content": one.content} for one in self._log], ensure_ascii=False)
+        names = [history_name(index)] if index else ["history", history_name(0)]
+        return [InputValue(name, ValueFormat.JSON, text) for name in names]
+
+
+def history_name(index: int) -> str:
+    """Returns the variable with the messages of the completion of that index in its conversation."""
+    return f"history_{index}"
