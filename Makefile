@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test check lint format types breaking generate lock bench clean
+.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,10 @@ demo: setup ## Answer a real question over the standard library's source, with t
 	@scripts/demo.sh
 
 test: setup lint types ## Lint, check types, run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-slow: setup ## Run the tests that take too long for `make test`
+	@$(BIN)/pytest -m slow
 
 lint: setup ## Check style and the contracts
 	@$(BIN)/ruff check .

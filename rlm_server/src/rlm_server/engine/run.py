@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.engine.budget import Budget
+    from rlm_server.engine.client_tools import ClientTools
     from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
     from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
+    from rlm_server.engine.tools import Tool
 
 ROOT_NODE_ID = "0"
 """The root's node id."""
@@ -45,6 +47,7 @@ class CompletionSpec:
         model_note: returns what a model is told besides, by its name; may be empty.
         compaction: when messages are summed up.
         cache_subcalls: identical sub-calls are made once.
+        tools: functions that the request adds to the REPL.
     """
 
     completion_id: str
@@ -60,6 +63,7 @@ class CompletionSpec:
     model_note: Callable[[str], str]
     compaction: CompactionSpec
     cache_subcalls: bool = False
+    tools: Sequence[Tool] = ()
 
     def child_model(self, depth: int) -> str:
         """Returns the model of an `rlm_query` child at a depth, where the code names none."""
@@ -77,6 +81,11 @@ class Run:
     executor: Executor
     clock: Clock
     prompts: PromptSet
+    client_tools: ClientTools
+
+    def tools_of(self, node: Node) -> list[Tool]:
+        """Returns the tools that code of a node can call."""
+        return [tool for tool in self.spec.tools if tool.scope.has(node.depth)]
 
 
 @dataclass
@@ -86,11 +95,17 @@ class Node:
     node_id: str
     depth: int
     child_count: int = 0
+    tool_call_count: int = 0
 
     def next_child_id(self) -> str:
         """Returns the id of the next sub-call."""
         self.child_count += 1
         return f"{self.node_id}.{self.child_count}"
+
+    def next_tool_call_id(self) -> str:
+        """Returns the id of the next call of a tool that the client serves."""
+        self.tool_call_count += 1
+        return f"{self.node_id}-{self.tool_call_count}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rlm_server.service.compaction_validation import check_compaction
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
 from rlm_server.service.prompts import check_prompts
+from rlm_server.service.tool_validation import check_tools
 from rlm_server.service.unimplemented import refuse_unimplemented_fields
 
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ class RequestValidator:
         self._models = models
         self._contexts = contexts
 
-    async def check(self, request: pb.CompleteRequest, completion_id: str) -> CheckedRequest:
+    async def check(
+        self, request: pb.CompleteRequest, completion_id: str, *, client_serves: bool = False
+    ) -> CheckedRequest:
         """Returns what the engine takes.
 
         Args:
             request: a caller's.
             completion_id: the id that the completion is to have.
+            client_serves: whether the client can serve tools.
 
         Raises:
             ServiceError: INVALID_ARGUMENT with all wrong fields, UNIMPLEMENTED, or NOT_FOUND for a context.
@@ -90,6 +94,8 @@ class RequestValidator:
         compaction = check_compaction(
             request.compaction, self._models.window_tokens, self._settings.compaction_threshold, violations
         )
+        context_names = [part.value.name for part in contexts.parts]
+        tools = check_tools(request.tools, context_names, violations, client_serves=client_serves)
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
@@ -120,6 +126,7 @@ class RequestValidator:
             model_note=self._prompts.note_for,
             compaction=compaction,
             cache_subcalls=request.cache_subcalls,
+            tools=tools,
         )
         return CheckedRequest(spec, contexts.stored)
 

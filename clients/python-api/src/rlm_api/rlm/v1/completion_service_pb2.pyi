@@ -197,7 +197,9 @@ class CompleteRequest(message.Message):
 
     @builtins.property
     def tools(self) -> containers.RepeatedCompositeFieldContainer[Tool]:
-        """tools are functions for the code in the REPL. Default: none."""
+        """tools are functions for the code in the REPL, at most 50. Those that the client serves need `CompleteWithTools`.
+        Default: none.
+        """
 
     @builtins.property
     def prompts(self) -> Prompts:
@@ -508,7 +510,7 @@ class Sampling(message.Message):
 
 @typing.final
 class Tool(message.Message):
-    """Tool is a function for code in the REPL."""
+    """Tool is a function for code in the REPL. The model is told its name, parameters and description."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -518,18 +520,32 @@ class Tool(message.Message):
     PYTHON_SOURCE_FIELD_NUMBER: builtins.int
     CLIENT_SERVED_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is a Python identifier that is no keyword and none that the REPL provides."""
+    """name is a Python identifier of at most 100 characters that is no keyword, does not begin with an underscore, and
+    names nothing else in the REPL: nothing that it provides, no part of the context, no other tool. Required.
+    """
     description: builtins.str
-    """description tells the model what it does."""
+    """description tells the model what it does, at most 10,000 characters. Default: the docstring in `python_source`."""
     parameters_schema: builtins.str
-    """parameters_schema is a JSON Schema object for the arguments by name."""
+    """parameters_schema is the JSON Schema of an object with the arguments by name, at most 64 KiB; for client-served
+    tools only. Its properties are the function's parameters, those that are required first. Calls that do not match
+    raise TypeError in the sandbox and do not reach the client. Default: any arguments, by name.
+    """
     python_source: builtins.str
-    """python_source defines the function, and runs in the sandbox."""
+    """python_source defines a function of that name, and runs in the sandbox before the first block of code, at most
+    256 KiB. It can call what the REPL provides, as `llm_query`. Tools with the same source share its globals.
+    """
     client_served: builtins.bool
-    """client_served is true for a tool that the client of `CompleteWithTools` runs."""
+    """client_served must be true: the client of `CompleteWithTools` runs it."""
     scope: ToolScope.ValueType
     """scope tells which nodes have the tool. Default all."""
+    @builtins.property
+    def timeout(self) -> duration_pb2.Duration:
+        """timeout is how long one call of a client-served tool may take, over 0 and at most 1 h; then it raises ToolError in
+        the sandbox. Default 60 s.
+        """
+
     def __init__(
         self,
         *,
@@ -539,10 +555,11 @@ class Tool(message.Message):
         python_source: builtins.str = ...,
         client_served: builtins.bool = ...,
         scope: ToolScope.ValueType = ...,
+        timeout: duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "implementation", b"implementation", "python_source", b"python_source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "implementation", b"implementation", "python_source", b"python_source", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "description", b"description", "implementation", b"implementation", "name", b"name", "parameters_schema", b"parameters_schema", "python_source", b"python_source", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "description", b"description", "implementation", b"implementation", "name", b"name", "parameters_schema", b"parameters_schema", "python_source", b"python_source", "scope", b"scope", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_implementation: _TypeAlias = typing.Literal["python_source", "client_served"]  # noqa: Y015
     _WhichOneofArgType_implementation: _TypeAlias = typing.Literal["implementation", b"implementation"]  # noqa: Y015
@@ -660,9 +677,9 @@ class ToolResult(message.Message):
     call_id: builtins.str
     """call_id is the one of the `tool_call`."""
     value_json: builtins.str
-    """value_json is what the tool returns, as JSON."""
+    """value_json is what the tool returns, as JSON; bounded by the size of a message, 16 MiB."""
     error: builtins.str
-    """error is the text of an exception that is raised in the sandbox."""
+    """error is the text of a ToolError that is raised in the sandbox, cut at 2000 characters."""
     def __init__(
         self,
         *,
