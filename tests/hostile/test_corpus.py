@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 WALL_SECONDS = 0.7
 PATIENCE_SECONDS = 30  # for what ends otherwise, however busy the machine is
-LIMITS = limits(wall_seconds=WALL_SECONDS, fuel=10**13, memory_bytes=128 << 20, output_bytes=64 << 10)
+LIMITS = limits(
+    wall_seconds=WALL_SECONDS, fuel=10**13, memory_bytes=128 << 20, output_bytes=64 << 10, scratch_bytes=4 << 20
+)
 PRELUDE = pb.Prelude(source="__all__ = []")
 
 
@@ -85,7 +87,7 @@ async def test_it_ends_as_it_must(server: Stack, witness: Session, name: str) ->
         # What was killed is undone.
         assert cell.state == "RESTORED", cell.result.restoration
         assert (after.outcome, after.stdout) == ("OK", "['kept']\n")
-    elif name.startswith(("cpu", "blocking", "memory", "output", "recursion", "outside")):
+    elif name.startswith(("cpu", "blocking", "memory", "output", "recursion", "outside", "files")):
         assert (after.outcome, after.stdout) == ("OK", "['kept']\n")
     assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"
 

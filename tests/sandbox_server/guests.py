@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sandbox_server.wasm.guest import Guest
+from sandbox_server.wasm.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,14 @@ class Harness:
 
     def __init__(self, engine: GuestEngine, memory_bytes: int = 512 * MIB, events: Events | None = None) -> None:
         self.events = events or Events()
-        self.guest = Guest(engine, memory_bytes=memory_bytes, surroundings=Surroundings(), events=self.events)
+        self.scratch = Scratch(16 * MIB, Surroundings().wall_ns)
+        self.guest = Guest(
+            engine,
+            memory_bytes=memory_bytes,
+            surroundings=Surroundings(),
+            events=self.events,
+            scratch=self.scratch,
+        )
         self.guest.handle(json.dumps({"do": "declare", "functions": [{"name": "f", "doc": "", "schema": ""}]}))
 
     def run(self, code: str) -> dict[str, Any]:

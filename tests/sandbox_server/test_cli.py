@@ -32,6 +32,21 @@ def test_run_reads_standard_input_and_inputs_from_files(tmp_path: Path) -> None:
     assert done.stdout == "6\n"
 
 
+def test_run_takes_files_in_and_writes_files_out(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("one two")
+    code = "open('d.txt', 'w').write(open('in.txt').read().upper() + open('other').read())"
+    arguments = ("--file", f"{tmp_path}/in.txt", "--file", f"other={tmp_path}/in.txt")
+    done = rlm_sandbox("run", "-", *arguments, "--output", f"d.txt={tmp_path}/out.txt", stdin=code)
+    assert (done.returncode, (tmp_path / "out.txt").read_text()) == (0, "ONE TWOone two")
+    assert "[files: d.txt (14 bytes)]" in done.stderr
+
+
+def test_run_says_which_file_it_cannot_write_out(tmp_path: Path) -> None:
+    done = rlm_sandbox("run", "-", "--output", f"nothing={tmp_path}/out.txt", stdin="1")
+    assert (done.returncode, "--output nothing: there is no such file" in done.stderr) == (3, True)
+    assert not (tmp_path / "out.txt").exists()
+
+
 def test_run_shows_a_traceback_and_fails() -> None:
     done = rlm_sandbox("run", "-", stdin="1 / 0")
     assert done.returncode == 1
@@ -73,6 +88,10 @@ def test_run_as_json() -> None:
         (("run", "-", "--input", "class=y"), "a name that a variable can have"),
         (("run", "-", "--input", "__builtins__=y"), "a name that a variable can have"),
         (("run", "-", "--input", "x=/dev/null", "--input", "x=/dev/null"), "x is given twice"),
+        (("run", "-", "--file", "missing.txt"), "there is no file missing.txt"),
+        (("run", "-", "--file", "x=/dev/null"), "there is no file /dev/null"),
+        (("run", "-", "--output", "x=no/such/x"), "there is no directory to write it to"),
+        (("run", "-", "--scratch-mib", "0"), "Invalid value for '--scratch-mib'"),
         (("run", "-", "--timeout", "-1"), "Invalid value for '--timeout'"),
         (("run", "-", "--timeout", "inf"), "Invalid value for '--timeout'"),
         (("run", "-", "--timeout", "nan"), "Invalid value for '--timeout'"),

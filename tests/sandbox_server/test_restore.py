@@ -29,7 +29,7 @@ async def test_the_session_stands_as_before_the_killed_cell(stub: Stub, expected
         await s.run("before.append(2)\nimport random, time, uuid\ntold = (random.random(), time.time(), uuid.uuid4())")
         told = (await s.run("print(told, id(before), hash('x'))")).stdout
         wall_seconds = 0.3 if expected == "DEADLINE" else 30
-        cell = await s.run(KILLERS[expected], limits=limits(wall_seconds=wall_seconds, fuel=2 * 10**9))
+        cell = await s.run(KILLERS[expected], limits=limits(wall_seconds=wall_seconds, fuel=10**9))
         assert (cell.outcome, cell.state) == (expected, "RESTORED")
         assert cell.result.restoration.replayed_cell_count == 3
         assert cell.result.restoration.fuel > 0

@@ -17,7 +17,7 @@ from rlm_common.logs import configure_logging
 
 from sandbox_server import local_run
 from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image, load_or_build_image
-from sandbox_server.model import MIB, Limits, Outcome
+from sandbox_server.model import MIB, Limits, Outcome, SandboxSpec
 from sandbox_server.server import create_server
 from sandbox_server.settings import DEFAULT_LISTEN, Settings
 from sandbox_server.worker.process import WorkerStartError
@@ -132,10 +132,25 @@ def run(
     input_file: Annotated[
         list[str] | None, typer.Option("--input", help="NAME=PATH: sets a variable to a file's text; may be repeated.")
     ] = None,
+    scratch_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file", help="PATH or NAME=PATH: puts a file into the scratch directory, under its own name or another."
+        ),
+    ] = None,
+    output_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            help="NAME or NAME=PATH: writes a file of the scratch directory here afterwards; may be repeated.",
+        ),
+    ] = None,
     fuel: Annotated[
         int, typer.Option(min=1, max=2**62, help="WebAssembly instructions it may execute.")
     ] = Limits().fuel,
     memory_mib: Annotated[int, typer.Option(min=64, max=4096, help="Memory it may have.")] = Limits().memory_bytes
+    // MIB,
+    scratch_mib: Annotated[int, typer.Option(min=1, max=1024, help="What its files may take.")] = Limits().scratch_bytes
     // MIB,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=1e6, help="Seconds it may take.")
@@ -147,15 +162,22 @@ def run(
     Exits with 0 if the cell ended with OK, with its own code if it ended the interpreter, with 1 otherwise.
     """
     code = _decode("standard input", sys.stdin.buffer.read()) if file == "-" else _read_text(Path(file))
-    limits = Limits(fuel=fuel, memory_bytes=memory_mib * MIB, wall_time_seconds=timeout)
+    limits = Limits(
+        fuel=fuel, memory_bytes=memory_mib * MIB, wall_time_seconds=timeout, scratch_bytes=scratch_mib * MIB
+    )
     try:
-        inputs = local_run.read_inputs(input_file or [])
-        result = local_run.run_cell(code, inputs, limits, _say, echo=not output_json)
+        spec = SandboxSpec(
+            limits=limits,
+            inputs=local_run.read_inputs(input_file or []),
+            files=local_run.read_files(scratch_file or []),
+        )
+        outputs = local_run.read_outputs(output_file or [])
+        result = local_run.run_cell(code, spec, _say, echo=not output_json, outputs=outputs)
     except BrokenPipeError:
         # The reader, as `head`, has seen enough. What is left in the buffer must not fail at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(_EXIT_CODE_TROUBLE) from None
-    except (ImageBuildError, local_run.BadInputError, OSError) as error:
+    except (ImageBuildError, local_run.BadInputError, local_run.NoOutputError, OSError) as error:
         _fail(str(error))
     typer.echo(local_run.to_json(result) if output_json else local_run.summary(result), err=not output_json)
     if result.outcome is Outcome.EXITED:
@@ -181,7 +203,7 @@ def doctor(
         problem = "the sandbox image is not built yet: run `rlm-sandbox image build` (the first start does it too)"
     else:
         try:
-            result = local_run.run_cell("40 + 2", [], Limits(), _say, echo=False)
+            result = local_run.run_cell("40 + 2", SandboxSpec(), _say, echo=False)
             findings["trial"] = f"{result.outcome.name} in {result.usage.wall_time_seconds * 1000:.1f} ms"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked for
             problem = f"a trial cell failed: {error}; run `rlm-sandbox image build --force`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import keyword
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 from sandbox_server.image.cache import default_cache_directory, load_or_build_image
 from sandbox_server.model import (
     CellResult,
+    FileInput,
     FileSource,
     Input,
-    Limits,
     Outcome,
     SandboxSpec,
     Stream,
@@ -24,16 +25,24 @@ from sandbox_server.model import (
     VariableQuery,
 )
 from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+
+_PART_BYTES = 1024 * 1024
 
 
 class BadInputError(Exception):
     """An input cannot be used; the message says why."""
+
+
+class NoOutputError(Exception):
+    """A file that was to be written is not there; the message says which."""
 
 
 def read_inputs(arguments: Sequence[str]) -> list[Input]:
@@ -55,38 +64,82 @@ def read_inputs(arguments: Sequence[str]) -> list[Input]:
     return inputs
 
 
+def read_files(arguments: Sequence[str]) -> list[FileInput]:
+    """Reads arguments of the form PATH or NAME=PATH.
+
+    Raises:
+        BadInputError: there is no such file, or two would have the same name.
+    """
+    files: list[FileInput] = []
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        path = path if separator else name
+        if not Path(path).is_file():
+            raise BadInputError(f"--file {argument}: there is no file {path}")
+        name = name if separator else Path(path).name
+        if any(name == other.path for other in files):
+            raise BadInputError(f"--file {argument}: {name} is given twice")
+        files.append(FileInput(name, FileSource(path)))
+    return files
+
+
+def read_outputs(arguments: Sequence[str]) -> dict[str, Path]:
+    """Reads arguments of the form NAME or NAME=PATH; returns where each file of the scratch directory goes.
+
+    Raises:
+        BadInputError: there is no directory to write it to.
+    """
+    outputs: dict[str, Path] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        target = Path(path if separator else Path(name).name)
+        if not target.name or not target.parent.is_dir():
+            raise BadInputError(f"--output {argument}: there is no directory to write it to")
+        outputs[name] = target
+    return outputs
+
+
 def run_cell(
-    code: str, inputs: Sequence[Input], limits: Limits, progress: Callable[[str], None], *, echo: bool
+    code: str,
+    spec: SandboxSpec,
+    progress: Callable[[str], None],
+    *,
+    echo: bool,
+    outputs: Mapping[str, Path] | None = None,
 ) -> CellResult:
     """Runs a cell.
 
     Args:
         code: Python source.
-        inputs: variables.
-        limits: what bounds it.
+        spec: limits, variables and files.
         progress: is told, in a line for people, if the image has to be built first.
         echo: whether output goes to this process's stdout and stderr.
+        outputs: files of the scratch directory to where they are written afterwards, unless the cell was killed.
 
     Raises:
         BadInputError: an input is not what it says.
+        NoOutputError: a file that was to be written is not there.
         ImageBuildError: the image could not be built.
         OSError: the output could not be written.
     """
     image = load_or_build_image(default_cache_directory(), progress)
     watchdog = Watchdog()
     output = _Echo() if echo else None
-    session = Session(
-        SandboxFactory(GuestEngine(image.path), watchdog), SandboxSpec(limits=limits, inputs=inputs), output
-    )
+    session = Session(SandboxFactory(GuestEngine(image.path), watchdog), spec, output)
     if output is not None:
         output.on_failure = session.kill
 
     def work() -> CellResult:
         try:
             session.open()
-            return session.run_once(code, limits, VariableQuery())
+            result = session.run_once(code, spec.limits, VariableQuery())
+            if result.completed:
+                for name, target in (outputs or {}).items():
+                    _write(session, name, target)
         except SandboxOpenError as error:
-            raise BadInputError(f"{_argument(error.field, inputs)}: {error.message}") from None
+            raise BadInputError(f"{_argument(error.field, spec)}: {error.message}") from None
+        else:
+            return result
         finally:
             session.close()
 
@@ -107,9 +160,24 @@ def run_cell(
     return result
 
 
-def _argument(field: str, inputs: Sequence[Input]) -> str:
+def _write(session: Session, name: str, target: Path) -> None:
+    position, size = 0, 1
+    with contextlib.ExitStack() as stack:
+        file = None
+        while position < size:
+            try:
+                part, size = session.read_file(name, position, _PART_BYTES)
+            except NoFileError as error:
+                raise NoOutputError(f"--output {name}: {error}") from None
+            file = file or stack.enter_context(target.open("wb"))
+            file.write(part)
+            position += len(part)
+
+
+def _argument(field: str, spec: SandboxSpec) -> str:
     """Returns what a field of a sandbox is called on the command line."""
-    names = {f"inputs[{index}]": f"--input {one.name}" for index, one in enumerate(inputs)}
+    names = {f"inputs[{index}]": f"--input {one.name}" for index, one in enumerate(spec.inputs)}
+    names |= {f"files[{index}]": f"--file {one.path}" for index, one in enumerate(spec.files)}
     return names.get(field, field)
 
 
@@ -122,6 +190,10 @@ def summary(result: CellResult) -> str:
     dropped = f", {usage.output_dropped_bytes} bytes of output dropped" if usage.output_dropped_bytes else ""
     exit_code = "" if result.exit_code is None else f" with code {result.exit_code}"
     memory = f"{usage.memory_bytes / 2**20:.0f} MiB" if usage.memory_bytes else "unknown"
+    omitted = f" and {result.files_omitted_count} more" if result.files_omitted_count else ""
+    if result.files:
+        told = ", ".join(f"{file.path} ({file.size_bytes} bytes)" for file in result.files)
+        lines.append(f"[files: {told}{omitted}]")
     lines.append(
         f"[{result.outcome.name}{exit_code}; {usage.wall_time_seconds * 1000:.1f} ms, "
         f"{usage.cpu_time_seconds * 1000:.1f} ms of processor, {usage.fuel:,} fuel, memory {memory}{dropped}]"

@@ -60,6 +60,12 @@ class Limits:
     memory_bytes: int = 512 * MIB
     wall_time_seconds: float = 60.0
     output_bytes: int = MIB
+    scratch_bytes: int = 64 * MIB
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Most memory that a sandbox with these limits takes: that of the interpreter, and its files."""
+        return self.memory_bytes + self.scratch_bytes
 
     def capped(self, greatest: Limits) -> Limits:
         """Returns the limits, none over the greatest."""
@@ -68,6 +74,7 @@ class Limits:
             memory_bytes=min(self.memory_bytes, greatest.memory_bytes),
             wall_time_seconds=min(self.wall_time_seconds, greatest.wall_time_seconds),
             output_bytes=min(self.output_bytes, greatest.output_bytes),
+            scratch_bytes=min(self.scratch_bytes, greatest.scratch_bytes),
         )
 
     def patient(self) -> Limits:
@@ -95,6 +102,14 @@ class Input:
 
 
 @dataclass(frozen=True)
+class FileInput:
+    """A file to be put into the scratch directory. The content is bytes, or a file with the bytes."""
+
+    path: str
+    source: bytes | FileSource
+
+
+@dataclass(frozen=True)
 class HostFunction:
     """A function that the client serves.
 
@@ -114,8 +129,9 @@ class SandboxSpec:
     """What a sandbox begins with.
 
     Attributes:
-        limits: defaults of its cells; the memory limit is the sandbox's.
+        limits: defaults of its cells; the limits of memory and files are the sandbox's.
         inputs: variables.
+        files: files in the scratch directory.
         host_functions: functions that the client serves.
         prelude: Python source that runs before the first cell.
         seed: makes entropy reproducible.
@@ -124,6 +140,7 @@ class SandboxSpec:
 
     limits: Limits = field(default_factory=Limits)
     inputs: Sequence[Input] = ()
+    files: Sequence[FileInput] = ()
     host_functions: Sequence[HostFunction] = ()
     prelude: str = ""
     seed: int | None = None
@@ -173,6 +190,24 @@ class Usage:
     output_bytes: int = 0
     output_dropped_bytes: int = 0
     host_call_count: int = 0
+    scratch_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ScratchFile:
+    """A file in the scratch directory."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What is in a file of the scratch directory, or why that cannot be told."""
+
+    path: str
+    data: bytes = b""
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,6 +216,8 @@ class CellResult:
 
     Attributes:
         completed: whether it came to its end, be it an exception; what a killed cell did is undone.
+        files: those in the scratch directory that it wrote or changed, the first of them.
+        files_omitted_count: how many more there are.
     """
 
     outcome: Outcome
@@ -193,6 +230,8 @@ class CellResult:
     variables_omitted_count: int = 0
     after_cell_json: str = ""
     after_cell_error: str = ""
+    files: Sequence[ScratchFile] = ()
+    files_omitted_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sandbox_server.sandbox import SandboxOpenError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox_server.model import Input, Limits, Usage, VariableQuery
+    from sandbox_server.model import FileInput, Input, Limits, Usage, VariableQuery
     from sandbox_server.sandbox import Sandbox
     from sandbox_server.tape import Recording
 
@@ -21,16 +21,23 @@ class NotRestorableError(Exception):
 
 @dataclass(frozen=True)
 class InputsStep:
-    """Variables were set."""
+    """Variables were set, and files put into the scratch directory."""
 
     recording: Recording
     usage: Usage
     inputs: Sequence[Input]
+    files: Sequence[FileInput] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        sources = [one.source for one in self.inputs] + [one.source for one in self.files]
+        return self.recording.size_bytes + sum(len(source) for source in sources if isinstance(source, bytes))
 
     def do(self, sandbox: Sandbox) -> int:
         """Sets them again; returns the fuel that it used."""
         try:
-            return sandbox.set_inputs(self.inputs).fuel
+            return sandbox.set_inputs(self.inputs, self.files).fuel
         except SandboxOpenError as error:
             raise NotRestorableError(f"setting inputs again failed: {error.message}") from None
 
@@ -44,6 +51,11 @@ class CellStep:
     code: str
     limits: Limits
     variables: VariableQuery
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        return self.recording.size_bytes + len(self.code)
 
     def do(self, sandbox: Sandbox) -> int:
         """Runs it again; returns the fuel that it used."""
@@ -82,11 +94,11 @@ class Record:
         """Puts a step on record, unless the record is given up."""
         if self._problem:
             return
-        self._size_bytes += step.recording.size_bytes + (len(step.code) if isinstance(step, CellStep) else 0)
+        self._size_bytes += step.size_bytes
         self._cpu_time_seconds += step.usage.cpu_time_seconds
         self.steps.append(step)
         if not step.recording.is_whole or self._size_bytes > self.max_bytes:
-            self.give_up(f"its record of host answers and clock readings grew over {self.max_bytes} bytes")
+            self.give_up(f"its record of host answers, inputs and clock readings grew over {self.max_bytes} bytes")
         elif self._cpu_time_seconds > self.max_replay_seconds:
             self.give_up(
                 f"its cells took more than the {self.max_replay_seconds:g} s of processor time that a replay may"

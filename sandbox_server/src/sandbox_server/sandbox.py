@@ -18,6 +18,8 @@ from sandbox_server.model import (
     MIB,
     CellResult,
     ExecutionError,
+    FileContent,
+    FileInput,
     Input,
     Limits,
     Outcome,
@@ -27,6 +29,7 @@ from sandbox_server.model import (
     Variable,
     VariableQuery,
 )
+from sandbox_server.sandbox_files import NoFileError, SandboxFiles
 from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedError
 
 if TYPE_CHECKING:
@@ -81,8 +84,15 @@ class Sandbox:
         self._watchdog = watchdog
         self._limits = spec.limits
         self._events = CellEvents(listener, tape)
+        self._files = SandboxFiles(spec.limits.scratch_bytes, tape.wall_ns)
         try:
-            self._guest = Guest(engine, memory_bytes=spec.limits.memory_bytes, surroundings=tape, events=self._events)
+            self._guest = Guest(
+                engine,
+                memory_bytes=spec.limits.memory_bytes,
+                surroundings=tape,
+                events=self._events,
+                scratch=self._files.scratch,
+            )
         except GuestEndedError as error:
             raise SandboxOpenError(
                 "limits.memory_bytes", f"the interpreter does not come up: {error.message}"
@@ -98,6 +108,7 @@ class Sandbox:
         return self._within_limits("opening the sandbox failed", "limits", lambda: self._set_up(spec))
 
     def _set_up(self, spec: SandboxSpec) -> None:
+        self._put_files(spec.files)
         self._load_inputs(spec.inputs)
         if spec.host_functions:
             functions = [{"name": one.name, "doc": one.doc, "schema": one.schema} for one in spec.host_functions]
@@ -111,13 +122,30 @@ class Sandbox:
             if answer.error is not None:
                 raise SandboxOpenError("prelude.source", f"it failed with {answer.error}")
 
-    def set_inputs(self, inputs: Sequence[Input]) -> Usage:
-        """Sets variables, within the time that a cell has.
+    def set_inputs(self, inputs: Sequence[Input], files: Sequence[FileInput] = ()) -> Usage:
+        """Sets variables and puts files into the scratch directory, within the time that a cell has.
 
         Raises:
             SandboxOpenError: an input is not what it says, as JSON that is none, or there is no room for it.
         """
-        return self._within_limits("setting them failed", "inputs", lambda: self._load_inputs(inputs))
+
+        def work() -> None:
+            self._put_files(files)
+            self._load_inputs(inputs)
+
+        return self._within_limits("setting them failed", "inputs", work)
+
+    def read_file(self, path: str, offset: int, count: int) -> tuple[bytes, int]:
+        """Returns a part of a file in the scratch directory, and the size of the whole.
+
+        Raises:
+            NoFileError: there is no such file.
+        """
+        return self._files.read(path, offset, count)
+
+    def read_files(self, paths: Sequence[str]) -> list[FileContent]:
+        """Returns files of the scratch directory; nothing once the sandbox was killed."""
+        return self._files.read_all(paths) if self.is_alive else []
 
     def _within_limits(self, failure: str, field: str, work: Callable[[], None]) -> Usage:
         meter = _Meter()
@@ -132,6 +160,12 @@ class Sandbox:
         finally:
             alarm.cancel()
         return meter.usage(UNLIMITED_FUEL - self._guest.fuel, self._guest.memory_bytes())
+
+    def _put_files(self, files: Sequence[FileInput]) -> None:
+        try:
+            self._files.put(files)
+        except NoFileError as error:
+            raise SandboxOpenError(f"files[{error.index}]", f"cannot be put there: {error}") from None
 
     def _load_inputs(self, inputs: Sequence[Input]) -> None:
         for index, one in enumerate(inputs):
@@ -150,13 +184,14 @@ class Sandbox:
 
         Args:
             code: Python source.
-            limits: of this cell; its memory limit is ignored, as that is the sandbox's.
+            limits: of this cell; those of memory and files are ignored, as they are the sandbox's.
             variables: what is to be told of the variables afterwards.
         """
         limits = limits or self._limits
         variables = variables or VariableQuery()
         meter = _Meter()
         self._events.start_cell(limits.output_bytes)
+        self._files.start_cell()
         self._guest.set_fuel(limits.fuel)
         alarm = self._watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
         try:
@@ -243,6 +278,7 @@ class Sandbox:
             # What was written past `sys.stdout` does not stop the cell; it is cut all the same.
             outcome = Outcome.OUTPUT_LIMIT
             error = ExecutionError(outcome.name, "the cell wrote more than its output limit")
+        files, files_omitted_count = self._files.changed()
         return self._result(
             outcome,
             limits,
@@ -258,6 +294,8 @@ class Sandbox:
             variables_omitted_count=answer.variables_omitted_count,
             after_cell_json=answer.after_cell_json,
             after_cell_error=answer.after_cell_error,
+            files=files,
+            files_omitted_count=files_omitted_count,
         )
 
     def _result(
@@ -272,6 +310,7 @@ class Sandbox:
             output_bytes=self._events.output_bytes,
             output_dropped_bytes=dropped_bytes + self._events.dropped_bytes,
             host_call_count=self._events.call_count,
+            scratch_bytes=self._files.scratch.used_bytes if self.is_alive else 0,
         )
         return CellResult(outcome=outcome, usage=usage, **members)
 

@@ -28,6 +28,9 @@ SERVICE_NAME = "sandbox.v1.ExecuteService"
 _OVERCOMMIT = 4
 """How many times the memory there is the limits of all sandboxes may come to by default: few come near theirs."""
 
+_SCRATCH_SHARE = 8
+"""Which part of the memory that one sandbox may have its files may take, at most."""
+
 
 async def create_server(settings: Settings, progress: Callable[[str], None]) -> GrpcServer:
     """Returns a server that is ready to start; its worker processes are up.
@@ -67,7 +70,13 @@ def _with_memory_limits(settings: Settings) -> Settings:
     greatest = min(
         memory_bytes, settings.max_client_memory_bytes or memory_bytes, settings.max_memory_bytes or available
     )
-    limits = dataclasses.replace(settings.max_limits, memory_bytes=min(settings.max_limits.memory_bytes, greatest))
+    # So that a sandbox with the greatest limits fits in: the interpreter and its files together.
+    scratch_bytes = min(settings.max_limits.scratch_bytes, greatest // _SCRATCH_SHARE)
+    limits = dataclasses.replace(
+        settings.max_limits,
+        memory_bytes=min(settings.max_limits.memory_bytes, greatest - scratch_bytes),
+        scratch_bytes=scratch_bytes,
+    )
     return dataclasses.replace(
         settings,
         max_memory_bytes=memory_bytes,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox_server.events import SandboxListener
-    from sandbox_server.model import Input, Limits
+    from sandbox_server.model import FileContent, FileInput, Input, Limits
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.watchdog import Watchdog
 
@@ -67,7 +67,10 @@ class Session:
         self._sandbox: Sandbox | None = None
         self._is_running = False
         self._killed = False
-        self._inputs = {one.name: one for one in spec.inputs}
+        self._inputs: dict[str, Input] = {}
+        self._files: dict[str, FileInput] = {}
+        self._forgotten_count = 0
+        self._remember(spec.inputs, spec.files)
         self._record = self._new_record(next_call_id=1)
 
     def open(self) -> Usage:
@@ -78,8 +81,8 @@ class Session:
         """
         return self._make(self._spec)
 
-    def set_inputs(self, inputs: Sequence[Input]) -> Usage:
-        """Sets variables.
+    def set_inputs(self, inputs: Sequence[Input], files: Sequence[FileInput] = ()) -> Usage:
+        """Sets variables, and puts files into the scratch directory.
 
         Raises:
             SandboxOpenError: an input is not what it says, or there is no room for it.
@@ -87,13 +90,13 @@ class Session:
         sandbox = self._live()
         recording = self._tape.record(sandbox.next_call_id)
         try:
-            usage = sandbox.set_inputs(inputs)
+            usage = sandbox.set_inputs(inputs, files)
         except SandboxOpenError:
             # Some of them may be set, which no record tells.
             self._record.give_up("inputs that could not be set left it in a state that is not on record")
             raise
-        self._record.add(InputsStep(recording, usage, inputs))
-        self._inputs |= {one.name: one for one in inputs}
+        self._record.add(InputsStep(recording, usage, inputs, files))
+        self._remember(inputs, files)
         return usage
 
     def run_cell(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
@@ -115,6 +118,18 @@ class Session:
     def run_once(self, code: str, limits: Limits, variables: VariableQuery) -> CellResult:
         """Runs the only cell of a session: one that is killed is not restored."""
         return self._live().run_cell(code, limits, variables)
+
+    def read_file(self, path: str, offset: int, count: int) -> tuple[bytes, int]:
+        """Returns a part of a file in the scratch directory, and the size of the whole.
+
+        Raises:
+            NoFileError: there is no such file.
+        """
+        return self._live().read_file(path, offset, count)
+
+    def read_files(self, paths: Sequence[str]) -> list[FileContent]:
+        """Returns files of the scratch directory; nothing once the sandbox was killed."""
+        return self._live().read_files(paths)
 
     def answer(self, call_id: int, value_json: str) -> None:
         """Answers a host call with a value. One that comes too late is ignored."""
@@ -168,6 +183,19 @@ class Session:
                 sandbox.cancel()
         return sandbox.open(spec)
 
+    def _remember(self, inputs: Sequence[Input], files: Sequence[FileInput]) -> None:
+        """Notes what a fresh sandbox of this session begins with. If that gets too much, the oldest is forgotten."""
+        for one in inputs:
+            self._inputs[one.name] = one
+        for file in files:
+            self._files[file.path] = file
+        for kept in (self._inputs, self._files):
+            size = sum(len(item.source) for item in kept.values() if isinstance(item.source, bytes))
+            while size > self._factory.max_record_bytes:
+                oldest = kept.pop(next(iter(kept)))
+                size -= len(oldest.source) if isinstance(oldest.source, bytes) else 0
+                self._forgotten_count += 1
+
     def _restore(self, dead: Sandbox) -> Restoration:
         start = time.monotonic()
         next_call_id = dead.next_call_id
@@ -204,7 +232,9 @@ class Session:
 
     def _reset(self, reason: str, next_call_id: int, start: float) -> Restoration:
         self.close()
-        self._spec = dataclasses.replace(self._spec, inputs=tuple(self._inputs.values()))
+        self._spec = dataclasses.replace(
+            self._spec, inputs=tuple(self._inputs.values()), files=tuple(self._files.values())
+        )
         self._record = self._new_record(next_call_id)
         try:
             fuel = self._make_again().fuel
@@ -212,6 +242,8 @@ class Session:
             # It could be made once, so the machine is in trouble, not the request.
             raise RuntimeError(f"the session could not be made again: {error}") from error
         self._live().next_call_id = next_call_id
+        if self._forgotten_count:
+            reason += f"; {self._forgotten_count} inputs that had been given to it are lost too, as they were too large"
         return Restoration(
             state=SessionState.RESET,
             wall_time_seconds=time.monotonic() - start,

@@ -40,7 +40,11 @@ class Settings:
     default_limits: Limits = field(default_factory=Limits)
     max_limits: Limits = field(
         default_factory=lambda: Limits(
-            fuel=100_000_000_000_000, memory_bytes=4096 * MIB, wall_time_seconds=3600.0, output_bytes=64 * MIB
+            fuel=100_000_000_000_000,
+            memory_bytes=4096 * MIB,
+            wall_time_seconds=3600.0,
+            output_bytes=64 * MIB,
+            scratch_bytes=1024 * MIB,
         )
     )
     workers: int = 0

@@ -40,13 +40,8 @@ class SubcallRequest:
     recursive: bool
 
 
-def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallRequest:
+def read_request(call: HostCall, spec: CompletionSpec) -> SubcallRequest:
     """Checks a host call.
-
-    Args:
-        call: the call.
-        spec: the completion's.
-        depth: that of the node whose code makes it.
 
     Raises:
         HostCallError: the call as a whole is wrong.
@@ -65,7 +60,7 @@ def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallReq
     if not isinstance(contexts, list) or len(contexts) != len(prompts):
         raise HostCallError("bad_call", "contexts must be a list with one context for each prompt")
     try:
-        resolved = spec.resolve_model(model) if model else _default_model(call.function, spec, depth)
+        resolved = spec.resolve_model(model) if model else spec.sub_model
     except UnknownModelError as error:
         raise HostCallError("unknown_model", str(error)) from None
     return SubcallRequest(
@@ -75,11 +70,6 @@ def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallReq
         batched=call.function.endswith("_batched"),
         recursive=call.function.startswith("rlm_"),
     )
-
-
-def _default_model(function: str, spec: CompletionSpec, depth: int) -> str:
-    is_child = function.startswith("rlm_") and depth < spec.limits.max_depth
-    return spec.child_model(depth + 1) if is_child else spec.sub_model
 
 
 def _read_item(prompt: str, context: object) -> SubcallItem:

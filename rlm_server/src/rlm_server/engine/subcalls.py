@@ -87,7 +87,7 @@ class Subcalls:
         Raises:
             HostCallError: the call as a whole is wrong or refused.
         """
-        request = read_request(call, self._run.spec, self._node.depth)
+        request = read_request(call, self._run.spec)
         try:
             calls = self._plan(request)
         except SubcallsExhaustedError as error:

@@ -20,7 +20,6 @@ from rlm_server.engine.ports import (
     HostCallError,
     InputValue,
     SandboxError,
-    SandboxOpenError,
     ValueFormat,
     VariableListing,
     VariablesState,
@@ -47,10 +46,7 @@ class LocalExecutor:
     async def open(self, spec: SessionSpec) -> AsyncIterator[_LocalSession]:
         """Makes a session, which ends when the context is left."""
         session = _LocalSession(spec)
-        try:
-            await session.reset()
-        except Exception as error:
-            raise SandboxOpenError(f"the prelude failed: {type(error).__name__}: {error}") from error
+        await session.reset()
         try:
             yield session
         finally:

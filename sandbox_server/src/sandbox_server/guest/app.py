@@ -207,4 +207,10 @@ def _warm_up():
 
 
 _warm_up()
+
+# What is imported from now on can only be a file that the code itself wrote, or was given; compiling it is no trouble.
+sys.path[:] = [""]
+sys.path_importer_cache.clear()
+sys.dont_write_bytecode = True
+
 image_settling.settle()

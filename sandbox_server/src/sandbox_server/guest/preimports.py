@@ -1,7 +1,7 @@
 """Imports the standard library while the image is built.
 
-A sandbox has no files, so a module that is not imported now can never be. What does not import under WASI (no threads,
-sockets, processes, shared libraries) is left out; `MISSING` tells what and why.
+A sandbox has none of these files, so a module that is not imported now can never be. What does not import under WASI
+(no threads, sockets, processes, shared libraries) is left out; `MISSING` tells what and why.
 """
 
 import importlib

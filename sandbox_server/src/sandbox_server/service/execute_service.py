@@ -62,17 +62,22 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         """Executes one piece of code in a fresh sandbox."""
         with self._admitted(context) as grant, contextlib.ExitStack() as held:
             spec, query, blobs = self._reader.read_run(request)
-            grant.reserve_memory(spec.limits.memory_bytes)
+            grant.reserve_memory(spec.limits.reserved_bytes)
             _hold(blobs, held)
             session = await self._pool.session(spec, None)
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
             try:
-                result, stdout, stderr = await session.run_once(request.code, query)
+                finished = await session.run_once(request.code, query, tuple(request.output_files))
             except SandboxOpenError as error:
                 raise open_error(error) from None
             finally:
                 await session.close()
-        return pb.RunResponse(stdout=stdout, stderr=stderr, result=to_result(result, Restoration()))
+        return pb.RunResponse(
+            stdout=finished.stdout,
+            stderr=finished.stderr,
+            result=to_result(finished.result, Restoration()),
+            files=[pb.FileContent(path=file.path, data=file.data, error=file.error) for file in finished.files],
+        )
 
     async def Session(
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: _Context

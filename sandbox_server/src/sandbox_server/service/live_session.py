@@ -11,9 +11,16 @@ from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.service.messages import to_limits, to_result, to_usage
 from sandbox_server.service.outbox import Outbox
-from sandbox_server.service.validation import MAX_CELL_ID_CHARS, check_code, not_implemented, read_query
+from sandbox_server.service.validation import (
+    MAX_CELL_ID_CHARS,
+    check_code,
+    check_path,
+    not_implemented,
+    read_query,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,6 +35,11 @@ if TYPE_CHECKING:
 _MAX_ANSWER_CHARS = 256 * 1024 * 1024
 
 _CHECKED_ON_THREAD_CHARS = 256 * 1024
+
+_READ_BYTES = 1024 * 1024
+"""How much of a file the worker is asked for at a time."""
+
+_FILE_CHUNK_BYTES = 64 * 1024
 
 
 class LiveSession:
@@ -118,6 +130,8 @@ class LiveSession:
                 self._opened.cancel()
         elif kind == "set_inputs":
             await self._set_inputs(request.set_inputs)
+        elif kind == "read_file":
+            await self._read_file(request.read_file)
         else:
             raise not_implemented(kind)
 
@@ -133,7 +147,7 @@ class LiveSession:
 
     async def _open(self, request: pb.OpenSession) -> None:
         spec, blobs = self._reader.read_open(request)
-        self._grant.reserve_memory(spec.limits.memory_bytes)
+        self._grant.reserve_memory(spec.limits.reserved_bytes)
         self._hold(blobs)
         self._limits = spec.limits
         self._session = await self._pool.session(spec, self)
@@ -201,15 +215,42 @@ class LiveSession:
         if self._is_running:
             raise _wrong_state("set_inputs", "a cell is running; wait for its `cell_finished`")
         violations = Violations()
-        violations.check(bool(request.inputs), "set_inputs.inputs", "must have at least 1 element")
+        given = bool(request.inputs or request.files)
+        violations.check(given, "set_inputs.inputs", "must have at least 1 element, or `files` must")
         inputs, blobs = self._reader.read_inputs(request.inputs, "set_inputs.inputs", violations)
+        files, file_blobs = self._reader.read_files(request.files, "set_inputs.files", violations)
         violations.raise_if_any()
-        self._hold(blobs)
+        self._hold(blobs + file_blobs)
         try:
-            usage = await self._opened.set_inputs(inputs)
+            usage = await self._opened.set_inputs(inputs, files)
         except SandboxOpenError as error:
             raise open_error(error, "set_inputs.") from None
         self.outbox.put(pb.SessionResponse(inputs_set=pb.InputsSet(usage=to_usage(usage))))
+
+    async def _read_file(self, request: pb.ReadFile) -> None:
+        if self._is_running:
+            raise _wrong_state("read_file", "a cell is running; wait for its `cell_finished`")
+        violations = Violations()
+        check_path(request.path, "read_file.path", violations)
+        violations.raise_if_any()
+        position, last = 0, False
+        while not last:
+            await self.outbox.wait_until_drained()
+            try:
+                data, size_bytes = await self._opened.read_file(request.path, position, _READ_BYTES)
+            except NoFileError as error:
+                self._put_chunk(pb.FileChunk(path=request.path, last=True, error=str(error)))
+                return
+            position += len(data)
+            last = position >= size_bytes
+            starts = range(0, max(1, len(data)), _FILE_CHUNK_BYTES)
+            for start in starts:
+                part = data[start : start + _FILE_CHUNK_BYTES]
+                is_last = last and start == starts[-1]
+                self._put_chunk(pb.FileChunk(path=request.path, data=part, last=is_last))
+
+    def _put_chunk(self, chunk: pb.FileChunk) -> None:
+        self.outbox.put(pb.SessionResponse(file_chunk=chunk))
 
 
 def open_error(error: SandboxOpenError, prefix: str = "") -> ServiceError:

@@ -27,6 +27,7 @@ def to_limits(limits: Limits) -> pb.Limits:
         memory_bytes=limits.memory_bytes,
         wall_time=to_duration(limits.wall_time_seconds),
         output_bytes=limits.output_bytes,
+        scratch_bytes=limits.scratch_bytes,
     )
 
 
@@ -40,6 +41,7 @@ def to_usage(usage: Usage) -> pb.Usage:
         output_bytes=usage.output_bytes,
         output_dropped_bytes=usage.output_dropped_bytes,
         host_call_count=usage.host_call_count,
+        scratch_bytes=usage.scratch_bytes,
     )
 
 
@@ -54,6 +56,8 @@ def to_result(result: CellResult, restoration: Restoration) -> pb.CellResult:
         variables_omitted_count=result.variables_omitted_count,
         after_cell_json=result.after_cell_json,
         after_cell_error=result.after_cell_error,
+        files=[pb.File(path=file.path, size_bytes=file.size_bytes) for file in result.files],
+        files_omitted_count=result.files_omitted_count,
         usage=to_usage(result.usage),
         state=pb.SessionState.Value(f"SESSION_STATE_{restoration.state.name}"),
     )

@@ -15,6 +15,7 @@ from rlm_common.errors import ServiceError, Violations
 from sandbox_server.image.cache import STANDARD_IMAGE
 from sandbox_server.model import (
     MIB,
+    FileInput,
     FileSource,
     HostFunction,
     Input,
@@ -23,9 +24,10 @@ from sandbox_server.model import (
     ValueFormat,
     VariableQuery,
 )
+from sandbox_server.wasm.scratch import MAX_NAME_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sandbox_server.blobs import Blob, BlobCache
 
@@ -35,6 +37,8 @@ MAX_HOST_FUNCTIONS = 100
 MAX_JSON_VALUES = 100
 MAX_PREVIEW_CHARS = 10_000
 MAX_CELL_ID_CHARS = 100
+MAX_FILES = 100
+MAX_PATH_CHARS = 1000
 MAX_NAME_CHARS = 100
 MAX_SCHEMA_BYTES = 64 * 1024
 MIN_MEMORY_BYTES = 64 * MIB
@@ -74,13 +78,14 @@ class RequestReader:
         check_code(request.code, "code", violations)
         limits = self.read_limits(request.limits, "limits", self._default_limits, violations)
         inputs, blobs = self.read_inputs(request.inputs, "inputs", violations)
+        files, file_blobs = self.read_files(request.files, "files", violations)
+        _check_output_files(request.output_files, violations)
         query = read_query(request.variables, "variables", violations)
-        spec = _with_seed(
-            SandboxSpec(limits=limits, inputs=inputs), request.seed, violations, given=request.HasField("seed")
-        )
+        spec = SandboxSpec(limits=limits, inputs=inputs, files=files)
+        spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"))
         violations.raise_if_any()
         _check_image(request.image)
-        return spec, query, blobs
+        return spec, query, blobs + file_blobs
 
     def read_open(self, request: pb.OpenSession) -> tuple[SandboxSpec, list[Blob]]:
         """Reads the `open` of a session.
@@ -91,20 +96,21 @@ class RequestReader:
         violations = Violations()
         limits = self.read_limits(request.limits, "open.limits", self._default_limits, violations)
         inputs, blobs = self.read_inputs(request.inputs, "open.inputs", violations)
+        files, file_blobs = self.read_files(request.files, "open.files", violations)
         functions = _read_functions(request.host_functions, violations)
         source = request.prelude.source
         violations.check(
             len(source.encode()) <= MAX_CODE_BYTES, "open.prelude.source", f"must be at most {MAX_CODE_BYTES} bytes"
         )
-        spec = SandboxSpec(limits=limits, inputs=inputs, host_functions=functions, prelude=source)
+        spec = SandboxSpec(limits=limits, inputs=inputs, files=files, host_functions=functions, prelude=source)
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"), prefix="open.")
         violations.raise_if_any()
         _check_image(request.image)
-        return spec, blobs
+        return spec, blobs + file_blobs
 
     def read_limits(self, limits: pb.Limits, path: str, defaults: Limits, violations: Violations) -> Limits:
         """Reads limits: what is absent or 0 is the default, what is over the greatest is lowered."""
-        for name in ("fuel", "memory_bytes", "output_bytes"):
+        for name in ("fuel", "memory_bytes", "output_bytes", "scratch_bytes"):
             violations.check(
                 getattr(limits, name) >= 0, f"{path}.{name}", "must not be negative; leave it out for the default"
             )
@@ -120,6 +126,7 @@ class RequestReader:
             memory_bytes=limits.memory_bytes or defaults.memory_bytes,
             wall_time_seconds=seconds or defaults.wall_time_seconds,
             output_bytes=limits.output_bytes or defaults.output_bytes,
+            scratch_bytes=limits.scratch_bytes or defaults.scratch_bytes,
         ).capped(self._max_limits)
 
     def read_inputs(
@@ -153,6 +160,36 @@ class RequestReader:
                 read.append(Input(one.name, ValueFormat.BYTES, one.data))
             else:
                 read.append(Input(one.name, ValueFormat(kind), getattr(one, kind).encode()))
+        return tuple(read), blobs
+
+    def read_files(
+        self, files: Iterable[pb.FileInput], path: str, violations: Violations
+    ) -> tuple[tuple[FileInput, ...], list[Blob]]:
+        """Reads files, with the blobs that they are in.
+
+        Raises:
+            ServiceError: a blob is not in the cache.
+        """
+        read: list[FileInput] = []
+        blobs: list[Blob] = []
+        paths: set[str] = set()
+        for index, one in enumerate(files):
+            here = f"{path}[{index}]"
+            if index == MAX_FILES:
+                violations.add(path, f"must have at most {MAX_FILES} elements")
+                break
+            check_path(one.path, f"{here}.path", violations)
+            violations.check(one.path not in paths, f"{here}.path", "is given twice; paths must be unique")
+            paths.add(one.path)
+            kind = one.WhichOneof("content")
+            if kind == "blob_sha256":
+                if check_sha256(one.blob_sha256, f"{here}.blob_sha256", violations):
+                    violations.raise_if_any()
+                    blob = self.find_blob(one.blob_sha256)
+                    blobs.append(blob)
+                    read.append(FileInput(one.path, FileSource(str(blob.path))))
+            else:
+                read.append(FileInput(one.path, one.text.encode() if kind == "text" else one.data))
         return tuple(read), blobs
 
     def _read_blob(self, reference: pb.BlobInput, path: str, violations: Violations) -> Blob | None:
@@ -189,6 +226,18 @@ def check_code(code: str, path: str, violations: Violations) -> None:
         )
 
 
+def check_path(path: str, field: str, violations: Violations) -> None:
+    """Checks the path of a file in the scratch directory."""
+    if violations.check(0 < len(path) <= MAX_PATH_CHARS, field, f"must have from 1 to {MAX_PATH_CHARS} characters"):
+        names = path.split("/")
+        is_plain = not {"", ".", ".."}.intersection(names) and "\0" not in path
+        violations.check(
+            is_plain, field, "must be names between slashes, as `data/a.csv`, relative to the scratch directory"
+        )
+        fits = all(len(name.encode()) <= MAX_NAME_BYTES for name in names)
+        violations.check(fits, field, f"must have no name of more than {MAX_NAME_BYTES} bytes")
+
+
 def check_sha256(sha256: str, path: str, violations: Violations) -> bool:
     """Checks a digest."""
     return violations.check(
@@ -221,6 +270,12 @@ def not_implemented(feature: str) -> ServiceError:
         f"{feature} is not served by this version of the server; leave it out",
         metadata={"feature": feature},
     )
+
+
+def _check_output_files(paths: Sequence[str], violations: Violations) -> None:
+    violations.check(len(paths) <= MAX_FILES, "output_files", f"must have at most {MAX_FILES} elements")
+    for index, path in enumerate(paths[:MAX_FILES]):
+        check_path(path, f"output_files[{index}]", violations)
 
 
 def _check_image(image: str) -> None:

@@ -16,32 +16,13 @@ from typing import TYPE_CHECKING, Any
 from wasmtime import WasmtimeError
 from wasmtime import _ffi as ffi
 
+from sandbox_server.wasm import values
+
 if TYPE_CHECKING:
     from wasmtime import Store
     from wasmtime.component import Func, LinkerInstance
 
 _log = logging.getLogger(__name__)
-
-_KIND_U8 = int(ffi.WASMTIME_COMPONENT_U8.value)
-_KIND_U32 = int(ffi.WASMTIME_COMPONENT_U32.value)
-_KIND_U64 = int(ffi.WASMTIME_COMPONENT_U64.value)
-_KIND_STRING = int(ffi.WASMTIME_COMPONENT_STRING.value)
-_KIND_LIST = int(ffi.WASMTIME_COMPONENT_LIST.value)
-_KIND_RECORD = int(ffi.WASMTIME_COMPONENT_RECORD.value)
-_KIND_VARIANT = int(ffi.WASMTIME_COMPONENT_VARIANT.value)
-_KIND_ENUM = int(ffi.WASMTIME_COMPONENT_ENUM.value)
-_KIND_OPTION = int(ffi.WASMTIME_COMPONENT_OPTION.value)
-_KIND_RESULT = int(ffi.WASMTIME_COMPONENT_RESULT.value)
-_KIND_RESOURCE = int(ffi.WASMTIME_COMPONENT_RESOURCE.value)
-
-_VAL_BYTES = ctypes.sizeof(ffi.wasmtime_component_val)
-_OF_OFFSET = ffi.wasmtime_component_val.of.offset
-
-_U8_VALS = [
-    bytes([_KIND_U8]).ljust(_OF_OFFSET, b"\0") + bytes([value]).ljust(_VAL_BYTES - _OF_OFFSET, b"\0")
-    for value in range(256)
-]
-"""The image in memory of each `u8` component value."""
 
 _UPDATE_DEADLINE_CONTINUE = 0
 
@@ -80,7 +61,7 @@ def call_string(store: Store, function: Func, argument: str) -> None:
 
 def _call(store: Store, function: Func, argument: str, *, returns_string: bool) -> str:
     parameter = ffi.wasmtime_component_val()
-    _set_string(parameter, argument)
+    values.set_string(parameter, argument)
     result = ffi.wasmtime_component_val()
     raw = byref(function._func)  # noqa: SLF001
     context = store._context()  # noqa: SLF001
@@ -136,7 +117,7 @@ class HostCall:
     def integer(self, index: int) -> int:
         """Returns a `u32` or `u64` argument."""
         value = self._arguments[index]
-        return int(value.of.u64 if value.kind == _KIND_U64 else value.of.u32)
+        return int(value.of.u64 if value.kind == values.U64 else value.of.u32)
 
     def string(self, index: int) -> str:
         """Returns a `string` argument."""
@@ -148,7 +129,7 @@ class HostCall:
         size = int(vector.size)
         if not size:
             return b""
-        return ctypes.string_at(vector.data, size * _VAL_BYTES)[_OF_OFFSET::_VAL_BYTES]
+        return ctypes.string_at(vector.data, size * values.VAL_BYTES)[values.PAYLOAD_OFFSET :: values.VAL_BYTES]
 
     def is_ok(self, index: int) -> bool:
         """Returns whether a `result` argument is ok."""
@@ -165,98 +146,51 @@ class HostCall:
 
     def return_u64(self, value: int) -> None:
         """Returns a `u64`."""
-        _set_u64(self._result[0], value)
+        values.set_u64(self._result[0], value)
 
     def return_string(self, value: str) -> None:
         """Returns a `string`."""
-        _set_string(self._result[0], value)
+        values.set_string(self._result[0], value)
 
-    def return_byte_list(self, data: bytes) -> None:
-        """Returns a `list<u8>`."""
-        vector = self._new_list(len(data))
-        image = b"".join([_U8_VALS[byte] for byte in data])
-        if image:
-            ctypes.memmove(vector.data, image, len(image))
+    def flags(self, index: int) -> set[str]:
+        """Returns the names of the flags that are set."""
+        vector = self._arguments[index].of.flags
+        return {_text(vector.data[position]) for position in range(vector.size)}
 
-    def return_u32_list(self, values: list[int]) -> None:
-        """Returns a `list<u32>`."""
-        vector = self._new_list(len(values))
-        for position, value in enumerate(values):
-            vector.data[position].kind = _KIND_U32
-            vector.data[position].of.u32 = value
+    def timestamp(self, index: int, current_ns: int, now_ns: int) -> int:
+        """Returns what a `new-timestamp` argument means, in nanoseconds, for one that is `current_ns`."""
+        variant = self._arguments[index].of.variant
+        case = _text(variant.discriminant)
+        if case != "timestamp":
+            return now_ns if case == "now" else current_ns
+        record = variant.val.contents.of.record
+        seconds, nanoseconds = (record.data[position].val.of for position in range(2))
+        return int(seconds.u64) * 1_000_000_000 + int(nanoseconds.u32)
 
-    def return_empty_list(self) -> None:
-        """Returns a list without elements, whatever their type."""
-        self._new_list(0)
+    def return_value(self, put: values.Put) -> None:
+        """Returns a value of any type."""
+        put(self._result[0])
 
-    def return_none(self) -> None:
-        """Returns an `option` that is none."""
-        self._result[0].kind = _KIND_OPTION
-        self._result[0].of.option = None
+    def return_ok(self, put: values.Put | None = None) -> None:
+        """Returns a `result` that is ok, with a value or without one."""
+        values.result(put, is_ok=True)(self._result[0])
 
-    def return_record(self, fields: dict[str, tuple[int, int]]) -> None:
-        """Returns a record of integers.
+    def return_error(self, put: values.Put) -> None:
+        """Returns a `result` that is an error."""
+        values.result(put, is_ok=False)(self._result[0])
 
-        Args:
-            fields: name to width in bits (32 or 64) and value, in the order of the type.
-        """
-        record = ffi.wasmtime_component_valrecord_t()
-        ffi.wasmtime_component_valrecord_new_uninit(byref(record), len(fields))
-        for position, (name, (bits, value)) in enumerate(fields.items()):
-            record.data[position].name = _new_vector(name.encode())
-            if bits == 64:
-                _set_u64(record.data[position].val, value)
-            else:
-                record.data[position].val.kind = _KIND_U32
-                record.data[position].val.of.u32 = value
-        self._result[0].kind = _KIND_RECORD
-        self._result[0].of.record = record
+    def own(self, representation: int, type_number: int) -> values.Put:
+        """An `own` of a host resource."""
 
-    def return_resource(self, representation: int, type_number: int) -> None:
-        """Returns an `own` of a host resource."""
-        host = ffi.wasmtime_component_resource_host_new(True, representation, type_number)
-        pointer = ctypes.POINTER(ffi.wasmtime_component_resource_any_t)()
-        error = ffi.wasmtime_component_resource_host_to_any(self._context, host, byref(pointer))
-        ffi.wasmtime_component_resource_host_delete(host)
-        _raise_if(error)
-        self._result[0].kind = _KIND_RESOURCE
-        self._result[0].of.resource = pointer
+        def put(val: Any) -> None:
+            host = ffi.wasmtime_component_resource_host_new(True, representation, type_number)
+            pointer = ctypes.POINTER(ffi.wasmtime_component_resource_any_t)()
+            error = ffi.wasmtime_component_resource_host_to_any(self._context, host, byref(pointer))
+            ffi.wasmtime_component_resource_host_delete(host)
+            _raise_if(error)
+            values.set_resource(val, pointer)
 
-    def return_ok(self, value: int | None = None) -> None:
-        """Returns a `result` that is ok, with a `u64` or nothing."""
-        if value is None:
-            self._return_result(None, is_ok=True)
-            return
-        payload = ffi.wasmtime_component_val()
-        _set_u64(payload, value)
-        self._return_result(payload, is_ok=True)
-
-    def return_error_enum(self, case: str) -> None:
-        """Returns a `result` that is an error, of an enum type."""
-        payload = ffi.wasmtime_component_val()
-        payload.kind = _KIND_ENUM
-        payload.of.enumeration = _new_vector(case.encode())
-        self._return_result(payload, is_ok=False)
-
-    def return_error_variant(self, case: str) -> None:
-        """Returns a `result` that is an error, of a variant type, in a case without a payload."""
-        payload = ffi.wasmtime_component_val()
-        payload.kind = _KIND_VARIANT
-        payload.of.variant.discriminant = _new_vector(case.encode())
-        payload.of.variant.val = None
-        self._return_result(payload, is_ok=False)
-
-    def _return_result(self, payload: Any, *, is_ok: bool) -> None:
-        self._result[0].kind = _KIND_RESULT
-        self._result[0].of.result.is_ok = is_ok
-        self._result[0].of.result.val = None if payload is None else ffi.wasmtime_component_val_new(byref(payload))
-
-    def _new_list(self, size: int) -> Any:
-        vector = ffi.wasmtime_component_vallist_t()
-        ffi.wasmtime_component_vallist_new_uninit(byref(vector), size)
-        self._result[0].kind = _KIND_LIST
-        self._result[0].of.list = vector
-        return vector
+        return put
 
     def _representation(self, value: Any) -> int:
         host = ctypes.POINTER(ffi.wasmtime_component_resource_host_t)()
@@ -308,28 +242,16 @@ def _raise_if(error: Any) -> None:
         raise WasmtimeError._from_ptr(error)  # noqa: SLF001
 
 
-def _set_u64(value: Any, number: int) -> None:
-    value.kind = _KIND_U64
-    value.of.u64 = number
-
-
-def _set_string(value: Any, text: str) -> None:
-    value.kind = _KIND_STRING
-    value.of.string = _new_vector(text.encode())
-
-
-def _new_vector(data: bytes) -> Any:
-    vector = ffi.wasm_byte_vec_t()
-    ffi.wasm_byte_vec_new_uninitialized(byref(vector), len(data))
-    ctypes.memmove(vector.data, data, len(data))
-    return vector
-
-
 def _take_string(value: Any) -> str:
     vector = value.of.string
     text = ctypes.string_at(vector.data, vector.size).decode() if vector.size else ""
     ffi.wasm_byte_vec_delete(byref(vector))
     return text
+
+
+def _text(vector: Any) -> str:
+    """Returns the text in a C vector of bytes, and leaves that to its owner."""
+    return ctypes.string_at(vector.data, vector.size).decode()
 
 
 def _new_error(message: str) -> int:

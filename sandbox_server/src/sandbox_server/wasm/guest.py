@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from wasmtime import Store, WasmtimeError
 
 from sandbox_server.wasm import capi
+from sandbox_server.wasm.open_files import OpenFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_server.wasm.engine import GuestEngine
+    from sandbox_server.wasm.scratch import Scratch
     from sandbox_server.wasm.surroundings import Surroundings
 
 _Result = TypeVar("_Result")
@@ -82,16 +84,24 @@ class Guest:
         memory_bytes: limit of the linear memory.
         surroundings: the clocks and the random bytes that the guest sees.
         events: the owner.
+        scratch: the files that the guest has.
 
     Raises:
         GuestEndedError: the interpreter did not come up, as when the memory limit is too small for it.
     """
 
     def __init__(
-        self, engine: GuestEngine, *, memory_bytes: int, surroundings: Surroundings, events: GuestEvents
+        self,
+        engine: GuestEngine,
+        *,
+        memory_bytes: int,
+        surroundings: Surroundings,
+        events: GuestEvents,
+        scratch: Scratch,
     ) -> None:
         self.surroundings = surroundings
         self.events = events
+        self.files = OpenFiles(scratch)
         self.exit_code: int | None = None
         self.pollables: dict[int, int] = {}
         """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""

@@ -1,8 +1,8 @@
 """The world that a guest sees: what `guest.wit` imports, and WASI 0.2.
 
-wasmtime's own WASI is not linked at all. A guest has clocks, entropy, and output; it has no files, directories,
-network, environment or arguments, since nothing here gives them. Sleeping happens here too, so a sleeping guest can be
-ended.
+wasmtime's own WASI is not linked at all. A guest has clocks, entropy, output, and files of its own in memory (see
+`wasi_files.py`); it has no network, environment or arguments, and no file of the host's, since nothing here gives them.
+Sleeping happens here too, so a sleeping guest can be ended.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from wasmtime.component import ComponentInstanceType, FuncType, ResourceType
 
-from sandbox_server.wasm import capi
+from sandbox_server.wasm import capi, values
 from sandbox_server.wasm.guest import End, running_guest
+from sandbox_server.wasm.wasi_files import file_functions, read_stream, write_stream
 
 if TYPE_CHECKING:
     from wasmtime import StoreContext
@@ -36,7 +37,7 @@ def define_imports(linker: Linker, component: Component) -> list[object]:
         Objects that must be kept alive as long as the linker.
     """
     resource_types: dict[str, int] = {}
-    functions = _guest_imports() | _wasi_functions(resource_types)
+    functions = _guest_imports() | _wasi_functions(resource_types) | file_functions(resource_types)
     keep_alive: list[object] = []
     with linker.root() as root:
         for name, extern in component.type.imports(linker.engine).items():
@@ -63,7 +64,8 @@ def _define_interface(
         if isinstance(item, ResourceType):
             # Interfaces that use another's resource export it again; by its name it is the same everywhere.
             number = resource_types.setdefault(name, len(resource_types) + 1)
-            instance.add_resource(name, ResourceType.host(number), _drop_resource)
+            drop = _drop_pollable if name == "pollable" else _drop_file
+            instance.add_resource(name, ResourceType.host(number), drop)
         elif isinstance(item, FuncType):
             key = f"{interface}#{name}"
             keep_alive.append(capi.add_function(instance, name, functions.get(key) or _unavailable(key)))
@@ -71,12 +73,16 @@ def _define_interface(
 
 
 def _unavailable(key: str) -> HostFunction:
-    """Serves methods of files, directories and sockets. There are none, so a guest has nothing to call these with."""
+    """Serves methods of sockets and terminals. There are none, so a guest has nothing to call these with."""
     return lambda _call: f"{key} is not available in a sandbox"
 
 
-def _drop_resource(_store: StoreContext, representation: int) -> None:
+def _drop_pollable(_store: StoreContext, representation: int) -> None:
     running_guest().pollables.pop(representation, None)
+
+
+def _drop_file(_store: StoreContext, representation: int) -> None:
+    running_guest().files.drop(representation)
 
 
 def _guest_imports() -> dict[str, HostFunction]:
@@ -107,10 +113,13 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
     """Returns the functions of WASI that do something, by interface and name."""
 
     def pollable(call: HostCall, ready_at_monotonic_ns: int) -> None:
-        call.return_resource(running_guest().add_pollable(ready_at_monotonic_ns), resource_types["pollable"])
+        call.return_value(call.own(running_guest().add_pollable(ready_at_monotonic_ns), resource_types["pollable"]))
 
     def stream(kind: str, number: int) -> HostFunction:
-        return lambda call: call.return_resource(number, resource_types[kind])
+        return lambda call: call.return_value(call.own(number, resource_types[kind]))
+
+    def write(call: HostCall) -> None:
+        _write(call, resource_types["error"])
 
     def subscribe_duration(call: HostCall) -> None:
         pollable(call, running_guest().surroundings.monotonic_ns() + call.integer(0))
@@ -120,36 +129,35 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
         pollable(call, 0)
 
     return {
-        "cli/environment#get-arguments": lambda call: call.return_empty_list(),
-        "cli/environment#get-environment": lambda call: call.return_empty_list(),
+        "cli/environment#get-arguments": lambda call: call.return_value(values.value_list([])),
+        "cli/environment#get-environment": lambda call: call.return_value(values.value_list([])),
         "cli/exit#exit": _exit,
         "cli/stderr#get-stderr": stream("output-stream", _STDERR),
         "cli/stdin#get-stdin": stream("input-stream", _STDIN),
         "cli/stdout#get-stdout": stream("output-stream", _STDOUT),
-        "cli/terminal-stderr#get-terminal-stderr": lambda call: call.return_none(),
-        "cli/terminal-stdin#get-terminal-stdin": lambda call: call.return_none(),
-        "cli/terminal-stdout#get-terminal-stdout": lambda call: call.return_none(),
+        "cli/terminal-stderr#get-terminal-stderr": lambda call: call.return_value(values.none()),
+        "cli/terminal-stdin#get-terminal-stdin": lambda call: call.return_value(values.none()),
+        "cli/terminal-stdout#get-terminal-stdout": lambda call: call.return_value(values.none()),
         "clocks/monotonic-clock#now": lambda call: call.return_u64(running_guest().surroundings.monotonic_ns()),
         "clocks/monotonic-clock#resolution": lambda call: call.return_u64(1000),
         "clocks/monotonic-clock#subscribe-duration": subscribe_duration,
         "clocks/monotonic-clock#subscribe-instant": lambda call: pollable(call, call.integer(0)),
         "clocks/wall-clock#now": lambda call: _return_datetime(call, running_guest().surroundings.wall_ns()),
         "clocks/wall-clock#resolution": lambda call: _return_datetime(call, 1000),
-        "filesystem/preopens#get-directories": lambda call: call.return_empty_list(),
         "io/poll#[method]pollable.block": lambda call: _wait([call.resource(0)]),
         "io/poll#poll": _poll,
         "io/streams#[method]input-stream.read": _read,
         "io/streams#[method]input-stream.subscribe": subscribe_now,
         "io/streams#[method]output-stream.blocking-flush": _flush,
-        "io/streams#[method]output-stream.blocking-write-and-flush": _write,
+        "io/streams#[method]output-stream.blocking-write-and-flush": write,
         "io/streams#[method]output-stream.check-write": _check_write,
         "io/streams#[method]output-stream.subscribe": subscribe_now,
-        "io/streams#[method]output-stream.write": _write,
+        "io/streams#[method]output-stream.write": write,
         "random/random#get-random-bytes": _random_bytes,
         "sockets/instance-network#instance-network": stream("network", 0),
         "sockets/ip-name-lookup#resolve-addresses": _resolve_addresses,
-        "sockets/tcp-create-socket#create-tcp-socket": lambda call: call.return_error_enum("access-denied"),
-        "sockets/udp-create-socket#create-udp-socket": lambda call: call.return_error_enum("access-denied"),
+        "sockets/tcp-create-socket#create-tcp-socket": _refuse_socket,
+        "sockets/udp-create-socket#create-udp-socket": _refuse_socket,
     }
 
 
@@ -158,26 +166,33 @@ def _random_bytes(call: HostCall) -> str | None:
     count = call.integer(0)
     if count > _CHUNK_BYTES:
         return f"get-random-bytes: {count} bytes at once are too many"
-    call.return_byte_list(running_guest().surroundings.random_bytes(count))
+    call.return_value(values.byte_list(running_guest().surroundings.random_bytes(count)))
     return None
 
 
 def _return_datetime(call: HostCall, nanoseconds: int) -> None:
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    call.return_record({"seconds": (64, seconds), "nanoseconds": (32, rest)})
+    call.return_value(values.record({"seconds": values.u64(seconds), "nanoseconds": values.u32(rest)}))
 
 
 # A function must look at each resource that it is lent, even if it makes no difference: that is how the loan ends.
 
 
+def _refuse_socket(call: HostCall) -> None:
+    call.return_error(values.enum_case("access-denied"))
+
+
 def _resolve_addresses(call: HostCall) -> None:
     call.resource(0)
-    call.return_error_enum("access-denied")
+    call.return_error(values.enum_case("access-denied"))
 
 
 def _read(call: HostCall) -> None:
-    call.resource(0)
-    call.return_error_variant("closed")
+    stream = running_guest().files.stream(call.resource(0))
+    if stream is None:
+        call.return_error(values.variant_case("closed"))
+    else:
+        read_stream(call, stream)
 
 
 def _flush(call: HostCall) -> None:
@@ -187,13 +202,18 @@ def _flush(call: HostCall) -> None:
 
 def _check_write(call: HostCall) -> None:
     call.resource(0)
-    call.return_ok(_CHUNK_BYTES)
+    call.return_ok(values.u64(_CHUNK_BYTES))
 
 
-def _write(call: HostCall) -> None:
-    """Takes what code writes past `sys.stdout`, as with `os.write`."""
-    text = call.byte_list(1).decode("utf-8", "backslashreplace")
-    running_guest().events.on_output(_STDERR if call.resource(0) == _STDERR else _STDOUT, text)
+def _write(call: HostCall, error_type: int) -> None:
+    """Takes what code writes to files, and past `sys.stdout`, as with `os.write`."""
+    data, number = call.byte_list(1), call.resource(0)
+    stream = running_guest().files.stream(number)
+    if stream is not None:
+        write_stream(call, stream, data, error_type)
+        return
+    text = data.decode("utf-8", "backslashreplace")
+    running_guest().events.on_output(_STDERR if number == _STDERR else _STDOUT, text)
     call.return_ok()
 
 
@@ -205,7 +225,7 @@ def _poll(call: HostCall) -> str | None:
     message = _wait(pollables)
     now = guest.surroundings.monotonic_ns()
     ready = [index for index, pollable in enumerate(pollables) if guest.pollables.get(pollable, 0) <= now]
-    call.return_u32_list(ready)
+    call.return_value(values.value_list([values.u32(index) for index in ready]))
     return message
 
 

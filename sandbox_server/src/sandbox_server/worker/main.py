@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_server.model import Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
 from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
@@ -132,8 +133,11 @@ class _Worker:
             cell = message
             self._work(number, lambda: self._run_cell(cell, known))
         elif isinstance(message, wire.SetInputs):
-            inputs = message.inputs
-            self._work(number, lambda: wire.InputsSet(number, known.set_inputs(inputs)))
+            inputs, files = message.inputs, message.files
+            self._work(number, lambda: wire.InputsSet(number, known.set_inputs(inputs, files)))
+        elif isinstance(message, wire.ReadFile):
+            wanted = message
+            self._work(number, lambda: self._read_file(wanted, known))
         else:
             self._work(number, lambda: self._close(number))
 
@@ -144,7 +148,15 @@ class _Worker:
     def _run(self, message: wire.Run, session: Session, collected: _CollectedOutput) -> wire.FromWorker:
         session.open()
         result = session.run_once(message.code, message.spec.limits, message.variables)
-        return wire.RunFinished(message.session, result, collected.text(Stream.STDOUT), collected.text(Stream.STDERR))
+        stdout, stderr = collected.text(Stream.STDOUT), collected.text(Stream.STDERR)
+        return wire.RunFinished(message.session, result, stdout, stderr, session.read_files(message.output_files))
+
+    def _read_file(self, message: wire.ReadFile, session: Session) -> wire.FromWorker:
+        try:
+            data, size_bytes = session.read_file(message.path, message.offset, message.count)
+        except NoFileError as error:
+            return wire.FilePart(message.session, b"", 0, str(error))
+        return wire.FilePart(message.session, data, size_bytes)
 
     def _close(self, number: int) -> wire.FromWorker:
         self._sessions.pop(number).close()

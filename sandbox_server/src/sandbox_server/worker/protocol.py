@@ -12,6 +12,8 @@ import msgspec
 
 from sandbox_server.model import (  # noqa: TC001 - likewise
     CellResult,
+    FileContent,
+    FileInput,
     Input,
     Limits,
     Restoration,
@@ -42,6 +44,7 @@ class Run(_Message, frozen=True, array_like=True, tag=True):
     spec: SandboxSpec
     code: str
     variables: VariableQuery
+    output_files: Sequence[str] = ()
 
 
 class RunCell(_Message, frozen=True, array_like=True, tag=True):
@@ -53,9 +56,18 @@ class RunCell(_Message, frozen=True, array_like=True, tag=True):
 
 
 class SetInputs(_Message, frozen=True, array_like=True, tag=True):
-    """Sets variables; answered by `InputsSet` or `Refused`."""
+    """Sets variables and puts files into the scratch directory; answered by `InputsSet` or `Refused`."""
 
     inputs: Sequence[Input]
+    files: Sequence[FileInput] = ()
+
+
+class ReadFile(_Message, frozen=True, array_like=True, tag=True):
+    """Asks for a part of a file in the scratch directory; answered by `FilePart`."""
+
+    path: str
+    offset: int
+    count: int
 
 
 class Answer(_Message, frozen=True, array_like=True, tag=True):
@@ -102,9 +114,23 @@ class Opened(_Message, frozen=True, array_like=True, tag=True):
 
 
 class InputsSet(_Message, frozen=True, array_like=True, tag=True):
-    """The variables are set."""
+    """The variables and files are set."""
 
     usage: Usage
+
+
+class FilePart(_Message, frozen=True, array_like=True, tag=True):
+    """A part of a file.
+
+    Attributes:
+        data: the part.
+        size_bytes: of the whole file.
+        error: why there is none; empty if there is.
+    """
+
+    data: bytes
+    size_bytes: int
+    error: str = ""
 
 
 class Refused(_Message, frozen=True, array_like=True, tag=True):
@@ -148,14 +174,17 @@ class RunFinished(_Message, frozen=True, array_like=True, tag=True):
     result: CellResult
     stdout: str
     stderr: str
+    files: Sequence[FileContent] = ()
 
 
 class Closed(_Message, frozen=True, array_like=True, tag=True):
     """The session is gone and its memory is free."""
 
 
-ToWorker = Open | Run | RunCell | SetInputs | Answer | AnswerError | Cancel | Kill | Close
-FromWorker = Ready | Opened | InputsSet | Refused | Failed | Output | HostCall | CellFinished | RunFinished | Closed
+ToWorker = Open | Run | RunCell | SetInputs | ReadFile | Answer | AnswerError | Cancel | Kill | Close
+FromWorker = (
+    Ready | Opened | InputsSet | FilePart | Refused | Failed | Output | HostCall | CellFinished | RunFinished | Closed
+)
 
 to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)
 from_worker_decoder = msgspec.msgpack.Decoder(FromWorker)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.worker import protocol as wire
 from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
 
@@ -13,7 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox_server.events import SandboxListener
-    from sandbox_server.model import CellResult, Input, Limits, Restoration, SandboxSpec, Usage, VariableQuery
+    from sandbox_server.model import (
+        CellResult,
+        FileInput,
+        Input,
+        Limits,
+        Restoration,
+        SandboxSpec,
+        Usage,
+        VariableQuery,
+    )
 
 _Answer = TypeVar("_Answer", bound=wire.FromWorker)
 
@@ -51,27 +61,42 @@ class WorkerSession:
         self._is_open = True
         return (await self._ask(wire.Open(self._number, self._spec), wire.Opened)).usage
 
-    async def set_inputs(self, inputs: Sequence[Input]) -> Usage:
-        """Sets variables; they are set again should the session be reset.
+    async def set_inputs(self, inputs: Sequence[Input], files: Sequence[FileInput] = ()) -> Usage:
+        """Sets variables and puts files in; that is done again should the session be reset.
 
         Raises:
             SandboxOpenError: an input is not what it says, or there is no room for it.
         """
-        return (await self._ask(wire.SetInputs(self._number, inputs), wire.InputsSet)).usage
+        return (await self._ask(wire.SetInputs(self._number, inputs, files), wire.InputsSet)).usage
+
+    async def read_file(self, path: str, offset: int, count: int) -> tuple[bytes, int]:
+        """Returns a part of a file in the scratch directory, and the size of the whole.
+
+        Raises:
+            NoFileError: there is no such file.
+        """
+        part = await self._ask(wire.ReadFile(self._number, path, offset, count), wire.FilePart)
+        if part.error:
+            raise NoFileError(part.error)
+        return part.data, part.size_bytes
 
     async def run_cell(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
         """Runs a cell; if it had to be killed, the session is brought back to where it was before."""
         finished = await self._ask(wire.RunCell(self._number, code, limits, variables), wire.CellFinished)
         return finished.result, finished.restoration
 
-    async def run_once(self, code: str, variables: VariableQuery) -> tuple[CellResult, str, str]:
-        """Opens the session, runs its only cell, and closes it; returns the result, what went to stdout and to stderr.
+    async def run_once(self, code: str, variables: VariableQuery, output_files: Sequence[str] = ()) -> wire.RunFinished:
+        """Opens the session, runs its only cell, and closes it; returns what came of it.
+
+        Args:
+            code: Python source.
+            variables: what is to be told of the variables afterwards.
+            output_files: files of the scratch directory that are wanted.
 
         Raises:
             SandboxOpenError: the sandbox cannot be made as asked for.
         """
-        finished = await self._ask(wire.Run(self._number, self._spec, code, variables), wire.RunFinished)
-        return finished.result, finished.stdout, finished.stderr
+        return await self._ask(wire.Run(self._number, self._spec, code, variables, output_files), wire.RunFinished)
 
     def answer(self, call_id: int, value_json: str) -> None:
         """Answers a host call with a value."""

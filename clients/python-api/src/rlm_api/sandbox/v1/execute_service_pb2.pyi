@@ -169,6 +169,7 @@ class Limits(message.Message):
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     WALL_TIME_FIELD_NUMBER: builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: builtins.int
     fuel: builtins.int
     """fuel is the number of WebAssembly instructions that may be executed, about one unit each. It is exact: the same code
     in the same state uses the same fuel. A pure Python loop burns about 2e9 a second. Default 100e9.
@@ -179,6 +180,11 @@ class Limits(message.Message):
     """
     output_bytes: builtins.int
     """output_bytes is how many bytes of stdout and stderr together, as UTF-8, the client is sent. Default 1 MiB."""
+    scratch_bytes: builtins.int
+    """scratch_bytes is what the files in the scratch directory may take together, 512 bytes and its name's for each file
+    and directory included; writing beyond it raises OSError (ENOSPC). It comes on top of `memory_bytes`. Set when a
+    session opens; ignored in `run_cell`. Default 64 MiB, at most 1 GiB.
+    """
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
         """wall_time is how long the cell may take, sleeping and waiting for host calls included. Default 60 s."""
@@ -190,10 +196,11 @@ class Limits(message.Message):
         memory_bytes: builtins.int = ...,
         wall_time: duration_pb2.Duration | None = ...,
         output_bytes: builtins.int = ...,
+        scratch_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["fuel", b"fuel", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["fuel", b"fuel", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "scratch_bytes", b"scratch_bytes", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,6 +217,7 @@ class Usage(message.Message):
     OUTPUT_BYTES_FIELD_NUMBER: builtins.int
     OUTPUT_DROPPED_BYTES_FIELD_NUMBER: builtins.int
     HOST_CALL_COUNT_FIELD_NUMBER: builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: builtins.int
     fuel: builtins.int
     """fuel is the number of units used."""
     memory_bytes: builtins.int
@@ -222,6 +230,8 @@ class Usage(message.Message):
     """output_dropped_bytes is the number of bytes of stdout and stderr that were written beyond the limit and not sent."""
     host_call_count: builtins.int
     """host_call_count is the number of host calls that were made; a batch is one."""
+    scratch_bytes: builtins.int
+    """scratch_bytes is what the files in the scratch directory take after the cell. 0 if the cell was killed."""
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
         """wall_time is the time from the start of the cell to its end."""
@@ -240,10 +250,11 @@ class Usage(message.Message):
         output_bytes: builtins.int = ...,
         output_dropped_bytes: builtins.int = ...,
         host_call_count: builtins.int = ...,
+        scratch_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["cpu_time", b"cpu_time", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cpu_time", b"cpu_time", "fuel", b"fuel", "host_call_count", b"host_call_count", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "output_dropped_bytes", b"output_dropped_bytes", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cpu_time", b"cpu_time", "fuel", b"fuel", "host_call_count", b"host_call_count", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "output_dropped_bytes", b"output_dropped_bytes", "scratch_bytes", b"scratch_bytes", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,6 +323,42 @@ class BlobInput(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["format", b"format", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class FileInput(message.Message):
+    """FileInput is a file that is put into the scratch directory before the code runs."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    BLOB_SHA256_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """path is relative to the scratch directory: names between slashes, without `.` and `..`, at most 1000 characters.
+    Directories in it are made. A file that is there is replaced.
+    """
+    text: builtins.str
+    """text is written as UTF-8."""
+    data: builtins.bytes
+    """data is written as it is."""
+    blob_sha256: builtins.str
+    """blob_sha256 is the digest of a blob that was uploaded with `UploadBlob`."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        text: builtins.str = ...,
+        data: builtins.bytes = ...,
+        blob_sha256: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["blob_sha256", b"blob_sha256", "content", b"content", "data", b"data", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["blob_sha256", b"blob_sha256", "content", b"content", "data", b"data", "path", b"path", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = typing.Literal["text", "data", "blob_sha256"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 @typing.final
 class HostFunction(message.Message):
@@ -569,6 +616,7 @@ class CellResult(message.Message):
     RESTORATION_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     VARIABLES_OMITTED_COUNT_FIELD_NUMBER: builtins.int
+    FILES_OMITTED_COUNT_FIELD_NUMBER: builtins.int
     outcome: Outcome.ValueType
     """outcome tells how the cell ended."""
     exit_code: builtins.int
@@ -585,6 +633,8 @@ class CellResult(message.Message):
     """state tells what became of the session's variables. In the answer to `Run` it is always KEPT."""
     variables_omitted_count: builtins.int
     """variables_omitted_count is how many more variables `VariableQuery.include_all` asked for than are listed."""
+    files_omitted_count: builtins.int
+    """files_omitted_count is how many files `files` leaves out."""
     @builtins.property
     def error(self) -> ExecutionError:
         """error is set for every outcome but OK."""
@@ -603,7 +653,9 @@ class CellResult(message.Message):
 
     @builtins.property
     def files(self) -> containers.RepeatedCompositeFieldContainer[File]:
-        """files lists the files in the scratch directory that the cell wrote or changed."""
+        """files lists the files in the scratch directory that the cell wrote or changed, in the order in which it did so first;
+        at most 200 of them. Those that it deleted again are not among them.
+        """
 
     def __init__(
         self,
@@ -620,10 +672,11 @@ class CellResult(message.Message):
         restoration: Restoration | None = ...,
         files: abc.Iterable[File] | None = ...,
         variables_omitted_count: builtins.int = ...,
+        files_omitted_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "error", b"error", "exit_code", b"exit_code", "restoration", b"restoration", "usage", b"usage", "value_repr", b"value_repr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "after_cell_error", b"after_cell_error", "after_cell_json", b"after_cell_json", "error", b"error", "exit_code", b"exit_code", "files", b"files", "outcome", b"outcome", "restoration", b"restoration", "state", b"state", "usage", b"usage", "value_repr", b"value_repr", "variables", b"variables", "variables_omitted_count", b"variables_omitted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_exit_code", b"_exit_code", "_value_repr", b"_value_repr", "after_cell_error", b"after_cell_error", "after_cell_json", b"after_cell_json", "error", b"error", "exit_code", b"exit_code", "files", b"files", "files_omitted_count", b"files_omitted_count", "outcome", b"outcome", "restoration", b"restoration", "state", b"state", "usage", b"usage", "value_repr", b"value_repr", "variables", b"variables", "variables_omitted_count", b"variables_omitted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -659,6 +712,34 @@ class File(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class FileContent(message.Message):
+    """FileContent is a file of the scratch directory that was asked for."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """path is the one that was asked for."""
+    data: builtins.bytes
+    """data is what is in the file; empty if it could not be read."""
+    error: builtins.str
+    """error says why there is no `data`, as that there is no such file; empty if there is."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        data: builtins.bytes = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "error", b"error", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class RunRequest(message.Message):
     """RunRequest is one piece of code and what it gets."""
 
@@ -670,6 +751,8 @@ class RunRequest(message.Message):
     VARIABLES_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     IMAGE_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
+    OUTPUT_FILES_FIELD_NUMBER: builtins.int
     code: builtins.str
     """code is Python source, at most 1 MiB."""
     image: builtins.str
@@ -690,6 +773,16 @@ class RunRequest(message.Message):
     def seed(self) -> Seed:
         """seed makes the run reproducible. Default: unpredictable."""
 
+    @builtins.property
+    def files(self) -> containers.RepeatedCompositeFieldContainer[FileInput]:
+        """files are put into the scratch directory before the code runs. At most 100."""
+
+    @builtins.property
+    def output_files(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """output_files are the paths of files in the scratch directory whose content is wanted afterwards. At most 100. All
+        that is returned together has at most 2 MiB; use a session for more.
+        """
+
     def __init__(
         self,
         *,
@@ -699,10 +792,12 @@ class RunRequest(message.Message):
         variables: VariableQuery | None = ...,
         seed: Seed | None = ...,
         image: builtins.str = ...,
+        files: abc.Iterable[FileInput] | None = ...,
+        output_files: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "seed", b"seed", "variables", b"variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "image", b"image", "inputs", b"inputs", "limits", b"limits", "seed", b"seed", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "files", b"files", "image", b"image", "inputs", b"inputs", "limits", b"limits", "output_files", b"output_files", "seed", b"seed", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -715,6 +810,7 @@ class RunResponse(message.Message):
     STDOUT_FIELD_NUMBER: builtins.int
     STDERR_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
     stdout: builtins.str
     """stdout is the text that the code wrote to standard output, up to the limit."""
     stderr: builtins.str
@@ -723,16 +819,21 @@ class RunResponse(message.Message):
     def result(self) -> CellResult:
         """result tells how the code ended, with usage and variables."""
 
+    @builtins.property
+    def files(self) -> containers.RepeatedCompositeFieldContainer[FileContent]:
+        """files has one element for each of `RunRequest.output_files`, in that order; none if the run was killed."""
+
     def __init__(
         self,
         *,
         stdout: builtins.str = ...,
         stderr: builtins.str = ...,
         result: CellResult | None = ...,
+        files: abc.Iterable[FileContent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["result", b"result", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["files", b"files", "result", b"result", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -769,11 +870,11 @@ class SessionRequest(message.Message):
 
     @builtins.property
     def set_inputs(self) -> SetInputs:
-        """set_inputs sets variables between cells; the server answers `inputs_set`."""
+        """set_inputs sets variables and files between cells; the server answers `inputs_set`."""
 
     @builtins.property
     def read_file(self) -> ReadFile:
-        """read_file asks for a file in the scratch directory; the server answers with `file_chunk` messages."""
+        """read_file asks for a file in the scratch directory, between cells; the server answers with `file_chunk` messages."""
 
     @builtins.property
     def close(self) -> CloseSession:
@@ -876,6 +977,7 @@ class OpenSession(message.Message):
     PRELUDE_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     IMAGE_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
     image: builtins.str
     """image names the guest image. Default: the server's standard image."""
     @builtins.property
@@ -898,6 +1000,10 @@ class OpenSession(message.Message):
     def seed(self) -> Seed:
         """seed makes the session reproducible. Default: unpredictable."""
 
+    @builtins.property
+    def files(self) -> containers.RepeatedCompositeFieldContainer[FileInput]:
+        """files are put into the scratch directory. At most 100."""
+
     def __init__(
         self,
         *,
@@ -907,10 +1013,11 @@ class OpenSession(message.Message):
         prelude: Prelude | None = ...,
         seed: Seed | None = ...,
         image: builtins.str = ...,
+        files: abc.Iterable[FileInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "prelude", b"prelude", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["host_functions", b"host_functions", "image", b"image", "inputs", b"inputs", "limits", b"limits", "prelude", b"prelude", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["files", b"files", "host_functions", b"host_functions", "image", b"image", "inputs", b"inputs", "limits", b"limits", "prelude", b"prelude", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1008,29 +1115,35 @@ class CancelCell(message.Message):
 
 @typing.final
 class SetInputs(message.Message):
-    """SetInputs sets variables."""
+    """SetInputs sets variables and files."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     INPUTS_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
     @builtins.property
     def inputs(self) -> containers.RepeatedCompositeFieldContainer[Input]:
-        """inputs to set. At least 1, at most 100."""
+        """inputs to set. At most 100."""
+
+    @builtins.property
+    def files(self) -> containers.RepeatedCompositeFieldContainer[FileInput]:
+        """files to put into the scratch directory. At most 100; together with `inputs` at least 1."""
 
     def __init__(
         self,
         *,
         inputs: abc.Iterable[Input] | None = ...,
+        files: abc.Iterable[FileInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["files", b"files", "inputs", b"inputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class InputsSet(message.Message):
-    """InputsSet says that the variables are set."""
+    """InputsSet says that the variables and files are set."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1079,22 +1192,26 @@ class FileChunk(message.Message):
     PATH_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
     LAST_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
     path: builtins.str
     """path is the one that was asked for."""
     data: builtins.bytes
     """data is the next part, at most 64 KiB."""
     last: builtins.bool
     """last tells that this is the last part."""
+    error: builtins.str
+    """error says why the file cannot be read, as that there is none; the session goes on. Empty if it can."""
     def __init__(
         self,
         *,
         path: builtins.str = ...,
         data: builtins.bytes = ...,
         last: builtins.bool = ...,
+        error: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "last", b"last", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "error", b"error", "last", b"last", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

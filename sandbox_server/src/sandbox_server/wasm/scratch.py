@@ -1,0 +1,442 @@
+"""The files of a sandbox: a tree in the host's memory, within a quota. Nothing in it leads to a file of the host.
+
+Paths are resolved here, name by name, in dictionaries. Everything counts against the quota: the bytes of files, deleted
+ones that are still open too, and for each file and directory a share for its name and the rest of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NODE_BYTES = 512
+"""What a file or directory counts, apart from its name and content; about what it takes."""
+
+LISTED_NAME_BYTES = 16
+"""What each name counts in a listing of a directory that somebody reads."""
+
+MAX_NAME_BYTES = 255
+"""How long the name of a file or directory may be, as UTF-8."""
+_MAX_DEPTH = 64
+"""How deep directories may nest, so that no walk and no path is long."""
+
+
+class FileError(Exception):
+    """An operation cannot be done.
+
+    Args:
+        code: why, as a case of `error-code` in `wasi:filesystem`.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Node:
+    """A file or a directory.
+
+    Attributes:
+        number: tells it from others, as an inode's does.
+        parent: the directory that it is in; None for the root, and for what was deleted.
+        name: what it is called there.
+        accessed_ns, modified_ns: times since the Unix epoch.
+    """
+
+    __slots__ = ("accessed_ns", "modified_ns", "name", "number", "parent")
+
+    def __init__(self, number: int, now_ns: int) -> None:
+        self.number = number
+        self.parent: Directory | None = None
+        self.name = ""
+        self.accessed_ns = self.modified_ns = now_ns
+
+    @property
+    def path(self) -> str:
+        """Where it is, from the root, without a slash at the beginning."""
+        names = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return "/".join(reversed(names))
+
+
+class File(Node):
+    """A file.
+
+    Attributes:
+        data: its content.
+        users: how many descriptors are open.
+    """
+
+    __slots__ = ("data", "users")
+
+    def __init__(self, number: int, now_ns: int) -> None:
+        super().__init__(number, now_ns)
+        self.data = bytearray()
+        self.users = 0
+
+
+class Null(File):
+    """`/dev/null`: takes whatever is written to it, and is always empty."""
+
+    __slots__ = ()
+
+
+class Directory(Node):
+    """A directory."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, number: int, now_ns: int) -> None:
+        super().__init__(number, now_ns)
+        self.entries: dict[str, File | Directory] = {}
+
+    @property
+    def depth(self) -> int:
+        """How many directories it is below the root."""
+        depth, node = 0, self.parent
+        while node is not None:
+            depth, node = depth + 1, node.parent
+        return depth
+
+
+class Scratch:
+    """The tree. The root has the directories `tmp` and `dev`, with `null` in it, which are not listed.
+
+    Args:
+        quota_bytes: most that everything may count.
+        now_ns: tells the time since the Unix epoch.
+
+    Attributes:
+        root: where relative paths begin.
+        used_bytes: what everything counts now.
+    """
+
+    def __init__(self, quota_bytes: int, now_ns: Callable[[], int]) -> None:
+        self._quota_bytes = quota_bytes
+        self.now_ns = now_ns
+        self._next_number = 5
+        self._changed: dict[File, None] = {}
+        self.used_bytes = 0
+        self.root = Directory(1, 0)
+        tmp, self._dev, null = Directory(2, 0), Directory(3, 0), Null(4, 0)
+        self._dev.entries["null"] = null
+        self._hidden = {"tmp": tmp, "dev": self._dev}
+        self._fixed = (self.root, tmp, self._dev, null)
+        for node, name, parent in ((tmp, "tmp", self.root), (self._dev, "dev", self.root), (null, "null", self._dev)):
+            node.parent, node.name = parent, name
+
+    # What the host does.
+
+    def put(self, path: str, data: bytes) -> None:
+        """Makes a file, and the directories that it is in, or gives one that is there a new content.
+
+        Raises:
+            FileError: the path leads nowhere, or there is no room.
+        """
+        directory, names = self.root, _names(path)
+        for name in names[:-1]:
+            child = self._child(directory, name)
+            if child is None:
+                child = self.make_directory(directory, name)
+            directory = _as_directory(child)
+        file = self.open(directory, "/".join(names[-1:]), create=True, truncate=True)
+        if isinstance(file, Directory):
+            raise FileError("is-directory")
+        self.write(file, 0, data)
+
+    def get(self, path: str) -> File:
+        """Returns a file.
+
+        Raises:
+            FileError: there is none.
+        """
+        node = self.find(self.root, path)
+        if isinstance(node, Directory):
+            raise FileError("is-directory")
+        return node
+
+    def forget_changes(self) -> None:
+        """Has `changed_files` begin anew."""
+        self._changed.clear()
+
+    def changed_files(self) -> Iterator[File]:
+        """Yields the files that were made or changed since then and are still there."""
+        return (file for file in self._changed if file.parent is not None)
+
+    # What the guest does.
+
+    def find(self, start: Directory, path: str) -> File | Directory:
+        """Follows a path.
+
+        Raises:
+            FileError: it leads nowhere.
+        """
+        node: File | Directory = start
+        for name in _names(path):
+            child = self._child(_as_directory(node), name)
+            if child is None:
+                raise FileError("no-entry")
+            node = child
+        if path.endswith("/"):
+            _as_directory(node)
+        return node
+
+    def open(
+        self, start: Directory, path: str, *, create: bool = False, exclusive: bool = False, truncate: bool = False
+    ) -> File | Directory:
+        """Finds a node, or makes a file.
+
+        Raises:
+            FileError: it is not there, or is there with `exclusive`, or there is no room for another.
+        """
+        try:
+            node = self.find(start, path)
+        except FileError as error:
+            if error.code != "no-entry" or not create:
+                raise
+            directory, name = self._place(start, path)
+            if path.endswith("/"):
+                raise FileError("is-directory") from None
+            node = File(self._new_number(), self.now_ns())
+            self._link(node, directory, name)
+            self._changed[node] = None
+            return node
+        if create and exclusive:
+            raise FileError("exist")
+        if truncate:
+            self.resize(_as_file(node), 0)
+        return node
+
+    def make_directory(self, start: Directory, path: str) -> Directory:
+        """Makes a directory.
+
+        Raises:
+            FileError: there is something of that name, or no room.
+        """
+        directory, name = self._place(start, path)
+        if self._child(directory, name) is not None:
+            raise FileError("exist")
+        if directory.depth >= _MAX_DEPTH:
+            raise FileError("name-too-long")
+        made = Directory(self._new_number(), self.now_ns())
+        self._link(made, directory, name)
+        return made
+
+    def remove_directory(self, start: Directory, path: str) -> None:
+        """Removes an empty directory.
+
+        Raises:
+            FileError: it is none, or not empty, or the root or `tmp`.
+        """
+        directory = _as_directory(self.find(start, path))
+        if directory.entries:
+            raise FileError("not-empty")
+        self._unlink(directory)
+
+    def remove_file(self, start: Directory, path: str) -> None:
+        """Removes a file; it lives on as long as it is open.
+
+        Raises:
+            FileError: there is no such file.
+        """
+        self._unlink(_as_file(self.find(start, path)))
+
+    def rename(self, start: Directory, path: str, new_start: Directory, new_path: str) -> None:
+        """Moves a node, over a file or an empty directory if one is there.
+
+        Raises:
+            FileError: it cannot be moved there.
+        """
+        node = self.find(start, path)
+        directory, name = self._place(new_start, new_path)
+        if node in self._fixed:
+            raise FileError("busy")
+        target = self._child(directory, name)
+        if target is node:
+            return
+        longer = max(0, len(name.encode()) - len(node.name.encode()))
+        self._charge(longer)  # before anything is done that could not be undone
+        self._charge(-longer)
+        if isinstance(node, Directory):
+            self._check_move(node, directory)
+            if target is not None:
+                self.remove_directory(directory, name)
+        elif target is not None:
+            self.remove_file(directory, name)
+        self._detach(node)
+        self._link(node, directory, name)
+        for file in _files_of(node):
+            self._changed[file] = None
+
+    def read(self, file: File, offset: int, count: int) -> bytes:
+        """Returns a part of a file."""
+        return bytes(memoryview(file.data)[offset : offset + count])
+
+    def write(self, file: File, offset: int, data: bytes) -> None:
+        """Writes into a file; between its end and the offset, zeros come.
+
+        Raises:
+            FileError: there is no room.
+        """
+        if isinstance(file, Null):
+            return
+        end = offset + len(data)
+        if end > len(file.data):
+            self._charge(end - len(file.data))
+            if offset > len(file.data):
+                file.data += bytes(offset - len(file.data))
+        file.data[offset:end] = data
+        self._touch(file)
+
+    def resize(self, file: File, size: int) -> None:
+        """Cuts a file, or lengthens it with zeros.
+
+        Raises:
+            FileError: there is no room.
+        """
+        if isinstance(file, Null):
+            return
+        growth = size - len(file.data)
+        self._charge(growth)
+        if growth > 0:
+            file.data += bytes(growth)
+        else:
+            del file.data[size:]
+        self._touch(file)
+
+    def begin_listing(self, directory: Directory) -> list[File | Directory]:
+        """Returns what is in a directory; `end_listing` must follow.
+
+        Raises:
+            FileError: there is no room for so many names.
+        """
+        self._charge(LISTED_NAME_BYTES * len(directory.entries))
+        return list(directory.entries.values())
+
+    def end_listing(self, count: int) -> None:
+        """Frees a listing of so many names."""
+        self._charge(-LISTED_NAME_BYTES * count)
+
+    def begin_use(self, node: Node) -> None:
+        """Notes that a descriptor of it is open."""
+        if isinstance(node, File):
+            node.users += 1
+
+    def end_use(self, node: Node) -> None:
+        """Notes that a descriptor of it is closed, and frees what was deleted meanwhile."""
+        if isinstance(node, File):
+            node.users -= 1
+            self._free_if_gone(node)
+
+    def _child(self, directory: Directory, name: str) -> File | Directory | None:
+        if name == "..":
+            return directory.parent or directory
+        if directory is self.root and name in self._hidden:
+            return self._hidden[name]
+        return directory.entries.get(name)
+
+    def _place(self, start: Directory, path: str) -> tuple[Directory, str]:
+        """Returns the directory in which something is to be made, and its name there."""
+        names = _names(path)
+        if not names or names[-1] == "..":
+            raise FileError("exist")
+        if len(names[-1].encode()) > MAX_NAME_BYTES:
+            raise FileError("name-too-long")
+        directory = _as_directory(self.find(start, "/".join(names[:-1])))
+        if directory.parent is None and directory is not self.root:
+            raise FileError("no-entry")  # it was removed while it was open
+        if directory is self._dev and names[-1] not in directory.entries:
+            raise FileError("not-permitted")
+        return directory, names[-1]
+
+    def _check_move(self, node: Directory, directory: Directory) -> None:
+        ancestor: Directory | None = directory
+        while ancestor is not None:
+            if ancestor is node:
+                raise FileError("invalid")
+            ancestor = ancestor.parent
+        deepest = max((below.depth for below in _directories_of(node)), default=node.depth)
+        if directory.depth + 1 + deepest - node.depth > _MAX_DEPTH:
+            raise FileError("name-too-long")
+
+    def _link(self, node: File | Directory, directory: Directory, name: str) -> None:
+        self._charge(NODE_BYTES + len(name.encode()))
+        node.parent, node.name = directory, name
+        directory.entries[name] = node
+        directory.modified_ns = self.now_ns()
+
+    def _unlink(self, node: File | Directory) -> None:
+        if node in self._fixed:
+            raise FileError("busy")
+        self._detach(node)
+        if isinstance(node, File):
+            self._free_if_gone(node)
+
+    def _detach(self, node: File | Directory) -> None:
+        directory = node.parent
+        if directory is None:
+            raise FileError("no-entry")
+        del directory.entries[node.name]
+        directory.modified_ns = self.now_ns()
+        node.parent = None
+        self._charge(-NODE_BYTES - len(node.name.encode()))
+
+    def _free_if_gone(self, file: File) -> None:
+        if file.parent is None and not file.users:
+            self._changed.pop(file, None)
+            self._charge(-len(file.data))
+            file.data = bytearray()
+
+    def _touch(self, file: File) -> None:
+        file.modified_ns = self.now_ns()
+        self._changed[file] = None
+
+    def _charge(self, count: int) -> None:
+        if count > 0 and self.used_bytes + count > self._quota_bytes:
+            raise FileError("insufficient-space")
+        self.used_bytes += count
+
+    def _new_number(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _as_directory(node: File | Directory) -> Directory:
+    if isinstance(node, Directory):
+        return node
+    raise FileError("not-directory")
+
+
+def _as_file(node: File | Directory) -> File:
+    if isinstance(node, File):
+        return node
+    raise FileError("is-directory")
+
+
+def _directories_of(node: Directory) -> Iterator[Directory]:
+    """Yields a directory and all below it."""
+    left = [node]
+    while left:
+        directory = left.pop()
+        yield directory
+        left += [child for child in directory.entries.values() if isinstance(child, Directory)]
+
+
+def _files_of(node: File | Directory) -> Iterator[File]:
+    if isinstance(node, File):
+        yield node
+        return
+    for directory in _directories_of(node):
+        for child in directory.entries.values():
+            if isinstance(child, File):
+                yield child
