@@ -59,7 +59,8 @@ async def test_text_can_give_an_expression_to_final_var(stack: Stack) -> None:
         ("FINAL_VAR('result')", '{"n": 1}'),
         ("FINAL_VAR(\"result['n']\")", "1"),
         ("FINAL_VAR(It is one, so.)", "It is one, so."),
-        ("FINAL('result')", "result"),
+        ("FINAL(result)", '{"n": 1}'),
+        ("FINAL('the result')", "the result"),
         ("FINAL(Paris)", "Paris"),
         ("```\nFINAL_VAR(result)\n```", '{"n": 1}'),
         ("result['n'] += 1\nFINAL(result['n'])", "2"),
@@ -126,20 +127,20 @@ async def test_final_refuses_what_is_no_answer(stack: Stack, value: str, message
 
 
 async def test_a_reply_without_code_or_answer_gets_a_nudge(stack: Stack) -> None:
-    events = await stack.complete("I will FINAL(plan) it.", "```repl\nFINAL('A')\n```")
-    assert events.answer == "A"
+    events = await stack.complete("I will FINAL(plan) it.", "```repl\nFINAL(context)\n```")
+    assert events.answer == "abc"
     assert events.warnings == ["NO_CODE"]
     assert "neither code nor an answer" in stack.shown_to_root(2)
 
 
 async def test_an_empty_reply_gets_a_nudge(stack: Stack) -> None:
-    events = await stack.complete("", "```repl\nFINAL('A')\n```")
+    events = await stack.complete("", "```repl\nFINAL(context)\n```")
     assert events.warnings == ["EMPTY_REPLY"]
     assert "Your reply was empty" in stack.shown_to_root(2)
 
 
 async def test_a_reply_of_nothing_but_thinking_counts_as_empty(stack: Stack) -> None:
-    events = await stack.complete("<think>Let me see", "```repl\nFINAL('A')\n```")
+    events = await stack.complete("<think>Let me see", "```repl\nFINAL(context)\n```")
     assert events.warnings == ["EMPTY_REPLY"]
 
 

@@ -55,6 +55,8 @@ class Settings:
         context_window_tokens: size of the window of models of which nothing else is known.
         compaction_threshold: the part of a model's window beyond which the messages of a node are summed up, over 0 and
             at most 1, where a request does not say.
+        look_required: an answer that is given before any code has looked at the context is refused, where a request
+            does not say.
         model_timeout_seconds: how long the endpoint may be silent during a call.
         model_max_retries: how often a failed call to the endpoint is tried again before any of the reply has come.
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
@@ -86,6 +88,7 @@ class Settings:
     default_prompts: str = DEFAULT_PROMPTS
     context_window_tokens: int = 128_000
     compaction_threshold: float = 0.8
+    look_required: bool = False
     model_timeout_seconds: float = 300.0
     model_max_retries: int = 2
     sandbox_start_timeout_seconds: float = 300.0

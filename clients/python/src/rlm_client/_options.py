@@ -25,6 +25,7 @@ class Limits:
         max_concurrent_calls_per_model: sub-calls that ask the same model at once.
         max_consecutive_errors: turns of one node in a row that may fail.
         max_output_chars: how much of a turn's output the model is shown.
+        max_subcall_prompt_chars: characters of one prompt to a model; larger ones are refused in the code.
         cell_wall_time_seconds: how long a block of code may take, sub-calls included.
         cell_fuel: WebAssembly instructions of a block of code.
         cell_memory_bytes: memory of a sandbox.
@@ -42,6 +43,7 @@ class Limits:
     max_concurrent_calls_per_model: int | None = None
     max_consecutive_errors: int | None = None
     max_output_chars: int | None = None
+    max_subcall_prompt_chars: int | None = None
     cell_wall_time_seconds: float | None = None
     cell_fuel: int | None = None
     cell_memory_bytes: int | None = None
@@ -67,6 +69,7 @@ class Limits:
             max_concurrent_calls_per_model=self.max_concurrent_calls_per_model,
             max_consecutive_errors=self.max_consecutive_errors,
             max_output_chars=self.max_output_chars,
+            max_subcall_prompt_chars=self.max_subcall_prompt_chars,
             cell=cell if cell.ByteSize() else None,
         )
 

@@ -86,10 +86,11 @@ prompts = [
 ]
 print(f"{len(asked)} lines to sub-models in {len(prompts)} prompts, {len(handed)} lines of {biggest!r} to a child"
       if handed else f"{len(asked)} lines to sub-models in {len(prompts)} prompts")
-replies = [str(reply) for reply in llm_query_batched(prompts)] if prompts else []
+replies = llm_query_batched(prompts) if prompts else []
 if handed:
     documents = [{"id": where, "text": "\n".join(lines_of[where])} for where in dict(handed)]
-    replies += [str(reply) for reply in rlm_query_batched([f"{question} {HOW}"], contexts=[documents])]
+    replies += rlm_query_batched([f"{question} {HOW}"], contexts=[documents])
+replies = [repr(reply) if isinstance(reply, SubcallError) else reply for reply in replies]
 
 verdicts, unreadable = [], []
 for reply in replies:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.ports import CellResult, VariablesState
 from rlm_server.engine.text import clean
@@ -35,14 +36,16 @@ class Cell:
         error: the traceback or the cause of the kill, as the model is shown it.
         answer: the final answer that it gave.
         problem: why an answer that it gave was not taken.
+        restored: names of the REPL that it had rebound, and that were put back.
     """
 
     result: CellResult
     output: str
     shown_chars: int
     error: str
-    answer: str | None
+    answer: Answer | None
     problem: str
+    restored: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -77,6 +80,8 @@ class CellRunner:
         """The content of `answer` as far as it is known."""
         self.ran_count = 0
         """How many blocks have run."""
+        self.value_names: frozenset[str] = frozenset()
+        """Names of the variables that hold values, as of the last block that told."""
 
     async def run(self, iteration: int, block: int, code: str, max_output_chars: int) -> Cell:
         """Runs a block.
@@ -144,14 +149,16 @@ class CellRunner:
 
     def _judge(self, result: CellResult, output: HeadAndTail) -> Cell:
         report = result.after_cell if isinstance(result.after_cell, dict) else {}
-        final, answer = _text_of(report, "final"), _text_of(report, "answer")
+        final, answer = _answer_of(report, "final"), _answer_of(report, "answer")
         problem = _text_of(report, "problem") or clean(result.after_cell_error)
         if answer and result.outcome != event_pb2.CODE_OUTCOME_OK and not final:
             problem = 'the block that set answer["ready"] failed; set it again if the answer stands'
-            self.draft = answer
-            answer = ""
+            self.draft = answer.text
+            answer = None
+        given = final or answer
         if result.variables is VariablesState.KEPT and result.after_cell is not None:
-            self.draft = final or answer or _text_of(report, "draft") or self.draft
+            self.draft = given.text if given else _text_of(report, "draft") or self.draft
+            self.value_names = frozenset(_texts_of(report, "names"))
         error = ""
         if result.outcome != event_pb2.CODE_OUTCOME_OK:
             error = clean(result.traceback.strip() or f"{result.error_type}: {result.error_message}")
@@ -160,8 +167,9 @@ class CellRunner:
             output=output.render(),
             shown_chars=output.total_chars - output.hidden_chars,
             error=cut_middle(error, _MAX_TRACEBACK_CHARS),
-            answer=final or answer or None,
+            answer=given,
             problem=problem,
+            restored=tuple(_texts_of(report, "restored")),
         )
 
     async def _warn_about(self, cell: Cell, output: HeadAndTail) -> None:
@@ -174,6 +182,10 @@ class CellRunner:
             )
         if result.error_type == "UnknownVariableError":
             await events.warn(node_id, event_pb2.WARNING_CODE_UNKNOWN_FINAL_VARIABLE, clean(result.error_message))
+        if cell.restored:
+            names = ", ".join(cell.restored)
+            message = f"code had rebound {names}, which was put back"
+            await events.warn(node_id, event_pb2.WARNING_CODE_NAME_RESTORED, message)
         if result.variables is VariablesState.LOST:
             await events.warn(
                 node_id, event_pb2.WARNING_CODE_VARIABLES_LOST, "the sandbox was reset and its variables are lost"
@@ -207,7 +219,22 @@ def _code_finished(iteration: int, block: int, output: HeadAndTail, result: Cell
     )
 
 
+# What the prelude reports comes from the sandbox, where code may have tampered with it.
+
+
 def _text_of(report: dict[str, object], key: str) -> str:
-    """Returns a text from the prelude's report, which code in the sandbox may have tampered with."""
     value = report.get(key)
     return clean(value) if isinstance(value, str) else ""
+
+
+def _texts_of(report: dict[str, object], key: str) -> list[str]:
+    values = report.get(key)
+    return [clean(value) for value in values if isinstance(value, str)] if isinstance(values, list) else []
+
+
+def _answer_of(report: dict[str, object], key: str) -> Answer | None:
+    value = report.get(key)
+    if not isinstance(value, dict):
+        return None
+    text = _text_of(value, "text")
+    return Answer(text, AnswerForm.JSON if value.get("form") == "json" else AnswerForm.TEXT) if text.strip() else None

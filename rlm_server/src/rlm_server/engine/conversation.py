@@ -89,6 +89,8 @@ def block_report(prompts: PromptSet, cell: Cell, number: int, total: int) -> str
         parts.append(fill(prompts.variables_lost))
     elif cell.result.variables is VariablesState.RESTORED:
         parts.append(fill(prompts.variables_restored))
+    if cell.restored:
+        parts.append(fill(prompts.names_restored, names=", ".join(f"`{name}`" for name in cell.restored)))
     if cell.problem:
         parts.append(fill(prompts.answer_not_taken, problem=cell.problem))
     if cell.failed and number < total:

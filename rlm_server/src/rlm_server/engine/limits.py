@@ -49,6 +49,7 @@ class CompletionLimits:
         max_concurrent_subcalls: sub-calls that run at once.
         max_concurrent_calls_per_model: sub-calls that ask the same model at once.
         max_consecutive_errors: turns of one node in a row that may end in an error.
+        max_subcall_prompt_chars: characters of one prompt to a model.
         max_output_chars: how much of one turn's output the model is shown.
         cell: bounds of each block of code.
     """
@@ -63,6 +64,7 @@ class CompletionLimits:
     max_concurrent_calls_per_model: int | None = None
     max_consecutive_errors: int = 10
     max_output_chars: int = 20_000
+    max_subcall_prompt_chars: int = 1_000_000
     cell: CellBounds = dataclasses.field(default_factory=CellBounds)
 
     def to_proto(self) -> limits_pb2.Limits:
@@ -78,6 +80,7 @@ class CompletionLimits:
             max_concurrent_calls_per_model=self.max_concurrent_calls_per_model,
             max_consecutive_errors=self.max_consecutive_errors,
             max_output_chars=self.max_output_chars,
+            max_subcall_prompt_chars=self.max_subcall_prompt_chars,
             cell=self.cell.to_proto(),
         )
 
@@ -90,6 +93,7 @@ GREATEST_LIMITS = CompletionLimits(
     max_concurrent_subcalls=256,
     max_consecutive_errors=1000,
     max_output_chars=1_000_000,
+    max_subcall_prompt_chars=100_000_000,
     cell=CellBounds(output_bytes=64 * 1024 * 1024),
 )
 """What an operator allows a request by default. In its `cell`, 0 leaves the cap to the sandbox server."""
@@ -105,6 +109,7 @@ LEAST_LIMITS = {
     "max_concurrent_calls_per_model": 1,
     "max_consecutive_errors": 1,
     "max_output_chars": 100,
+    "max_subcall_prompt_chars": 1,
 }
 """The least value of each limit that is a whole number."""
 

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine import conversation
+from rlm_server.engine.answer_gate import AnswerGate
+from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
+from rlm_server.engine.progress import MAX_REPEATED_TURNS, Progress
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.python_source import is_expression
 from rlm_server.engine.run import NodeResult
+from rlm_server.engine.text import clean
 from rlm_server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ _MAX_IDLE_REPLIES = 5
 class _Turn:
     """What came of one reply: an answer, or texts that the model is shown."""
 
-    answer: str | None = None
+    answer: Answer | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,6 +62,8 @@ class NodeLoop:
         self._subcalls = subcalls
         self._cells = CellRunner(tree, node, session)
         self._compactor = Compactor(tree, node, task.model, session)
+        self._gate = AnswerGate(tree.run, node, task)
+        self._progress = Progress()
         self._last_text = ""
         self._idle_replies = 0
         self._failed_turns = 0
@@ -93,7 +99,7 @@ class NodeLoop:
             reply = await self._ask(transcript)
             turn = await self._take_turn(reply)
             if turn.answer is not None:
-                return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer, iterations=self.iterations)
+                return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer.text, iterations=self.iterations)
             transcript.append(Message("assistant", reply.text))
             turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
             transcript.append(Message("user", "\n\n".join(turn.notes)))
@@ -140,7 +146,8 @@ class NodeLoop:
         turn = _Turn()
         if model_reply.stop_reason == "length":
             await self._warn(event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens")
-            turn.notes.append(fill(self._run.prompts.reply_truncated))
+            prompts = self._run.prompts
+            turn.notes.append(fill(prompts.thinking_cut if reply.is_empty else prompts.reply_truncated))
         if reply.blocks:
             await self._take_code(reply, turn)
         elif reply.final is not None:
@@ -152,6 +159,11 @@ class NodeLoop:
     async def _take_code(self, reply: Reply, turn: _Turn) -> None:
         self._idle_replies = 0
         await self._run_blocks(reply.blocks, turn)
+        asked = self._subcalls.take_asked()
+        self._gate.see_outcome()
+        if turn.answer is None:
+            self._progress.record(reply.blocks, turn.notes, asked)
+            await self._check_progress(turn)
         if turn.answer is None and reply.final is not None:
             function = "FINAL_VAR" if reply.final.kind is FinalKind.VARIABLE else "FINAL"
             await self._warn(
@@ -159,28 +171,53 @@ class NodeLoop:
             )
             turn.notes.append(fill(self._run.prompts.final_beside_code, function=function))
 
+    async def _check_progress(self, turn: _Turn) -> None:
+        repeated = self._progress.repeated_turns
+        if not repeated:
+            return
+        times = "once more" if repeated == 1 else f"for {repeated} turns now"
+        await self._warn(
+            event_pb2.WARNING_CODE_NO_PROGRESS, f"the model runs code that ran before and comes to the same, {times}"
+        )
+        if repeated >= MAX_REPEATED_TURNS:
+            raise LimitReachedError(
+                event_pb2.FINISH_REASON_NO_PROGRESS,
+                f"{repeated} turns in a row ran code that had run before, and came to the same",
+            )
+        turn.notes.append(fill(self._run.prompts.repeated_turn, turns_left=MAX_REPEATED_TURNS - repeated))
+
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
         self._idle_replies = 0
-        if final.kind is FinalKind.VALUE:
-            if not self._cells.ran_count:
-                await self._warn(event_pb2.WARNING_CODE_ANSWER_WITHOUT_CODE, "the answer was given before any code ran")
-            turn.answer = final.argument
-            return
-        await self._run_blocks((f"FINAL_VAR({_final_var_argument(final)})",), turn)
+        # Models mix the two up: FINAL(result) means the variable, if there is one.
+        is_name = not final.is_quoted and final.argument in self._cells.value_names
+        if final.kind is FinalKind.VARIABLE or is_name:
+            await self._run_blocks((f"FINAL_VAR({_final_var_argument(final)})",), turn)
+        else:
+            form = AnswerForm.TEXT if final.is_quoted else AnswerForm.WRITTEN
+            await self._take_answer(Answer(clean(final.argument), form), turn)
+
+    async def _take_answer(self, answer: Answer, turn: _Turn) -> None:
+        self._cells.draft = answer.text
+        is_last_turn = self.iterations == self._run.spec.limits.max_iterations
+        note = await self._gate.refusal(answer, is_last_turn=is_last_turn)
+        if note:
+            turn.notes.append(note)
+        else:
+            turn.answer = answer
 
     async def _take_idle(self, turn: _Turn, *, empty: bool) -> None:
         self._idle_replies += 1
-        if empty:
-            await self._warn(event_pb2.WARNING_CODE_EMPTY_REPLY, "the reply was empty")
-        else:
-            await self._warn(event_pb2.WARNING_CODE_NO_CODE, "the reply had neither code nor an answer")
+        code = event_pb2.WARNING_CODE_EMPTY_REPLY if empty else event_pb2.WARNING_CODE_NO_CODE
+        what = "was empty" if empty else "had neither code nor an answer"
+        await self._warn(code, f"the reply {what}; {self._idle_replies} of at most {_MAX_IDLE_REPLIES} in a row")
         if self._idle_replies >= _MAX_IDLE_REPLIES:
             raise LimitReachedError(
                 event_pb2.FINISH_REASON_NO_PROGRESS,
                 f"{_MAX_IDLE_REPLIES} replies in a row had neither code nor an answer",
             )
         prompts = self._run.prompts
-        turn.notes.append(fill(prompts.empty_reply if empty else prompts.no_code))
+        note = prompts.empty_reply if empty else prompts.no_code
+        turn.notes.append(fill(note, replies_left=_MAX_IDLE_REPLIES - self._idle_replies))
 
     async def _run_blocks(self, blocks: tuple[str, ...], turn: _Turn) -> None:
         refused_before = self._subcalls.refused_count
@@ -188,11 +225,14 @@ class NodeLoop:
         for index, code in enumerate(blocks):
             # What a block does not need of its share is there for those after it.
             share = chars_left // (len(blocks) - index)
+            self._gate.see_code(code)
             cell = await self._cells.run(self.iterations, index + 1, code, share)
             chars_left -= cell.shown_chars
+            if self._subcalls.has_asked:
+                self._gate.see_outcome()
             turn.notes.append(conversation.block_report(self._run.prompts, cell, index + 1, len(blocks)))
             if cell.answer is not None:
-                turn.answer = cell.answer
+                await self._take_answer(cell.answer, turn)
                 return
             if cell.failed:
                 self._count_failure(refused=self._subcalls.refused_count > refused_before)

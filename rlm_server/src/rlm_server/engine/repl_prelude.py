@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import dataclasses
 import json
 import types
 from typing import TYPE_CHECKING, Any
@@ -42,12 +43,20 @@ __all__ = [
 _MAX_ANSWER_CHARS = 1_000_000
 _MAX_LISTED_VARIABLES = 200
 
+_NO_VALUES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_MISSING = object()
+
 answer: dict[str, Any] = {"content": "", "ready": False}
-_final: list[str] = []
+_final: list[dict[str, str]] = []
+_given: dict[str, Any] = {}
+_typed: list[str] = []
 
 
 class SubcallError(Exception):
     """A sub-call that failed. It is false in a boolean test, and no str, so that it is not taken for a reply.
+
+    In a list of replies it stands for one of them, and must not pass for text: what would make text of it (`str`,
+    `format`, a prompt, an answer) raises it instead. Once it was raised, `str` gives its text, as of any exception.
 
     Attributes:
         kind: what went wrong, as `refused`, `overloaded` or `max_iterations`.
@@ -65,7 +74,12 @@ class SubcallError(Exception):
         return False
 
     def __str__(self) -> str:
+        if self.__traceback__ is None:
+            raise self
         return f"Error: {self.message}"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
     def __repr__(self) -> str:
         return f"SubcallError({self.message!r}, kind={self.kind!r})"
@@ -183,13 +197,17 @@ def SHOW_VARS() -> str:  # noqa: N802 - the name that models were taught
 
 def FINAL(value: object) -> None:  # noqa: N802 - the name that models were taught
     """Gives the answer and ends the block."""
-    text = _render(value)
-    if not text.strip():
+    if isinstance(value, _NO_VALUES):
+        raise TypeError(f"the answer is a {type(value).__name__}, not a value; give what it returns or holds")
+    given = _as_answer(value)
+    if not given["text"].strip():
         raise ValueError("the answer is empty")
-    if len(text) > _MAX_ANSWER_CHARS:
-        raise ValueError(f"the answer has {len(text):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given")
+    if len(given["text"]) > _MAX_ANSWER_CHARS:
+        raise ValueError(
+            f"the answer has {len(given['text']):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given"
+        )
     if not _final:
-        _final.append(text)
+        _final.append(given)
     raise StopCell
 
 
@@ -208,25 +226,43 @@ def FINAL_VAR(name_or_value: object) -> None:  # noqa: N802 - the name that mode
 
 
 def after_cell() -> dict[str, Any]:
-    """Reports to the engine: a final answer if one was given, and the answer as far as it is known."""
+    """Reports to the engine.
+
+    Returns:
+        A dict with those of the keys that apply: `final` and `answer`, the answer that FINAL or the dict `answer` gave,
+        each a dict with `text` and `form` (`text`, or `json` for what was no text and must match a schema); `draft`,
+        the text of an answer that is not declared final; `problem`, why an answer was not taken; `names`, the variables
+        that hold values; `restored`, the names of the REPL that code had rebound.
+    """
+    report: dict[str, Any] = {"names": _value_names()}
+    restored = _restore_names()
+    if restored:
+        report["restored"] = restored
     current = variables.get("answer")
     if isinstance(current, dict) and current is not answer:
         answer.update((key, current[key]) for key in ("content", "ready") if key in current)
-    report: dict[str, Any] = {}
-    content = _render(answer.get("content", "")) if answer.get("content") is not None else ""
-    if answer.get("ready"):
-        # A flag that stays would end a later turn, whatever that turn finds.
-        answer["ready"] = False
-        if not content.strip():
+    is_ready = bool(answer.get("ready"))
+    # A flag that stays would end a later turn, whatever that turn finds.
+    answer["ready"] = False
+    given = {"text": "", "form": "text"}
+    try:
+        if answer.get("content") is not None:
+            given = _as_answer(answer["content"])
+    except Exception as error:  # noqa: BLE001 - whatever the user's value raises
+        if is_ready:
+            report["problem"] = f'answer["content"] cannot be given: {type(error).__name__}: {error}'
+            is_ready = False
+    if is_ready:
+        if not given["text"].strip():
             report["problem"] = 'answer["ready"] is set but answer["content"] is empty'
-        elif len(content) > _MAX_ANSWER_CHARS:
-            report["problem"] = f"it has {len(content):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given"
+        elif len(given["text"]) > _MAX_ANSWER_CHARS:
+            report["problem"] = f"it has {len(given['text']):,} characters; at most {_MAX_ANSWER_CHARS:,} can be given"
         else:
-            report["answer"] = content
+            report["answer"] = given
     if _final:
         report["final"] = _final.pop()
-    elif content and "answer" not in report:
-        report["draft"] = content[:_MAX_ANSWER_CHARS]
+    elif given["text"] and "answer" not in report:
+        report["draft"] = given["text"][:_MAX_ANSWER_CHARS]
     return report
 
 
@@ -285,11 +321,30 @@ def _render(value: object) -> str:
         return ""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if isinstance(value, Subcall):
+        raise TypeError("this is a sub-call that has begun, not its reply; await it, or call its result()")
     if isinstance(value, dict | list | tuple):
         try:
-            return json.dumps(value, ensure_ascii=False, default=str)
+            return json.dumps(value, ensure_ascii=False, default=_plain)
         except (TypeError, ValueError):  # keys that are no strings, or a cycle
             return repr(value)
+    return str(value)
+
+
+def _as_answer(value: object) -> dict[str, str]:
+    if not _typed or isinstance(value, str):
+        return {"text": _render(value), "form": "text"}
+    return {"text": json.dumps(value, ensure_ascii=False, default=_plain), "form": "json"}
+
+
+def _plain(value: Any) -> object:
+    """Returns something that JSON can express for a value that it cannot."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return str(value)
 
 
@@ -312,8 +367,35 @@ def _user_variables() -> dict[str, Any]:
     }
 
 
-def _configure(context_names: list[str]) -> None:
-    if context_names == ["context"]:
-        return
-    parts = {name: variables[name] for name in context_names}
-    variables["context"] = parts if len(parts) > 1 else next(iter(parts.values()))
+def _value_names() -> list[str]:
+    """Returns the names of the user's variables that hold what may be an answer."""
+    return [
+        name
+        for name, value in list(_user_variables().items())
+        if name not in _given and not isinstance(value, _NO_VALUES)
+    ][:_MAX_LISTED_VARIABLES]
+
+
+def _restore_names() -> list[str]:
+    """Puts back the inputs that code has rebound, and returns the names of the REPL that it had.
+
+    What was in the place of an input gets the name NAME_new. Functions are put back by the sandbox.
+    """
+    provided = globals()
+    restored = [name for name in __all__ if name != "answer" and variables.get(name, _MISSING) is not provided[name]]
+    for name, value in _given.items():
+        if variables.get(name, _MISSING) is not value:
+            if name in variables:
+                variables[f"{name}_new"] = variables[name]
+            variables[name] = value
+            restored.append(name)
+    return restored
+
+
+def _configure(context_names: list[str], *, typed: bool = False) -> None:
+    if typed:
+        _typed.append("json")
+    if context_names != ["context"]:
+        parts = {name: variables[name] for name in context_names}
+        variables["context"] = parts if len(parts) > 1 else next(iter(parts.values()))
+    _given.update((name, variables[name]) for name in ("context", *context_names))

@@ -43,6 +43,7 @@ class CompletionSpec:
         model_note: returns what a model is told besides, by its name; may be empty.
         compaction: when messages are summed up.
         cache_subcalls: identical sub-calls are made once.
+        look_required: an answer is refused that comes before any look at the context.
     """
 
     completion_id: str
@@ -57,6 +58,7 @@ class CompletionSpec:
     model_note: Callable[[str], str]
     compaction: CompactionSpec
     cache_subcalls: bool = False
+    look_required: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,13 @@ class SubcallRequest:
     recursive: bool
 
 
-def read_request(call: HostCall, spec: CompletionSpec) -> SubcallRequest:
+def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallRequest:
     """Checks a host call.
+
+    Args:
+        call: what code asks.
+        spec: the completion's.
+        depth: the depth of the node whose code it is.
 
     Raises:
         HostCallError: the call as a whole is wrong.
@@ -63,12 +68,15 @@ def read_request(call: HostCall, spec: CompletionSpec) -> SubcallRequest:
         resolved = spec.resolve_model(model) if model else spec.sub_model
     except UnknownModelError as error:
         raise HostCallError("unknown_model", str(error)) from None
+    is_recursive = call.function.startswith("rlm_")
+    has_repl = is_recursive and depth < spec.limits.max_depth
+    items = [_read_item(clean(prompt), context) for prompt, context in zip(prompts, contexts, strict=True)]
     return SubcallRequest(
         function=call.function,
-        items=[_read_item(clean(prompt), context) for prompt, context in zip(prompts, contexts, strict=True)],
+        items=[_refused_if_too_large(item, spec.limits.max_subcall_prompt_chars, has_repl=has_repl) for item in items],
         model=resolved,
         batched=call.function.endswith("_batched"),
-        recursive=call.function.startswith("rlm_"),
+        recursive=is_recursive,
     )
 
 
@@ -85,6 +93,20 @@ def _read_item(prompt: str, context: object) -> SubcallItem:
     if not text:
         return SubcallItem(prompt, None, ("empty_context", "the context is empty"))
     return SubcallItem(prompt, (ValueFormat(value_format), clean(text)))
+
+
+def _refused_if_too_large(item: SubcallItem, limit_chars: int, *, has_repl: bool) -> SubcallItem:
+    if has_repl:  # the context is a variable there, and so is a prompt without one
+        chars = len(item.prompt) if item.context else 0
+    else:
+        chars = len(item.prompt) + (len(item.context[1]) if item.context else 0)
+    if item.failure is not None or chars <= limit_chars:
+        return item
+    hint = "Select what matters with Python first, or split the text and send several prompts in a batch"
+    if has_repl:
+        hint = "Give the text as context=..., and as the prompt only what is to be done with it"
+    message = f"the prompt has {chars:,} characters, and at most {limit_chars:,} are sent; nothing was asked. {hint}"
+    return SubcallItem(item.prompt, None, ("prompt_too_large", message))
 
 
 def unknown_function(name: str) -> HostCallError:

@@ -15,7 +15,7 @@ from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import Node, NodeResult, NodeTask
 from rlm_server.engine.subcall_cache import SubcallOutcome
 from rlm_server.engine.subcall_request import read_request
-from rlm_server.engine.text import preview
+from rlm_server.engine.text import count, preview
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -78,6 +78,7 @@ class Subcalls:
         self._run_child = run_child
         self.refused_count = 0
         """Calls that were refused as a limit is reached."""
+        self._asked: list[int] = []
 
     async def answer(self, call: HostCall) -> list[dict[str, str]]:
         """Returns a list with a dict for each prompt: `text`, or `kind`, `message` and `partial_answer` of a failure.
@@ -87,13 +88,15 @@ class Subcalls:
         Raises:
             HostCallError: the call as a whole is wrong or refused.
         """
-        request = read_request(call, self._run.spec)
+        request = read_request(call, self._run.spec, self._node.depth)
+        self._asked.append(hash((request.function, request.model, tuple(request.items))))
         try:
             calls = self._plan(request)
         except SubcallsExhaustedError as error:
             await self._warn_refused(str(error))
             raise HostCallError("refused", str(error)) from None
         try:
+            await self._warn_too_large(request)
             if request.recursive and calls and not calls[0].recursive:
                 await self._run.events.warn(
                     self._node.node_id,
@@ -106,6 +109,17 @@ class Subcalls:
             self._forget(calls)
         answers = {call.index: outcome.to_json() for call, outcome in zip(calls, outcomes, strict=True)}
         return [answers.get(index) or _not_asked(item) for index, item in enumerate(request.items)]
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether there were calls since `take_asked`."""
+        return bool(self._asked)
+
+    def take_asked(self) -> tuple[int, ...]:
+        """Returns what stands for the calls since the last time: equal for equal calls, in this process."""
+        asked = tuple(self._asked)
+        self._asked.clear()
+        return asked
 
     def _plan(self, request: SubcallRequest) -> list[_Call]:
         """Decides what is to be made of a call: takes it out of the budget, and gives ids and shares."""
@@ -199,6 +213,8 @@ class Subcalls:
         await self._tree.caller.emit_usage(node_id)
         if not reply.text.strip():
             message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"
+            if reply.stop_reason == "length":
+                message += "; thinking used up the limit on its length: ask for less at once"
             return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="empty_reply", message=message)
         return SubcallOutcome(event_pb2.FINISH_REASON_ANSWERED, text=reply.text)
 
@@ -228,6 +244,16 @@ class Subcalls:
         value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
         query = item.prompt if item.context else fill(self._run.prompts.child_query)
         return NodeTask(query, [await describe_value("context", value_format, text)], model)
+
+    async def _warn_too_large(self, request: SubcallRequest) -> None:
+        too_large = [
+            item.failure[1] for item in request.items if item.failure and item.failure[0] == "prompt_too_large"
+        ]
+        if too_large:
+            more = f" ({count(len(too_large) - 1, 'more prompt')} likewise)" if len(too_large) > 1 else ""
+            await self._run.events.warn(
+                self._node.node_id, event_pb2.WARNING_CODE_PROMPT_TOO_LARGE, f"{request.function}: {too_large[0]}{more}"
+            )
 
     async def _warn_refused(self, message: str) -> None:
         self.refused_count += 1

@@ -51,6 +51,7 @@ def resolve_limits(
         max_concurrent_calls_per_model=optional_number("max_concurrent_calls_per_model"),
         max_consecutive_errors=number("max_consecutive_errors"),
         max_output_chars=number("max_output_chars"),
+        max_subcall_prompt_chars=number("max_subcall_prompt_chars"),
         wall_time_seconds=min(wall_time_seconds, greatest.wall_time_seconds),
         cell=_resolve_cell(limits.cell, defaults.cell, greatest.cell, violations),
     )

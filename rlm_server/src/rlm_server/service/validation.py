@@ -107,6 +107,9 @@ class RequestValidator:
             model_note=self._prompts.note_for,
             compaction=compaction,
             cache_subcalls=request.cache_subcalls,
+            look_required=(
+                request.look_required if request.HasField("look_required") else self._settings.look_required
+            ),
         )
         return CheckedRequest(spec, contexts.stored)
 

@@ -17,9 +17,13 @@ _OPTIONAL_PLACEHOLDERS = {
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
     "turn": frozenset({"iteration", "max_iterations", "budget"}),
+    "no_code": frozenset({"replies_left"}),
+    "empty_reply": frozenset({"replies_left"}),
     "final_beside_code": frozenset({"function"}),
     "summarize": frozenset({"max_words"}),
     "compacted": frozenset({"message_count"}),
+    "answer_doubtful": frozenset({"kind"}),
+    "repeated_turn": frozenset({"turns_left"}),
 }
 """What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
 
@@ -47,11 +51,16 @@ class PromptSet:
         empty_reply: the same for an empty reply.
         final_beside_code: a FINAL in the text of a reply with code was not taken.
         reply_truncated: the reply was cut by the limit on its length.
+        thinking_cut: the same for a reply that was all thinking.
         variables_lost: the sandbox was started afresh.
         variables_restored: the block was killed and had no effect.
         answer_not_taken: why an answer was not taken.
         summarize: the node's messages are to be summed up, to make room in the model's window.
         compacted: what then stands in their place, after the question.
+        look_first: an answer was not taken that came before any look at the context.
+        answer_doubtful: the same for what reads like a plan or a placeholder.
+        repeated_turn: code ran that had run before, and came to the same.
+        names_restored: code had rebound names of the REPL.
     """
 
     system: string.Template
@@ -66,11 +75,16 @@ class PromptSet:
     empty_reply: string.Template
     final_beside_code: string.Template
     reply_truncated: string.Template
+    thinking_cut: string.Template
     variables_lost: string.Template
     variables_restored: string.Template
     answer_not_taken: string.Template
     summarize: string.Template
     compacted: string.Template
+    look_first: string.Template
+    answer_doubtful: string.Template
+    repeated_turn: string.Template
+    names_restored: string.Template
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> Self:

@@ -156,6 +156,7 @@ class CompleteRequest(message.Message):
     CACHE_SUBCALLS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     COMPACTION_FIELD_NUMBER: builtins.int
+    LOOK_REQUIRED_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
     model: builtins.str
@@ -180,6 +181,10 @@ class CompleteRequest(message.Message):
     """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call. Default false."""
     cache_subcalls: builtins.bool
     """cache_subcalls lets identical sub-calls of the completion be made once. Default false."""
+    look_required: builtins.bool
+    """look_required refuses an answer that is given before any code has looked at the context; the model is told to look
+    first. Default: the server's, which is false unless its operator says otherwise.
+    """
     @builtins.property
     def contexts(self) -> containers.RepeatedCompositeFieldContainer[ContextPart]:
         """contexts are the parts of the context, at least 1 unless `conversation_id` is set, at most 100. Each becomes a
@@ -231,13 +236,19 @@ class CompleteRequest(message.Message):
         cache_subcalls: builtins.bool = ...,
         labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
         compaction: Compaction | None = ...,
+        look_required: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "compaction", b"compaction", "limits", b"limits", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "compaction", b"compaction", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__look_required: _TypeAlias = typing.Literal["look_required"]  # noqa: Y015
+    _WhichOneofArgType__look_required: _TypeAlias = typing.Literal["_look_required", b"_look_required"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__look_required) -> _WhichOneofReturnType__look_required | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 @typing.final

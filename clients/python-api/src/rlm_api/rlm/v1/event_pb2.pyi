@@ -207,7 +207,7 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     WARNING_CODE_SUBCALL_REFUSED: _WarningCode.ValueType  # 6
     """A sub-call was refused as the limit of sub-calls, tokens or cost is reached."""
     WARNING_CODE_ANSWER_WITHOUT_CODE: _WarningCode.ValueType  # 7
-    """The answer was given before any code ran."""
+    """The answer was given before any code had looked at the context."""
     WARNING_CODE_REPLY_TRUNCATED: _WarningCode.ValueType  # 8
     """The reply was cut by the endpoint's limit of tokens."""
     WARNING_CODE_EMPTY_REPLY: _WarningCode.ValueType  # 9
@@ -228,6 +228,8 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """The prompt of a sub-call was refused as too large, before it cost anything."""
     WARNING_CODE_ANSWER_MISMATCH: _WarningCode.ValueType  # 17
     """The answer does not match the wanted schema; the model was told so."""
+    WARNING_CODE_ANSWER_DOUBTFUL: _WarningCode.ValueType  # 20
+    """The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -247,7 +249,7 @@ WARNING_CODE_MAX_DEPTH: WarningCode.ValueType  # 5
 WARNING_CODE_SUBCALL_REFUSED: WarningCode.ValueType  # 6
 """A sub-call was refused as the limit of sub-calls, tokens or cost is reached."""
 WARNING_CODE_ANSWER_WITHOUT_CODE: WarningCode.ValueType  # 7
-"""The answer was given before any code ran."""
+"""The answer was given before any code had looked at the context."""
 WARNING_CODE_REPLY_TRUNCATED: WarningCode.ValueType  # 8
 """The reply was cut by the endpoint's limit of tokens."""
 WARNING_CODE_EMPTY_REPLY: WarningCode.ValueType  # 9
@@ -268,6 +270,8 @@ WARNING_CODE_PROMPT_TOO_LARGE: WarningCode.ValueType  # 16
 """The prompt of a sub-call was refused as too large, before it cost anything."""
 WARNING_CODE_ANSWER_MISMATCH: WarningCode.ValueType  # 17
 """The answer does not match the wanted schema; the model was told so."""
+WARNING_CODE_ANSWER_DOUBTFUL: WarningCode.ValueType  # 20
+"""The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
 
 @typing.final
 class Event(message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13rlm/v1/limits.proto\x12\x06rlm.v1\x1a\x1egoogle/protobuf/duration.proto\"\x88\x05\n\x06Limits\x12\x16\n\tmax_depth\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0emax_iterations\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12,\n\twall_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x10max_input_tokens\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\"\n\x15max_cost_microdollars\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x19\n\x0cmax_subcalls\x18\x07 \x01(\x05H\x05\x88\x01\x01\x12$\n\x17max_concurrent_subcalls\x18\x08 \x01(\x05H\x06\x88\x01\x01\x12#\n\x16max_consecutive_errors\x18\t \x01(\x05H\x07\x88\x01\x01\x12\x1d\n\x10max_output_chars\x18\n \x01(\x05H\x08\x88\x01\x01\x12 \n\x04\x63\x65ll\x18\x0b \x01(\x0b\x32\x12.rlm.v1.CellLimits\x12+\n\x1emax_concurrent_calls_per_model\x18\x0c \x01(\x05H\t\x88\x01\x01\x42\x0c\n\n_max_depthB\x11\n\x0f_max_iterationsB\x13\n\x11_max_input_tokensB\x14\n\x12_max_output_tokensB\x18\n\x16_max_cost_microdollarsB\x0f\n\r_max_subcallsB\x1a\n\x18_max_concurrent_subcallsB\x19\n\x17_max_consecutive_errorsB\x13\n\x11_max_output_charsB!\n\x1f_max_concurrent_calls_per_model\"t\n\nCellLimits\x12\x0c\n\x04\x66uel\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12,\n\twall_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0coutput_bytes\x18\x04 \x01(\x03\"\xbe\x01\n\nTokenUsage\x12\x12\n\ncall_count\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ost_microdollars\x18\x06 \x01(\x03\x12\x1d\n\x15unreported_call_count\x18\x07 \x01(\x03\"\x92\x02\n\x05Usage\x12!\n\x05total\x18\x01 \x01(\x0b\x32\x12.rlm.v1.TokenUsage\x12,\n\x08\x62y_model\x18\x02 \x03(\x0b\x32\x1a.rlm.v1.Usage.ByModelEntry\x12\x12\n\niterations\x18\x03 \x01(\x03\x12\x15\n\rsubcall_count\x18\x04 \x01(\x03\x12\x33\n\x10sandbox_cpu_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0csandbox_fuel\x18\x06 \x01(\x03\x1a\x42\n\x0c\x42yModelEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rlm.v1.TokenUsage:\x02\x38\x01\x42:Z8github.com/rlm-server/rlm-server/clients/go/rlm/v1;rlmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13rlm/v1/limits.proto\x12\x06rlm.v1\x1a\x1egoogle/protobuf/duration.proto\"\xcc\x05\n\x06Limits\x12\x16\n\tmax_depth\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0emax_iterations\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12,\n\twall_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x10max_input_tokens\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\"\n\x15max_cost_microdollars\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x19\n\x0cmax_subcalls\x18\x07 \x01(\x05H\x05\x88\x01\x01\x12$\n\x17max_concurrent_subcalls\x18\x08 \x01(\x05H\x06\x88\x01\x01\x12#\n\x16max_consecutive_errors\x18\t \x01(\x05H\x07\x88\x01\x01\x12\x1d\n\x10max_output_chars\x18\n \x01(\x05H\x08\x88\x01\x01\x12 \n\x04\x63\x65ll\x18\x0b \x01(\x0b\x32\x12.rlm.v1.CellLimits\x12+\n\x1emax_concurrent_calls_per_model\x18\x0c \x01(\x05H\t\x88\x01\x01\x12%\n\x18max_subcall_prompt_chars\x18\r \x01(\x05H\n\x88\x01\x01\x42\x0c\n\n_max_depthB\x11\n\x0f_max_iterationsB\x13\n\x11_max_input_tokensB\x14\n\x12_max_output_tokensB\x18\n\x16_max_cost_microdollarsB\x0f\n\r_max_subcallsB\x1a\n\x18_max_concurrent_subcallsB\x19\n\x17_max_consecutive_errorsB\x13\n\x11_max_output_charsB!\n\x1f_max_concurrent_calls_per_modelB\x1b\n\x19_max_subcall_prompt_chars\"t\n\nCellLimits\x12\x0c\n\x04\x66uel\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12,\n\twall_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0coutput_bytes\x18\x04 \x01(\x03\"\xbe\x01\n\nTokenUsage\x12\x12\n\ncall_count\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ost_microdollars\x18\x06 \x01(\x03\x12\x1d\n\x15unreported_call_count\x18\x07 \x01(\x03\"\x92\x02\n\x05Usage\x12!\n\x05total\x18\x01 \x01(\x0b\x32\x12.rlm.v1.TokenUsage\x12,\n\x08\x62y_model\x18\x02 \x03(\x0b\x32\x1a.rlm.v1.Usage.ByModelEntry\x12\x12\n\niterations\x18\x03 \x01(\x03\x12\x15\n\rsubcall_count\x18\x04 \x01(\x03\x12\x33\n\x10sandbox_cpu_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0csandbox_fuel\x18\x06 \x01(\x03\x1a\x42\n\x0c\x42yModelEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.rlm.v1.TokenUsage:\x02\x38\x01\x42:Z8github.com/rlm-server/rlm-server/clients/go/rlm/v1;rlmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE_BYMODELENTRY']._loaded_options = None
   _globals['_USAGE_BYMODELENTRY']._serialized_options = b'8\001'
   _globals['_LIMITS']._serialized_start=64
-  _globals['_LIMITS']._serialized_end=712
-  _globals['_CELLLIMITS']._serialized_start=714
-  _globals['_CELLLIMITS']._serialized_end=830
-  _globals['_TOKENUSAGE']._serialized_start=833
-  _globals['_TOKENUSAGE']._serialized_end=1023
-  _globals['_USAGE']._serialized_start=1026
-  _globals['_USAGE']._serialized_end=1300
-  _globals['_USAGE_BYMODELENTRY']._serialized_start=1234
-  _globals['_USAGE_BYMODELENTRY']._serialized_end=1300
+  _globals['_LIMITS']._serialized_end=780
+  _globals['_CELLLIMITS']._serialized_start=782
+  _globals['_CELLLIMITS']._serialized_end=898
+  _globals['_TOKENUSAGE']._serialized_start=901
+  _globals['_TOKENUSAGE']._serialized_end=1091
+  _globals['_USAGE']._serialized_start=1094
+  _globals['_USAGE']._serialized_end=1368
+  _globals['_USAGE_BYMODELENTRY']._serialized_start=1302
+  _globals['_USAGE_BYMODELENTRY']._serialized_end=1368
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,7 @@ class Limits(message.Message):
     MAX_OUTPUT_CHARS_FIELD_NUMBER: builtins.int
     CELL_FIELD_NUMBER: builtins.int
     MAX_CONCURRENT_CALLS_PER_MODEL_FIELD_NUMBER: builtins.int
+    MAX_SUBCALL_PROMPT_CHARS_FIELD_NUMBER: builtins.int
     max_depth: builtins.int
     """max_depth is how deep `rlm_query` may nest: 0 means that sub-calls are plain model calls, 1 that the root's children
     have REPLs of their own. Default 1.
@@ -68,6 +69,11 @@ class Limits(message.Message):
     """max_concurrent_calls_per_model is how many sub-calls of the completion ask the same model at once, at least 1.
     Default: no bound but `max_concurrent_subcalls`.
     """
+    max_subcall_prompt_chars: builtins.int
+    """max_subcall_prompt_chars is the size of one prompt to a model, context that is put after it included, in characters,
+    at least 1; larger ones are refused in the code, with a hint, before they cost anything. What becomes the context of
+    a child RLM does not count. Default 1000000.
+    """
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
         """wall_time is how long the completion may take. Default 30 min."""
@@ -91,10 +97,11 @@ class Limits(message.Message):
         max_output_chars: builtins.int | None = ...,
         cell: CellLimits | None = ...,
         max_concurrent_calls_per_model: builtins.int | None = ...,
+        max_subcall_prompt_chars: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_concurrent_calls_per_model", b"_max_concurrent_calls_per_model", "_max_concurrent_subcalls", b"_max_concurrent_subcalls", "_max_consecutive_errors", b"_max_consecutive_errors", "_max_cost_microdollars", b"_max_cost_microdollars", "_max_depth", b"_max_depth", "_max_input_tokens", b"_max_input_tokens", "_max_iterations", b"_max_iterations", "_max_output_chars", b"_max_output_chars", "_max_output_tokens", b"_max_output_tokens", "_max_subcalls", b"_max_subcalls", "cell", b"cell", "max_concurrent_calls_per_model", b"max_concurrent_calls_per_model", "max_concurrent_subcalls", b"max_concurrent_subcalls", "max_consecutive_errors", b"max_consecutive_errors", "max_cost_microdollars", b"max_cost_microdollars", "max_depth", b"max_depth", "max_input_tokens", b"max_input_tokens", "max_iterations", b"max_iterations", "max_output_chars", b"max_output_chars", "max_output_tokens", b"max_output_tokens", "max_subcalls", b"max_subcalls", "wall_time", b"wall_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_concurrent_calls_per_model", b"_max_concurrent_calls_per_model", "_max_concurrent_subcalls", b"_max_concurrent_subcalls", "_max_consecutive_errors", b"_max_consecutive_errors", "_max_cost_microdollars", b"_max_cost_microdollars", "_max_depth", b"_max_depth", "_max_input_tokens", b"_max_input_tokens", "_max_iterations", b"_max_iterations", "_max_output_chars", b"_max_output_chars", "_max_output_tokens", b"_max_output_tokens", "_max_subcall_prompt_chars", b"_max_subcall_prompt_chars", "_max_subcalls", b"_max_subcalls", "cell", b"cell", "max_concurrent_calls_per_model", b"max_concurrent_calls_per_model", "max_concurrent_subcalls", b"max_concurrent_subcalls", "max_consecutive_errors", b"max_consecutive_errors", "max_cost_microdollars", b"max_cost_microdollars", "max_depth", b"max_depth", "max_input_tokens", b"max_input_tokens", "max_iterations", b"max_iterations", "max_output_chars", b"max_output_chars", "max_output_tokens", b"max_output_tokens", "max_subcall_prompt_chars", b"max_subcall_prompt_chars", "max_subcalls", b"max_subcalls", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_concurrent_calls_per_model", b"_max_concurrent_calls_per_model", "_max_concurrent_subcalls", b"_max_concurrent_subcalls", "_max_consecutive_errors", b"_max_consecutive_errors", "_max_cost_microdollars", b"_max_cost_microdollars", "_max_depth", b"_max_depth", "_max_input_tokens", b"_max_input_tokens", "_max_iterations", b"_max_iterations", "_max_output_chars", b"_max_output_chars", "_max_output_tokens", b"_max_output_tokens", "_max_subcalls", b"_max_subcalls", "cell", b"cell", "max_concurrent_calls_per_model", b"max_concurrent_calls_per_model", "max_concurrent_subcalls", b"max_concurrent_subcalls", "max_consecutive_errors", b"max_consecutive_errors", "max_cost_microdollars", b"max_cost_microdollars", "max_depth", b"max_depth", "max_input_tokens", b"max_input_tokens", "max_iterations", b"max_iterations", "max_output_chars", b"max_output_chars", "max_output_tokens", b"max_output_tokens", "max_subcalls", b"max_subcalls", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_concurrent_calls_per_model", b"_max_concurrent_calls_per_model", "_max_concurrent_subcalls", b"_max_concurrent_subcalls", "_max_consecutive_errors", b"_max_consecutive_errors", "_max_cost_microdollars", b"_max_cost_microdollars", "_max_depth", b"_max_depth", "_max_input_tokens", b"_max_input_tokens", "_max_iterations", b"_max_iterations", "_max_output_chars", b"_max_output_chars", "_max_output_tokens", b"_max_output_tokens", "_max_subcall_prompt_chars", b"_max_subcall_prompt_chars", "_max_subcalls", b"_max_subcalls", "cell", b"cell", "max_concurrent_calls_per_model", b"max_concurrent_calls_per_model", "max_concurrent_subcalls", b"max_concurrent_subcalls", "max_consecutive_errors", b"max_consecutive_errors", "max_cost_microdollars", b"max_cost_microdollars", "max_depth", b"max_depth", "max_input_tokens", b"max_input_tokens", "max_iterations", b"max_iterations", "max_output_chars", b"max_output_chars", "max_output_tokens", b"max_output_tokens", "max_subcall_prompt_chars", b"max_subcall_prompt_chars", "max_subcalls", b"max_subcalls", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_concurrent_calls_per_model: _TypeAlias = typing.Literal["max_concurrent_calls_per_model"]  # noqa: Y015
     _WhichOneofArgType__max_concurrent_calls_per_model: _TypeAlias = typing.Literal["_max_concurrent_calls_per_model", b"_max_concurrent_calls_per_model"]  # noqa: Y015
@@ -114,6 +121,8 @@ class Limits(message.Message):
     _WhichOneofArgType__max_output_chars: _TypeAlias = typing.Literal["_max_output_chars", b"_max_output_chars"]  # noqa: Y015
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_subcall_prompt_chars: _TypeAlias = typing.Literal["max_subcall_prompt_chars"]  # noqa: Y015
+    _WhichOneofArgType__max_subcall_prompt_chars: _TypeAlias = typing.Literal["_max_subcall_prompt_chars", b"_max_subcall_prompt_chars"]  # noqa: Y015
     _WhichOneofReturnType__max_subcalls: _TypeAlias = typing.Literal["max_subcalls"]  # noqa: Y015
     _WhichOneofArgType__max_subcalls: _TypeAlias = typing.Literal["_max_subcalls", b"_max_subcalls"]  # noqa: Y015
     @typing.overload
@@ -134,6 +143,8 @@ class Limits(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_chars) -> _WhichOneofReturnType__max_output_chars | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_subcall_prompt_chars) -> _WhichOneofReturnType__max_subcall_prompt_chars | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_subcalls) -> _WhichOneofReturnType__max_subcalls | None: ...
 

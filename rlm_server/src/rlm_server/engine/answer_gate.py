@@ -1,0 +1,81 @@
+"""Decides whether an answer that a model declared final is taken."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.answers import is_no_answer
+from rlm_server.engine.budget import LimitReachedError
+from rlm_server.engine.prompts import fill
+
+if TYPE_CHECKING:
+    from rlm_server.engine.answers import Answer
+    from rlm_server.engine.run import Node, NodeTask, Run
+
+_MAX_REFUSALS = 5
+"""Answers of one node that are refused before it gives up."""
+
+
+class AnswerGate:
+    """What the answers of one node must pass. Each that is refused is kept, as the best answer so far.
+
+    Args:
+        run: the completion's.
+        node: the place in the tree.
+        task: what is asked.
+    """
+
+    def __init__(self, run: Run, node: Node, task: NodeTask) -> None:
+        self._run = run
+        self._node = node
+        names = "|".join(sorted({"context", *(re.escape(part.value.name) for part in task.contexts)}))
+        self._mention = re.compile(rf"\b(?:{names})\b")
+        self._has_looked = False
+        self._has_run = False
+        self._was_asked_to_confirm = False
+        self._refusals = 0
+
+    def see_code(self, code: str) -> None:
+        """Takes note of code that is about to run: what names the context looks at it."""
+        self._has_looked = self._has_looked or self._mention.search(code) is not None
+
+    def see_outcome(self) -> None:
+        """Takes note that code has come to something: sub-models have replied, or the model is shown its output."""
+        self._has_run = True
+
+    async def refusal(self, answer: Answer, *, is_last_turn: bool) -> str:
+        """Returns why an answer is not taken, for the model; empty if it is.
+
+        Raises:
+            LimitReachedError: too many were refused.
+        """
+        note = await self._refusal(answer, is_last_turn=is_last_turn)
+        if note:
+            self._refusals += 1
+            if self._refusals == _MAX_REFUSALS:
+                message = f"{_MAX_REFUSALS} answers were not taken; the one that is given is the last of them"
+                raise LimitReachedError(event_pb2.FINISH_REASON_NO_PROGRESS, message)
+        return note
+
+    async def _refusal(self, answer: Answer, *, is_last_turn: bool) -> str:
+        prompts, spec = self._run.prompts, self._run.spec
+        if not self._has_looked:
+            # Code that does not name the context may have looked at it nevertheless, unless a refusal hangs on it.
+            if spec.look_required or not self._has_run:
+                message = "the answer was given before any code had looked at the context"
+                await self._warn(event_pb2.WARNING_CODE_ANSWER_WITHOUT_CODE, message)
+            if spec.look_required:
+                return fill(prompts.look_first)
+        kind = is_no_answer(answer.text)
+        if kind:
+            await self._warn(event_pb2.WARNING_CODE_ANSWER_DOUBTFUL, f"the answer reads like {kind}")
+            if not self._was_asked_to_confirm and not is_last_turn:
+                self._was_asked_to_confirm = True
+                return fill(prompts.answer_doubtful, kind=kind)
+        return ""
+
+    async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:
+        await self._run.events.warn(self._node.node_id, code, message)

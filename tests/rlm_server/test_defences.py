@@ -1,0 +1,367 @@
+"""What models do wrong, and what is done about it. `test_failure_modes.py` is the index of these and other tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rlm_api.rlm.v1 import limits_pb2
+from rlm_server.engine.answers import is_no_answer
+
+from tests.support.scripted_model import ScriptedReply
+
+if TYPE_CHECKING:
+    from tests.support.rlm_stack import Stack
+    from tests.support.scripted_model import Messages
+
+LOOK = "```repl\nprint(context)\n```"
+
+
+def policy(code: str, sub: Any, *, child: str = "", finish: bool = True) -> Any:
+    """Returns a script: the root runs the code, then answers `done` or runs it again; sub-calls get `sub(prompt)`."""
+
+    def reply(messages: Messages) -> Any:
+        if messages[0]["role"] != "system":
+            return sub(messages[0]["content"])
+        if child and "What is it?" not in messages[1]["content"]:
+            return child
+        return "FINAL(done)" if finish and len(messages) > 2 else f"```repl\n{code}\n```"
+
+    return reply
+
+
+def fail_on(word: str) -> Any:
+    return lambda prompt: ScriptedReply(status=400) if word in prompt else prompt.upper()
+
+
+# --- an answer before any look at the context
+
+
+@pytest.mark.parametrize(
+    "first", ["FINAL(guess)", "```repl\nFINAL('guess')\n```", "```repl\nx = 'guess'\nFINAL(x)\n```"]
+)
+async def test_an_answer_without_a_look_is_taken_with_a_warning(stack: Stack, first: str) -> None:
+    events = await stack.complete(first)
+    assert events.answer == "guess"
+    assert events.warnings == ["ANSWER_WITHOUT_CODE"]
+
+
+@pytest.mark.parametrize("code", ["FINAL(context[0])", "FINAL(len(context))", "FINAL(llm_query('what?'))"])
+async def test_an_answer_from_code_that_looks_is_taken_without_a_warning(stack: Stack, code: str) -> None:
+    assert (await stack.complete(f"```repl\n{code}\n```", "a reply")).warnings == []
+
+
+@pytest.mark.parametrize("first", ["FINAL(guess)", "```repl\nFINAL('guess')\n```", "```repl\nFINAL(6 * 7)\n```"])
+async def test_an_answer_without_a_look_is_refused_if_the_request_says_so(stack: Stack, first: str) -> None:
+    events = await stack.complete(first, LOOK, "FINAL(seen)", look_required=True)
+    assert events.answer == "seen"
+    assert events.warnings == ["ANSWER_WITHOUT_CODE"]
+    assert "no code has looked at the context yet" in stack.shown_to_root(2)
+
+
+async def test_a_look_can_be_required_by_the_server_and_waived_by_the_request(serve: Any) -> None:
+    async with serve(look_required=True) as stack:
+        assert (await stack.complete("FINAL(guess)", LOOK, "FINAL(seen)")).answer == "seen"
+        assert (await stack.complete("FINAL(guess)", look_required=False)).answer == "guess"
+
+
+async def test_answers_that_are_refused_again_and_again_end_with_the_last_of_them(local_stack: Stack) -> None:
+    events = await local_stack.complete(*[f"FINAL(guess {n})" for n in range(9)], look_required=True)
+    assert (events.reason, events.finished.answer, events.finished.partial) == ("NO_PROGRESS", "guess 4", True)
+
+
+# --- a plan, or a placeholder, as the answer
+
+PLANS = [
+    "I will first look at the context and then count the lines.",
+    "I'll start by printing the first 500 characters.",
+    "Let me search the documents for the name.",
+    "First, I need to examine the structure of the context.",
+    "Okay, let's split the text into chunks and query a sub-model for each.",
+    "To answer this, I will go through each chapter.",
+    "Plan: 1. look 2. search 3. answer",
+    "My plan is to read all files.",
+    "**Step 1:** Inspect the data.",
+    "We need to analyze the log first.",
+    "Now I'm going to run the batch.",
+]
+PLACEHOLDERS = ["your answer", "<your answer>", "...", "[answer]", "final answer", "TODO"]
+ANSWERS = [
+    "42",
+    "I will always love you",
+    "Let me not to the marriage of true minds",
+    "The plan was to attack at dawn.",
+    "First, the fee rose; then it fell.",
+    "He said that he would look for it.",
+    "I need a doctor!",
+    "Step by step, the author builds her case.",
+    "None",
+    "n/a",
+    "The answer is 4.",
+    "We will fight on the beaches.",
+    "To be, or not to be",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PLANS + PLACEHOLDERS)
+def test_it_is_no_answer(text: str) -> None:
+    assert is_no_answer(text) == ("a plan" if text in PLANS else "a placeholder")
+
+
+@pytest.mark.parametrize("text", [*ANSWERS, "I will look. " + "It is long. " * 400])
+def test_it_is_an_answer(text: str) -> None:
+    assert not is_no_answer(text)
+
+
+@pytest.mark.parametrize("form", ["FINAL(Let me read the files.)", "```repl\nFINAL('Let me read the files.')\n```"])
+async def test_a_plan_is_not_taken_and_the_model_goes_on(stack: Stack, form: str) -> None:
+    events = await stack.complete(LOOK, form, "FINAL(42)")
+    assert events.answer == "42"
+    assert events.warnings == ["ANSWER_DOUBTFUL"]
+    assert "it reads like a plan" in stack.shown_to_root(3)
+
+
+async def test_what_only_reads_like_a_plan_is_taken_when_it_is_given_again(local_stack: Stack) -> None:
+    events = await local_stack.complete(LOOK, "FINAL(Let me look.)", "FINAL(Let me look.)")
+    assert events.answer == "Let me look."
+    assert events.warnings == ["ANSWER_DOUBTFUL", "ANSWER_DOUBTFUL"]
+
+
+async def test_a_plan_in_the_last_turn_is_not_lost(local_stack: Stack) -> None:
+    limits = limits_pb2.Limits(max_iterations=2)
+    assert (await local_stack.complete(LOOK, "FINAL(Let me look.)", limits=limits)).answer == "Let me look."
+
+
+async def test_a_plan_is_the_partial_answer_when_nothing_better_follows(local_stack: Stack) -> None:
+    limits = limits_pb2.Limits(max_iterations=2)
+    events = await local_stack.complete("FINAL(Let me look.)", LOOK, limits=limits)
+    assert (events.reason, events.finished.answer) == ("MAX_ITERATIONS", "Let me look.")
+
+
+# --- running in circles
+
+
+async def test_code_that_is_repeated_is_told_and_ends_the_completion(stack: Stack) -> None:
+    events = await stack.play(lambda _: "```repl\nprint(len(context))\n```")
+    assert (events.reason, events.finished.iterations) == ("NO_PROGRESS", 6)
+    assert events.warnings == ["NO_PROGRESS"] * 5
+    assert "running it again will not help" in stack.shown_to_root(3)
+    assert "After 1 more such turns" in stack.shown_to_root(6)
+
+
+async def test_a_cycle_of_two_is_seen_as_well(local_stack: Stack) -> None:
+    replies = ["```repl\nprint(1)\n```", "```repl\nprint(2)\n```"] * 5
+    events = await local_stack.complete(*replies)
+    assert (events.reason, events.finished.iterations) == ("NO_PROGRESS", 7)
+
+
+async def test_an_error_that_is_repeated_is_no_progress_though_its_cell_has_another_number(local_stack: Stack) -> None:
+    events = await local_stack.complete(*["```repl\n1 / 0\n```"] * 9)
+    assert (events.reason, events.finished.iterations) == ("NO_PROGRESS", 6)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["n = globals().get('n', 0) + 1\nprint(n)", "n = globals().get('n', 0) + 1\nreply = llm_query(str(n))"],
+    ids=["other output", "other prompts"],
+)
+async def test_the_same_code_makes_progress_as_long_as_something_differs(local_stack: Stack, code: str) -> None:
+    limits = limits_pb2.Limits(max_iterations=9)
+    events = await local_stack.play(policy(code, str, finish=False), limits=limits)
+    assert events.reason == "MAX_ITERATIONS"
+    assert events.warnings == []
+
+
+async def test_identical_sub_calls_in_identical_code_are_no_progress(local_stack: Stack) -> None:
+    events = await local_stack.play(policy("reply = llm_query('again')", str, finish=False))
+    assert events.reason == "NO_PROGRESS"
+    assert events.finished.usage.subcall_count == 6
+
+
+async def test_something_new_starts_the_count_again(local_stack: Stack) -> None:
+    same = ["```repl\nprint(1)\n```"] * 4
+    events = await local_stack.complete(*same, "```repl\nprint(2)\n```", *same, "FINAL(A)")
+    assert events.answer == "A"
+
+
+# --- prompts that are too large
+
+
+async def test_a_giant_prompt_is_refused_with_a_hint_before_it_costs_anything(stack: Stack) -> None:
+    code = (
+        "rs = llm_query_batched(['short', 'x' * 101, 'y' * 102])\nprint(rs[0], rs[1].kind, rs[1].message)\n"
+        "try:\n    llm_query('x' * 101)\nexcept SubcallError as e:\n    print(e.kind)"
+    )
+    limits = limits_pb2.Limits(max_subcall_prompt_chars=100)
+    events = await stack.play(policy(code, str.upper), limits=limits)
+    assert events.output.startswith(
+        "SHORT prompt_too_large the prompt has 101 characters, and at most 100 are sent; nothing was asked. Select what"
+    )
+    assert events.output.endswith("prompt_too_large\n")
+    assert events.warnings == ["PROMPT_TOO_LARGE", "PROMPT_TOO_LARGE"]
+    assert "(1 more prompt likewise)" in events.of("warning")[0].message
+    assert events.finished.usage.subcall_count == 1
+
+
+async def test_what_becomes_a_childs_context_may_be_larger_and_its_question_may_not(local_stack: Stack) -> None:
+    code = (
+        "print(rlm_query('x' * 101))\nprint(rlm_query('q', context='x' * 101))\n"
+        "print(rlm_query_batched(['x' * 101], contexts=['c'])[0].message[-80:])"
+    )
+    limits = limits_pb2.Limits(max_subcall_prompt_chars=100)
+    script = policy(code, str, child="```repl\nFINAL(len(context))\n```")
+    events = await local_stack.play(script, limits=limits)
+    assert events.output.splitlines()[:2] == ["101", "101"]
+    assert events.output.endswith("as context=..., and as the prompt only what is to be done with it\n")
+
+
+async def test_beyond_the_greatest_depth_the_context_counts_as_it_is_put_into_the_prompt(local_stack: Stack) -> None:
+    limits = limits_pb2.Limits(max_subcall_prompt_chars=100, max_depth=0)
+    code = "print(rlm_query_batched(['q'], contexts=['x' * 100])[0].kind)"
+    assert (await local_stack.play(policy(code, str), limits=limits)).output == "prompt_too_large\n"
+
+
+# --- names of the REPL that code rebinds
+
+
+@pytest.mark.parametrize("code", ["context = 'mine'", "for context in ['other', 'mine']: pass", "del context"])
+async def test_a_context_that_is_rebound_is_put_back_and_the_model_told(stack: Stack, code: str) -> None:
+    events = await stack.complete(
+        f"```repl\nprint(context)\n{code}\n```", "```repl\nFINAL((context, globals().get('context_new')))\n```"
+    )
+    assert events.answer == ('["abc", null]' if code.startswith("del") else '["abc", "mine"]')
+    assert events.warnings == ["NAME_RESTORED"]
+    assert "Your code rebound `context`" in stack.shown_to_root(2)
+
+
+async def test_functions_that_are_rebound_are_put_back_also_by_code_that_fails(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\ncontext\nllm_query = print\nFINAL = None\n1 / 0\n```", "```repl\nFINAL(llm_query('x'))\n```", "sub"
+    )
+    assert events.answer == "sub"
+    assert events.warnings == ["NAME_RESTORED"]
+    assert "`FINAL`, `llm_query`" in stack.shown_to_root(2)
+
+
+async def test_setting_or_rebinding_answer_is_no_offence(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\nanswer = {'content': context, 'ready': False}\n```", "```repl\nanswer['ready'] = True\n```"
+    )
+    assert (events.answer, events.warnings) == ("abc", [])
+
+
+# --- failed sub-calls that could pass for text
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "'\\n'.join(rs)",
+        "'\\n'.join(str(r) for r in rs)",
+        "'\\n'.join(f'{n}: {r}' for n, r in enumerate(rs))",
+        "'%s and %s' % tuple(rs)",
+        "'{} and {}'.format(*rs)",
+        "rs[0] + rs[1]",
+        "[r.strip() for r in rs]",
+        "[r[:10] for r in rs]",
+        "[r for r in rs if 'yes' in r]",
+        "import json; json.dumps(rs)",
+        "llm_query(rs[1])",
+        "llm_query(rs)",
+        "llm_query({'replies': rs})",
+        "rlm_query('sum up', context=rs)",
+        "FINAL(rs[1])",
+        "FINAL(rs)",
+        "FINAL({'a': rs})",
+        "FINAL_VAR('rs')",
+        "print(rs[1])",
+    ],
+)
+async def test_an_error_value_does_not_pass_for_text(local_stack: Stack, use: str) -> None:
+    code = f"context\nrs = llm_query_batched(['a', 'bad'])\n{use}"
+    events = await local_stack.play(policy(code, fail_on("bad")))
+    assert events.outcomes[0] == "EXCEPTION"
+    assert "Error" in local_stack.shown_to_root(2)
+
+
+async def test_an_error_value_in_answer_is_not_taken(stack: Stack) -> None:
+    code = "context\nrs = llm_query_batched(['a', 'bad'])\nanswer['content'] = rs\nanswer['ready'] = True"
+    events = await stack.play(policy(code, fail_on("bad")))
+    assert events.answer == "done"
+    assert 'answer["content"] cannot be given: SubcallError' in stack.shown_to_root(2)
+
+
+async def test_an_error_value_can_be_looked_at_told_apart_and_raised(stack: Stack) -> None:
+    code = (
+        "rs = llm_query_batched(['a', 'bad'])\nprint(rs, [r for r in rs if r])\n"
+        "try:\n    llm_query('bad')\nexcept SubcallError as e:\n    print(f'{e}'[:7], str(e)[:7])\n"
+        "try:\n    raise rs[1]\nexcept SubcallError as e:\n    print(str(e)[:7])"
+    )
+    events = await stack.play(policy(code, fail_on("bad")))
+    assert events.output.startswith("['A', SubcallError(")
+    assert events.output.endswith(" ['A']\nError:  Error: \nError: \n")
+
+
+async def test_a_sub_call_that_has_only_begun_is_no_text_either(local_stack: Stack) -> None:
+    await local_stack.play(policy("context\nFINAL(llm_query_async('a'))", str))
+    assert "TypeError: this is a sub-call that has begun, not its reply" in local_stack.shown_to_root(2)
+
+
+# --- values that are no answers
+
+
+@pytest.mark.parametrize("value", ["len", "lambda: 1", "dict", "json", "'x'.upper"])
+async def test_a_function_or_module_is_no_answer(local_stack: Stack, value: str) -> None:
+    events = await local_stack.complete(f"```repl\nimport json\ncontext\nFINAL({value})\n```", "FINAL(A)")
+    assert events.answer == "A"
+    assert "not a value; give what it returns or holds" in local_stack.shown_to_root(2)
+
+
+async def test_dataclasses_and_sets_are_answers_in_json(stack: Stack) -> None:
+    code = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\ncontext\nFINAL({'p': P(1), 's': {3, 2}})"
+    assert (await stack.complete(f"```repl\n{code}\n```")).answer == '{"p": {"x": 1}, "s": [2, 3]}'
+
+
+# --- replies that are all thinking
+
+
+async def test_a_reply_cut_off_while_thinking_gets_a_nudge_of_its_own(local_stack: Stack) -> None:
+    cut = ScriptedReply("", reasoning="hm, hm", stop_reason="length")
+    events = await local_stack.complete(cut, ScriptedReply("<think>hm", stop_reason="length"), LOOK, "FINAL(A)")
+    assert events.answer == "A"
+    assert events.warnings == ["REPLY_TRUNCATED", "EMPTY_REPLY"] * 2
+    for turn in (2, 3):
+        assert "thinking used up the limit on its length" in local_stack.shown_to_root(turn)
+
+
+async def test_a_sub_model_that_only_thinks_fails_and_says_why(local_stack: Stack) -> None:
+    code = "print(llm_query_batched(['x']))"
+    events = await local_stack.play(policy(code, lambda _: ScriptedReply("", reasoning="hm", stop_reason="length")))
+    assert "empty_reply" in events.output
+    assert "thinking used up the limit on its length" in events.output
+
+
+async def test_nudges_count_down(local_stack: Stack) -> None:
+    await local_stack.complete("a", "", "FINAL(A)")
+    assert "After 4 more such replies in a row you are stopped" in local_stack.shown_to_root(2)
+    assert "After 3 more such replies in a row you are stopped" in local_stack.shown_to_root(3)
+
+
+# --- what goes wrong in children
+
+
+async def test_a_child_that_only_writes_broken_code_is_an_error_for_its_parent(local_stack: Stack) -> None:
+    code = "try:\n    rlm_query('p')\nexcept SubcallError as e:\n    print(e.kind)"
+    limits = limits_pb2.Limits(max_consecutive_errors=3)
+    script = policy(code, str, child="```repl\nx = = 1\n```")
+    assert (await local_stack.play(script, limits=limits)).output == "max_errors\n"
+
+
+async def test_output_before_an_exception_and_before_the_answer_is_kept(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\nprint('before', context)\n1 / 0\n```", "```repl\nprint('at the end')\nFINAL('A')\n```"
+    )
+    assert events.answer == "A"
+    assert events.output == "before abc\nat the end\n"
+    assert "before abc" in stack.shown_to_root(2)
