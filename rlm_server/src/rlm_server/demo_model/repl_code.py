@@ -90,7 +90,7 @@ replies = llm_query_batched(prompts) if prompts else []
 if handed:
     documents = [{"id": where, "text": "\n".join(lines_of[where])} for where in dict(handed)]
     replies += rlm_query_batched([f"{question} {HOW}"], contexts=[documents])
-replies = [repr(reply) if isinstance(reply, SubcallError) else reply for reply in replies]
+replies = [reply if isinstance(reply, str) else repr(reply) for reply in replies]  # a failed one is no str
 
 verdicts, unreadable = [], []
 for reply in replies:
