@@ -51,28 +51,55 @@ def test_a_key_is_never_shown():
 
 async def test_an_endpoint_that_has_the_model_is_fine():
     async with running_demo_model() as running:
-        result = await checks.endpoint(endpoint(running.base_url))
+        (result,) = await checks.models(endpoint(running.base_url), {})
     assert result.state is checks.State.OK
 
 
 async def test_an_endpoint_without_the_model_is_noted_with_what_it_has():
     async with running_demo_model() as running:
-        result = await checks.endpoint(endpoint(running.base_url, "gpt-9"))
+        (result,) = await checks.models(endpoint(running.base_url, "gpt-9"), {})
     assert result.state is checks.State.NOTE
     assert "demo-model" in result.remedy
 
 
 async def test_an_endpoint_that_refuses_the_key_is_told():
     async with running_demo_model(DemoModelSettings(api_key="right")) as running:
-        result = await checks.endpoint(endpoint(running.base_url, api_key="wrong"))
+        (result,) = await checks.models(endpoint(running.base_url, api_key="wrong"), {})
     assert result.state is checks.State.FAILED
     assert "refuses the key" in result.finding
 
 
 async def test_an_endpoint_that_is_not_there_is_told():
-    result = await checks.endpoint(endpoint("http://127.0.0.1:1/v1", "m"))
+    (result,) = await checks.models(endpoint("http://127.0.0.1:1/v1", "m"), {})
     assert result.state is checks.State.FAILED
     assert "--base-url" in result.remedy
+
+
+async def test_each_profile_is_checked(tmp_path):
+    file = tmp_path / "rlm.toml"
+    async with running_demo_model(DemoModelSettings(api_key="right")) as running:
+        file.write_text(f"""
+            [models.good]
+            model = "demo-model"
+            base_url = "{running.base_url}"
+            api_key_env = "RIGHT"
+            price = {{ input = 1, output = 2 }}
+            [models.wrong-key]
+            base_url = "{running.base_url}"
+            api_key = "wrong"
+            price = {{ input = 1, output = 2 }}
+            [models.no-key]
+            base_url = "{running.base_url}"
+            api_key_env = "MISSING"
+        """)
+        chosen = choose_endpoint(load(config_file=file, environment={}))
+        results = await checks.models(chosen, {"RIGHT": "right"})
+    assert [(result.name, result.state.name) for result in results] == [
+        ("models.good", "OK"),
+        ("models.wrong-key", "FAILED"),
+        ("models.no-key", "FAILED"),
+    ]
+    assert "MISSING, which is not set" in results[2].finding
 
 
 def test_a_taken_port_fails_the_doctor(run_rlm):

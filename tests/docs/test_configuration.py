@@ -10,6 +10,7 @@ from rlm_server.cli.configuration import FLAGS
 from rlm_server.configuration import load
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits
 from rlm_server.executors import child_process
+from rlm_server.models.profile import ModelProfile
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS
 from rlm_server.settings import Settings as RlmSettings
 from sandbox_server.settings import DEFAULT_LISTEN
@@ -46,7 +47,9 @@ def test_each_setting_of_the_rlm_server_is_there_with_its_default() -> None:
         "sandbox": (None, "a child process"),
         "base_url": (None, "OpenAI's"),
         "default_sub_model": (None, "the root's"),
-        "allowed_models": (None, "any"),
+        "default_child_models": ((), "the sub-calls'"),
+        "models": ({}, "none"),
+        "allowed_models": (None, "those of models; any if there is a base_url, a key, or no profile"),
         "stand_in_models": ((), "none"),
         "default_limits": (CompletionLimits(), "[below](#limits-of-a-completion)"),
         "max_limits": (GREATEST_LIMITS, "[below](#limits-of-a-completion)"),
@@ -62,10 +65,22 @@ def test_each_setting_of_the_rlm_server_is_there_with_its_default() -> None:
 
 
 def test_the_settings_of_the_example_file_exist(tmp_path: Path) -> None:
-    (block,) = code_blocks(PAGE, "toml")
+    first, second = code_blocks(PAGE, "toml")
     file = tmp_path / "rlm.toml"
-    file.write_text(block.text, encoding="utf-8")
+    file.write_text(first.text, encoding="utf-8")
     assert load(config_file=file, environment={}).settings().default_limits.max_iterations == 20
+    file.write_text(second.text, encoding="utf-8")
+    settings = load(config_file=file, environment={}).settings()
+    assert (settings.default_model, settings.models["big"].fallbacks) == ("big", ("azure",))
+
+
+def test_each_field_of_a_profile_is_there_with_its_default() -> None:
+    listed = {name: default for name, default, _ in next(tables(PAGE, "Models"))[1:]}
+    profile = ModelProfile()
+    assert set(listed) == {field.name for field in dataclasses.fields(ModelProfile)}
+    for name, default in listed.items():
+        value = getattr(profile, name)
+        assert value in (None, ()) or str(value) == default
 
 
 def test_each_flag_of_the_sandbox_server_is_there_with_its_variable_and_default() -> None:

@@ -133,7 +133,6 @@ UNSERVED_FIELDS = [
     {"conversation_id": "1"},
     {"keep_conversation": True},
     {"answer_schema": "{}"},
-    {"tools": [rlm.Tool(name="f")]},
     {"seed": 0},
     {"direct_answer_allowed": True},
     {"limits": {"max_cost_microdollars": 1}},

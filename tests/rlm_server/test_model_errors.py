@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_server.engine.ports import Message, ModelError, ModelRequest, ReplyEnd, TextPart, TokenCounts
-from rlm_server.models.openai_endpoint import OpenAIEndpoint
+from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
@@ -24,13 +24,13 @@ REQUEST = ModelRequest("m", [Message("user", "hello")])
 
 @pytest.fixture
 async def endpoint(model: ScriptedModel) -> AsyncIterator[OpenAIEndpoint]:
-    endpoint = OpenAIEndpoint(base_url=model.base_url, api_key=None, timeout_seconds=0.5, max_retries=0)
+    endpoint = OpenAIEndpoint(EndpointOptions(base_url=model.base_url, silence_timeout_seconds=0.5))
     yield endpoint
     await endpoint.close()
 
 
 async def parts_of(endpoint: OpenAIEndpoint) -> list[TextPart | ReplyEnd]:
-    return [part async for part in endpoint.stream(REQUEST)]
+    return [part async for part in endpoint.stream(REQUEST, "m")]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ async def parts_of(endpoint: OpenAIEndpoint) -> list[TextPart | ReplyEnd]:
         (ScriptedReply("half", error_in_stream={"message": "m", "code": "rate_limit_exceeded"}), "overloaded"),
         (ScriptedReply("half", error_in_stream={"message": "boom"}), "overloaded"),
         (ScriptedReply("half", break_off=True), "unreachable"),
+        (ScriptedReply("half", end_early=True), "unreachable"),
     ],
 )
 async def test_each_failure_has_its_kind_and_names_the_model(
@@ -68,9 +69,8 @@ async def test_each_failure_has_its_kind_and_names_the_model(
 
 
 async def test_an_endpoint_that_is_not_there_is_unreachable(unused_tcp_port: int) -> None:
-    endpoint = OpenAIEndpoint(
-        base_url=f"http://127.0.0.1:{unused_tcp_port}/v1", api_key=None, timeout_seconds=1, max_retries=0
-    )
+    options = EndpointOptions(base_url=f"http://127.0.0.1:{unused_tcp_port}/v1", silence_timeout_seconds=1)
+    endpoint = OpenAIEndpoint(options)
     with pytest.raises(ModelError) as failure:
         await parts_of(endpoint)
     assert failure.value.kind == "unreachable"

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint over HTTP that says what a test tells it to."""
+"""An endpoint with OpenAI's interfaces, and with Azure's paths, that says what a test tells it to, over HTTP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.support import scripted_responses
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from starlette.requests import Request
 
@@ -42,6 +44,7 @@ class ScriptedReply:
         raw: bytes that are sent in place of a stream of events, with `content_type`.
         content_type: of `raw`.
         break_off: ends the connection after the text.
+        end_early: ends the stream after the text as if that were all.
         release: the text is sent only once this is set.
         headers: more headers.
         chunk_chars: how much text is sent at once; 0 makes some 40 parts of a long text.
@@ -57,6 +60,7 @@ class ScriptedReply:
     raw: bytes | None = None
     content_type: str = "text/html"
     break_off: bool = False
+    end_early: bool = False
     release: asyncio.Event | None = None
     headers: dict[str, str] = field(default_factory=dict)
     chunk_chars: int = 0
@@ -67,7 +71,7 @@ Script: TypeAlias = "Sequence[str | ScriptedReply] | Callable[[Messages], str | 
 
 
 class ScriptedModel:
-    """Answers chat completions from a script: a list of replies, or a function of the messages.
+    """Answers calls from a script: a list of replies, or a function of the messages.
 
     Args:
         base_url: where `ScriptedModels` serves it.
@@ -79,6 +83,8 @@ class ScriptedModel:
         self.requests: list[dict[str, Any]] = []
         """The bodies of the requests so far."""
         self.request_headers: list[dict[str, str]] = []
+        self.request_paths: list[str] = []
+        """Paths and queries of the requests, from below the model's own path."""
         self.waiting_count = 0
         """How many calls wait for their `release`."""
         self._waiting_changed = asyncio.Condition()
@@ -94,22 +100,34 @@ class ScriptedModel:
         self._said = 0
 
     @property
+    def azure_url(self) -> str:
+        """What Azure would call the resource's endpoint."""
+        return self.base_url.removesuffix("/v1")
+
+    @property
     def conversations(self) -> list[Messages]:
         """The messages of each request so far."""
-        return [request["messages"] for request in self.requests]
+        return [_messages(request) for request in self.requests]
 
     async def complete(self, request: Request) -> Response:
         """Answers a request."""
         body = json.loads(await request.body())
         self.requests.append(body)
         self.request_headers.append(dict(request.headers))
-        reply = self._next_reply(body["messages"])
+        query = f"?{request.url.query}" if request.url.query else ""
+        self.request_paths.append(request.url.path.partition("/")[2].partition("/")[2] + query)
+        reply = self._next_reply(_messages(body))
         if reply.status != 200:
             error = reply.error or {"message": "scripted failure"}
             return JSONResponse({"error": error}, reply.status, reply.headers)
         if reply.raw is not None:
             return Response(reply.raw, media_type=reply.content_type)
-        return StreamingResponse(self._stream(reply, body["model"]), media_type="text/event-stream")
+        is_chat = request.url.path.endswith("/chat/completions")
+        if not body.get("stream"):
+            make = _chat_completion if is_chat else scripted_responses.whole
+            return JSONResponse(make(reply, body["model"]))
+        events = self._chat_events if is_chat else self._response_events
+        return StreamingResponse(self._stream(reply, events(reply, body["model"])), media_type="text/event-stream")
 
     def _next_reply(self, messages: Messages) -> ScriptedReply:
         if callable(self._script):
@@ -135,32 +153,42 @@ class ScriptedModel:
         finally:
             self.waiting_count -= 1
 
-    async def _stream(self, reply: ScriptedReply, model: str) -> AsyncIterator[bytes]:
+    async def _stream(self, reply: ScriptedReply, events: Iterator[bytes]) -> AsyncIterator[bytes]:
         self.concurrent += 1
         self.most_concurrent = max(self.most_concurrent, self.concurrent)
         try:
             if reply.release is not None:
                 yield b": the reply will come\n\n"
                 await self._wait(reply.release)
-            if reply.reasoning:
-                yield _event(model, {"delta": {"reasoning_content": reply.reasoning}})
-            size = reply.chunk_chars or max(7, len(reply.text) // 40)
-            for start in range(0, len(reply.text), size):
-                yield _event(model, {"delta": {"content": reply.text[start : start + size]}})
+            for event in events:
+                yield event
             if reply.break_off:
                 raise ConnectionResetError
-            if reply.error_in_stream is not None:
-                yield f"data: {json.dumps({'error': reply.error_in_stream})}\n\n".encode()
-                return
-            yield _event(model, {"delta": {}, "finish_reason": reply.stop_reason})
-            if reply.usage is not None:
-                yield f"data: {json.dumps({'model': model, 'choices': [], 'usage': reply.usage})}\n\n".encode()
-            yield b"data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.disconnected.set()
             raise
         finally:
             self.concurrent -= 1
+
+    def _chat_events(self, reply: ScriptedReply, model: str) -> Iterator[bytes]:
+        if reply.reasoning:
+            yield _event(model, {"delta": {"reasoning_content": reply.reasoning}})
+        for text in _parts(reply):
+            yield _event(model, {"delta": {"content": text}})
+        if reply.break_off or reply.end_early:
+            return
+        if reply.error_in_stream is not None:
+            yield f"data: {json.dumps({'error': reply.error_in_stream})}\n\n".encode()
+            return
+        yield _event(model, {"delta": {}, "finish_reason": reply.stop_reason})
+        if reply.usage is not None:
+            yield f"data: {json.dumps({'model': model, 'choices': [], 'usage': reply.usage})}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+
+    def _response_events(self, reply: ScriptedReply, model: str) -> Iterator[bytes]:
+        yield from scripted_responses.text_events(reply, _part_chars(reply))
+        if not reply.break_off and not reply.end_early:
+            yield scripted_responses.last_event(reply, model)
 
 
 class _Server(uvicorn.Server):
@@ -178,7 +206,11 @@ class ScriptedModels:
 
     def __init__(self) -> None:
         self._models: list[ScriptedModel] = []
-        app = Starlette(routes=[Route("/{index:int}/v1/chat/completions", self._complete, methods=["POST"])])
+        paths = (
+            *("v1/chat/completions", "v1/responses"),
+            *("openai/deployments/{deployment}/chat/completions", "openai/responses"),
+        )
+        app = Starlette(routes=[Route(f"/{{index:int}}/{path}", self._complete, methods=["POST"]) for path in paths])
         config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, ws="none")
         self._server = _Server(config)
         self._url = ""
@@ -210,6 +242,27 @@ class ScriptedModels:
     async def _complete(self, request: Request) -> Response:
         model = self._models[int(request.path_params["index"])]
         return await model.complete(request)
+
+
+def _messages(body: dict[str, Any]) -> Messages:
+    messages: Messages = body["messages"] if "messages" in body else body["input"]
+    return messages
+
+
+def _part_chars(reply: ScriptedReply) -> int:
+    return reply.chunk_chars or max(7, len(reply.text) // 40)
+
+
+def _parts(reply: ScriptedReply) -> Iterator[str]:
+    size = _part_chars(reply)
+    for start in range(0, len(reply.text), size):
+        yield reply.text[start : start + size]
+
+
+def _chat_completion(reply: ScriptedReply, model: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": reply.text, "reasoning_content": reply.reasoning or None}
+    choice = {"index": 0, "message": message, "finish_reason": reply.stop_reason}
+    return {"model": model, "choices": [choice], "usage": reply.usage}
 
 
 def _event(model: str, choice: dict[str, Any]) -> bytes:

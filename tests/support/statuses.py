@@ -22,6 +22,12 @@ def violated_fields(error: grpc.aio.AioRpcError) -> list[str]:
     return [violation.field for one in bad_requests for violation in one.field_violations]
 
 
+def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """Returns what a `BadRequest` says, by the paths of the fields."""
+    bad_requests = _details(error, error_details_pb2.BadRequest)
+    return {violation.field: violation.description for one in bad_requests for violation in one.field_violations}
+
+
 def assert_status(
     error: grpc.aio.AioRpcError, code: grpc.StatusCode, reason: str, *, domain: str = "rlm.v1", **metadata: str
 ) -> None:

@@ -15,7 +15,7 @@ from rlm_server.engine.prompts import PromptError, UnknownPromptsError, load_lib
 from rlm_server.executors.child_process import SandboxProcess, SandboxStartError
 from rlm_server.executors.local import LocalExecutor
 from rlm_server.executors.sandbox import SandboxExecutor
-from rlm_server.models.openai_endpoint import OpenAIEndpoint
+from rlm_server.models.registry import ModelRegistry
 from rlm_server.service.completion_service import CompletionService
 from rlm_server.service.models import ModelNames
 from rlm_server.settings import LOCAL_SANDBOX, SettingsError
@@ -114,12 +114,7 @@ async def create_server(settings: Settings) -> RlmServer:
             parent=settings.data_dir,
         )
         resources.push_async_callback(contexts.close)
-        models = OpenAIEndpoint(
-            base_url=settings.base_url,
-            api_key=settings.resolved_api_key(),
-            timeout_seconds=settings.model_timeout_seconds,
-            max_retries=settings.model_max_retries,
-        )
+        models = ModelRegistry(settings)
         resources.push_async_callback(models.close)
         sandbox_process = None
         if settings.sandbox is None:
@@ -127,8 +122,8 @@ async def create_server(settings: Settings) -> RlmServer:
             resources.push_async_callback(sandbox_process.stop)
         service = CompletionService(
             settings,
-            model_names=ModelNames(settings),
-            models=models,
+            model_names=ModelNames(settings, models.client.info),
+            models=models.client,
             executor=_make_executor(settings, sandbox_process, resources),
             contexts=contexts,
             prompts=prompts,

@@ -12,6 +12,7 @@ from rlm_common.addresses import is_loopback
 
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits, limits_problem
 from rlm_server.engine.prompts import DEFAULT_PROMPTS
+from rlm_server.models.profile import ModelProfile
 
 LOCAL_SANDBOX = "local"
 """Value of `Settings.sandbox` that runs code in the server's own process."""
@@ -31,7 +32,7 @@ class Settings:
     A field that is not in `repr` is a secret, and masked wherever settings are shown.
 
     Args:
-        default_model: the root's model where a request names none.
+        default_model: the root's model where a request names none. Empty takes the first of `models`.
         listen: addresses to listen on, each `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
         sandbox: where code runs. None starts a sandbox server as a child process on a Unix socket; `unix:PATH`,
             `dns:///HOST:PORT` and `HOST:PORT` name a running one; `local` runs code in this process, without any
@@ -40,7 +41,11 @@ class Settings:
         api_key: the endpoint's key. None means that it needs none, or that `api_key_file` has it.
         api_key_file: file with the endpoint's key.
         default_sub_model: the sub-calls' model where neither request nor code names one. None means the root's.
-        allowed_models: models that requests and code may name. None means any; they are passed on as they are.
+        default_child_models: models of `rlm_query` children where a request names none, by depth from 1; the last is
+            that of all deeper ones. None at all means the sub-calls' model.
+        models: profiles by the names that requests and code use. Other names are models of `base_url`.
+        allowed_models: models that requests and code may name. None means those of `models`, and, if `base_url` or a
+            key is set or there are no profiles, any other, which is passed on as it is.
         stand_in_models: those of the models that are the demo model, for `ListModels`.
         default_limits: limits where a request gives none.
         max_limits: the greatest that a request can have; None in a limit of tokens means no cap,
@@ -55,10 +60,13 @@ class Settings:
         context_window_tokens: size of the window of models of which nothing else is known.
         compaction_threshold: the part of a model's window beyond which the messages of a node are summed up, over 0 and
             at most 1, where a request does not say.
+        model_timeout_seconds: how long an endpoint may be silent during a call, unless the model's profile says
+            otherwise, as with the following.
+        model_try_timeout_seconds: how long one call to an endpoint may take.
+        model_total_timeout_seconds: how long all calls for one reply may take, waits and fallbacks included.
+        model_max_retries: how often a failed call to an endpoint is made again.
         look_required: an answer that is given before any code has looked at the context is refused, where a request
             does not say.
-        model_timeout_seconds: how long the endpoint may be silent during a call.
-        model_max_retries: how often a failed call to the endpoint is tried again before any of the reply has come.
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
             first start on a machine builds the guest image.
         grace_seconds: how long running completions may go on when the server shuts down.
@@ -69,13 +77,15 @@ class Settings:
         SettingsError: the settings contradict themselves.
     """
 
-    default_model: str
+    default_model: str = ""
     listen: tuple[str, ...] = (DEFAULT_LISTEN_ADDRESS,)
     sandbox: str | None = None
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_file: Path | None = None
     default_sub_model: str | None = None
+    default_child_models: tuple[str, ...] = ()
+    models: dict[str, ModelProfile] = field(default_factory=dict)
     allowed_models: tuple[str, ...] | None = None
     stand_in_models: tuple[str, ...] = ()
     default_limits: CompletionLimits = field(default_factory=CompletionLimits)
@@ -90,12 +100,16 @@ class Settings:
     compaction_threshold: float = 0.8
     look_required: bool = False
     model_timeout_seconds: float = 300.0
+    model_try_timeout_seconds: float = 900.0
+    model_total_timeout_seconds: float = 1800.0
     model_max_retries: int = 2
     sandbox_start_timeout_seconds: float = 300.0
     grace_seconds: float = 30.0
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
+        if not self.default_model and self.models:
+            object.__setattr__(self, "default_model", next(iter(self.models)))
         if not self.default_model:
             raise SettingsError("default_model is empty: name the model that requests use by default")
         if not self.listen:
@@ -111,19 +125,36 @@ class Settings:
             )
         if self.api_key is not None and self.api_key_file is not None:
             raise SettingsError("api_key and api_key_file are both set: give one of them")
-        if self.allowed_models is not None:
-            for name in (self.default_model, self.sub_model):
-                if name not in self.allowed_models:
-                    raise SettingsError(f"model {name!r} is a default but not in allowed_models: add it")
+        self._check_models()
         self._check_numbers()
         if self.log_level.upper() not in logging.getLevelNamesMapping():
             raise SettingsError(f"log_level {self.log_level!r} is unknown: give DEBUG, INFO, WARNING or ERROR")
+
+    def _check_models(self) -> None:
+        for name in (self.default_model, self.sub_model, *self.default_child_models):
+            if self.allowed_models is not None and name not in self.allowed_models:
+                raise SettingsError(f"model {name!r} is a default but not in allowed_models: add it")
+            if not self.is_allowed(name):
+                raise SettingsError(
+                    f"model {name!r} is a default but has no profile in models, nor is there a base_url or key for it"
+                )
+        for name, profile in self.models.items():
+            for fallback in profile.fallbacks:
+                if fallback not in self.models:
+                    raise SettingsError(f"models.{name}.fallbacks names {fallback!r}, which has no profile in models")
+                if fallback == name:
+                    raise SettingsError(f"models.{name}.fallbacks names the model itself")
 
     def _check_numbers(self) -> None:
         for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")
-        for name in ("model_timeout_seconds", "sandbox_start_timeout_seconds"):
+        for name in (
+            "model_timeout_seconds",
+            "model_try_timeout_seconds",
+            "model_total_timeout_seconds",
+            "sandbox_start_timeout_seconds",
+        ):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be more than 0")
         for name in ("model_max_retries", "grace_seconds"):
@@ -141,6 +172,18 @@ class Settings:
     def sub_model(self) -> str:
         """The sub-calls' model where neither request nor code names one."""
         return self.default_sub_model or self.default_model
+
+    @property
+    def any_model_allowed(self) -> bool:
+        """Whether requests may name models that have no profile."""
+        has_endpoint = any(one is not None for one in (self.base_url, self.api_key, self.api_key_file))
+        return self.allowed_models is None and (has_endpoint or not self.models)
+
+    def is_allowed(self, model: str) -> bool:
+        """Whether requests and code may name a model."""
+        if self.allowed_models is not None:
+            return model in self.allowed_models
+        return model in self.models or self.any_model_allowed
 
     def resolved_api_key(self) -> str | None:
         """Returns the endpoint's key, from the settings or the file that they name.

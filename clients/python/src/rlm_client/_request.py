@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
 
@@ -16,6 +18,7 @@ def build_request(
     *,
     model: str | None,
     sub_model: str | None,
+    child_models: Sequence[str],
     limits: Limits | None,
     sampling: Sampling | None,
     prompts: Prompts | None,
@@ -26,6 +29,7 @@ def build_request(
         query=query,
         model=model or "",
         sub_model=sub_model or "",
+        child_models=child_models,
         limits=limits.to_proto() if limits is not None else None,
         sampling=sampling.to_proto() if sampling is not None else None,
         prompts=prompts.to_proto() if prompts is not None else None,

@@ -53,6 +53,7 @@ class Client:
         *,
         model: str | None = None,
         sub_model: str | None = None,
+        child_models: Sequence[str] = (),
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
@@ -68,6 +69,8 @@ class Client:
             query: the question.
             model: the root's model. Default: the server's.
             sub_model: the model of sub-calls. Default: the server's.
+            child_models: the models of `rlm_query` children, by depth from 1; the last is that of all deeper ones.
+                Default: the server's, or `sub_model` if it is given.
             limits: what bounds the completion. Default: the server's.
             sampling: what models are told about sampling. Default: the endpoints'.
             prompts: the texts that models are given. Default: the server's.
@@ -90,6 +93,7 @@ class Client:
             query,
             model=model,
             sub_model=sub_model,
+            child_models=child_models,
             limits=limits,
             sampling=sampling,
             prompts=prompts,
@@ -105,6 +109,7 @@ class Client:
         *,
         model: str | None = None,
         sub_model: str | None = None,
+        child_models: Sequence[str] = (),
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
@@ -123,6 +128,7 @@ class Client:
             query,
             model=model,
             sub_model=sub_model,
+            child_models=child_models,
             limits=limits,
             sampling=sampling,
             prompts=prompts,

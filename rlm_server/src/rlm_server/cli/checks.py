@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import importlib.util
 import json
@@ -12,10 +13,19 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import openai
+
 from rlm_server.cli.endpoint import started
+from rlm_server.models.openai_endpoint import OpenAIEndpoint
+from rlm_server.models.profile import ModelProfile
+from rlm_server.models.registry import endpoint_options
+from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rlm_server.cli.endpoint import Endpoint
+    from rlm_server.models.openai_endpoint import EndpointOptions
 
 _OLDEST_PYTHON = (3, 11, 0)
 _SANDBOX_CHECK_SECONDS = 120
@@ -109,34 +119,46 @@ def key(value: str | None, *, is_demo: bool) -> Result:
     return Result("key", State.OK, f"there, {len(value)} characters")
 
 
-async def endpoint(chosen: Endpoint) -> Result:
-    """Checks that the endpoint answers and has the model."""
-    import openai  # noqa: PLC0415 - takes half a second, which no other command should wait for
-
-    async with started(chosen) as ready:
-        where = ready.base_url or "OpenAI"
-        client = openai.AsyncOpenAI(
-            api_key=ready.resolved_api_key() or "none",
-            base_url=ready.base_url,
-            timeout=_ENDPOINT_CHECK_SECONDS,
-            max_retries=0,
-        )
-        async with client:
+async def models(chosen: Endpoint, environment: Mapping[str, str]) -> list[Result]:
+    """Checks that the endpoint of each profile answers and has its model, and the server's own one where it is used."""
+    results = []
+    async with started(chosen) as settings:
+        defaults = (settings.default_model, settings.sub_model, *settings.default_child_models)
+        unlisted = [name for name in dict.fromkeys(defaults) if name not in settings.models]
+        wanted = {name: ModelProfile() for name in unlisted} | settings.models
+        for name, profile in wanted.items():
+            label = "endpoint" if name in unlisted else f"models.{name}"
             try:
-                names = [model.id async for model in client.models.list()]
-            except openai.AuthenticationError as error:
-                return Result(
-                    "endpoint", State.FAILED, f"{where} refuses the key: {error.message}", "Give another key."
-                )
-            except openai.APIConnectionError as error:
-                remedy = "Check --base-url, the network and proxies; is the endpoint running?"
-                return Result(
-                    "endpoint", State.FAILED, f"{where} cannot be reached: {error.__cause__ or error}", remedy
-                )
-            except openai.APIStatusError as error:
-                remedy = "Some endpoints list no models; try a completion."
-                return Result("endpoint", State.NOTE, f"{where} answers {error.status_code} to a models call", remedy)
-    if ready.default_model.partition("?")[0] not in names:
+                options = endpoint_options(settings, name, profile, environment)
+            except SettingsError as error:
+                results.append(Result(label, State.FAILED, str(error), "Set it, or name another source of the key."))
+                continue
+            options = dataclasses.replace(options, silence_timeout_seconds=_ENDPOINT_CHECK_SECONDS)
+            results.append(await _endpoint(label, options, profile.model or name))
+            if profile.price is None and name in settings.models:
+                remedy = f"Set models.{name}.price, so that limits on cost hold."
+                results.append(Result(label, State.NOTE, "has no price", remedy))
+    return results
+
+
+async def _endpoint(label: str, options: EndpointOptions, model: str) -> Result:
+    where = options.base_url or "OpenAI"
+    tried = OpenAIEndpoint(options)
+    try:
+        names = await tried.model_names()
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        return Result(label, State.FAILED, f"{where} refuses the key: {error.message}", "Give another key.")
+    except openai.APIConnectionError as error:
+        remedy = "Check --base-url, the network and proxies; is the endpoint running?"
+        return Result(label, State.FAILED, f"{where} cannot be reached: {error.__cause__ or error}", remedy)
+    except openai.APIStatusError as error:
+        remedy = "Some endpoints list no models; try a completion."
+        return Result(label, State.NOTE, f"{where} answers {error.status_code} to a models call", remedy)
+    finally:
+        await tried.close()
+    if options.azure_api_version:
+        return Result(label, State.OK, f"{where} answers; it does not list deployments, so {model!r} is not checked")
+    if model.partition("?")[0] not in names:
         remedy = f"It has {', '.join(names[:10]) or 'none'}."
-        return Result("endpoint", State.NOTE, f"{where} does not list model {ready.default_model!r}", remedy)
-    return Result("endpoint", State.OK, f"{where} answers and has model {ready.default_model!r}")
+        return Result(label, State.NOTE, f"{where} does not list model {model!r}", remedy)
+    return Result(label, State.OK, f"{where} answers and has model {model!r}")

@@ -33,6 +33,7 @@ from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
 from rlm_server.cli.options import (
     ApiKeyFileOption,
     BaseUrlOption,
+    ChildModelsOption,
     CompactAtOption,
     ConfigOption,
     ContextWindowOption,
@@ -77,6 +78,7 @@ def complete(
     assignments: SetOption = None,
     model: ModelOption = None,
     sub_model: SubModelOption = None,
+    child_model: ChildModelsOption = None,
     base_url: BaseUrlOption = None,
     api_key_file: ApiKeyFileOption = None,
     sandbox: SandboxOption = None,
@@ -128,8 +130,16 @@ def complete(
         max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
     )
     compaction = Compaction(threshold=compact_at, context_window_tokens=context_window)
-    call = _Call(query, read, skipped, server, endpoint, model, sub_model, limits, chosen_prompts, compaction, output)
+    models = _Models(model, sub_model, tuple(child_model or ()))
+    call = _Call(query, read, skipped, server, endpoint, models, limits, chosen_prompts, compaction, output)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
+
+
+@dataclass(frozen=True)
+class _Models:
+    root: str | None
+    sub: str | None
+    children: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,7 @@ class _Call:
     skipped_files: Sequence[SkippedFile]
     server: str | None
     endpoint: Endpoint | None
-    model: str | None
-    sub_model: str | None
+    models: _Models
     limits: Limits
     prompts: Prompts
     compaction: Compaction
@@ -185,8 +194,9 @@ class _Call:
             stream = await client.stream(
                 self.context,
                 self.query,
-                model=self.model,
-                sub_model=self.sub_model,
+                model=self.models.root,
+                sub_model=self.models.sub,
+                child_models=self.models.children,
                 limits=self.limits,
                 prompts=self.prompts,
                 compaction=self.compaction,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Annotated
 
 import typer
@@ -49,7 +50,10 @@ def doctor(
         ]
     else:
         results += [checks.port(address) for address in endpoint.settings.listen if not address.startswith("unix")]
-        results += [checks.sandbox(), checks.key(key, is_demo=endpoint.is_demo), asyncio.run(checks.endpoint(endpoint))]
+        results.append(checks.sandbox())
+        if not endpoint.settings.models:
+            results.append(checks.key(key, is_demo=endpoint.is_demo))
+        results += asyncio.run(checks.models(endpoint, os.environ))
     for result in results:
         typer.echo(f"{result.state.value:7} {result.name}: {result.finding}")
         if result.remedy:

@@ -45,11 +45,14 @@ def choose_endpoint(configuration: Configuration) -> Endpoint:
     Raises:
         SettingsError: the settings do not go together.
     """
-    model = configuration.value("default_model")
+    profiles = configuration.names("models")
+    model = configuration.value("default_model") or next(iter(profiles), None)
     base_url = configuration.value("base_url")
     has_key = any(configuration.value(name) is not None for name in ("api_key", "api_key_file"))
     is_demo = False
-    if base_url:
+    if model in profiles:
+        pass
+    elif base_url:
         if model is None:
             raise SettingsError(
                 f"base_url ({configuration.origin(('base_url',))}) needs --model, or the setting default_model: name "
@@ -65,7 +68,7 @@ def choose_endpoint(configuration: Configuration) -> Endpoint:
     elif not has_key:
         raise SettingsError(
             f"model {model} needs an endpoint: give --base-url, or a key for OpenAI's in OPENAI_API_KEY or "
-            "--api-key-file"
+            "--api-key-file, or a profile in the configuration's models"
         )
     elif model is None:
         configuration = configuration.with_values(

@@ -28,6 +28,12 @@ def models(server: ServerOption = None) -> None:
             notes.append("default for sub-calls")
         if model.stand_in:
             notes.append("a stand-in, no language model")
+        if model.context_window_tokens:
+            notes.append(f"window of {model.context_window_tokens:,} tokens")
+        if model.HasField("price"):
+            notes.append(f"${model.price.input:g} in, ${model.price.output:g} out per million tokens")
+        if model.fallbacks:
+            notes.append(f"falls back on {', '.join(model.fallbacks)}")
         typer.echo(f"{model.name} ({'; '.join(notes)})" if notes else model.name)
     if found.any_model_allowed:
         typer.echo("and any other that the endpoint has")

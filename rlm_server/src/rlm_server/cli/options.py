@@ -16,6 +16,10 @@ SubModelOption = Annotated[
     str | None,
     typer.Option("--sub-model", help="The sub-calls' model. Default: the root's."),
 ]
+ChildModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--child-model", help="Model of rlm_query children; again for each depth. Default: the sub-calls'."),
+]
 BaseUrlOption = Annotated[
     str | None,
     typer.Option("--base-url", help="An OpenAI-compatible endpoint, as http://HOST:8000/v1. [OPENAI_BASE_URL]"),

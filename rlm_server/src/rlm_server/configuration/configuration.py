@@ -42,6 +42,10 @@ class Configuration:
         found = self.values.get(tuple(name.split(".")))
         return found.value if found else None
 
+    def names(self, table: str) -> list[str]:
+        """Returns the names of the tables in a table of tables, in their order."""
+        return list(dict.fromkeys(path[1] for path in self.values if path[0] == table and len(path) > 1))
+
     def is_set(self, name: str) -> bool:
         """Whether somebody set a setting."""
         found = self.values.get(tuple(name.split(".")))

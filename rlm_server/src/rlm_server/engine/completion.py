@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.budget import Budget
-from rlm_server.engine.host_calls import HOST_FUNCTIONS, HostCalls
+from rlm_server.engine.host_calls import HostCalls
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec
@@ -19,6 +19,7 @@ from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
 
 if TYPE_CHECKING:
+    from rlm_server.engine.client_tools import ClientTools
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.engine.run import CompletionSpec
@@ -39,10 +40,18 @@ class Completion:
         models: calls models.
         executor: makes sandboxes.
         clock: tells the time.
+        client_tools: has the client run the tools that it serves.
     """
 
     def __init__(
-        self, spec: CompletionSpec, *, events: EventStream, models: ModelClient, executor: Executor, clock: Clock
+        self,
+        spec: CompletionSpec,
+        *,
+        events: EventStream,
+        models: ModelClient,
+        executor: Executor,
+        clock: Clock,
+        client_tools: ClientTools,
     ) -> None:
         run = Run(
             spec=spec,
@@ -52,6 +61,7 @@ class Completion:
             executor=executor,
             clock=clock,
             prompts=spec.prompts,
+            client_tools=client_tools,
         )
         self._run = run
         self._tree = Tree(run)
@@ -98,11 +108,14 @@ class Completion:
             SandboxOpenError: there is no sandbox for it.
         """
         subcalls = Subcalls(self._tree, node, self._run_node)
+        host_calls = HostCalls(self._tree, node, subcalls)
         session_spec = SessionSpec(
             inputs=[part.value for part in task.contexts],
-            prelude_source=prelude_source([part.value.name for part in task.contexts]),
-            host_functions=HOST_FUNCTIONS,
-            on_host_call=HostCalls(self._tree, node, subcalls).answer,
+            prelude_source=prelude_source(
+                [part.value.name for part in task.contexts], self._run.spec.tools, node.depth
+            ),
+            host_functions=host_calls.functions,
+            on_host_call=host_calls.answer,
             memory_bytes=self._memory_bytes(task),
         )
         async with self._run.executor.open(session_spec) as session:

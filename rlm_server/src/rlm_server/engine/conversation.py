@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
+from rlm_server.engine.tools import tools_section
 from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def system_message(run: Run, node: Node, model: str) -> str:
         max_output_chars=f"{limits.max_output_chars:,}",
         subcall_chars=f"{_SUBCALL_CHARS:,}",
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
-        tools="",
+        tools=tools_section(run.tools_of(node)),
         answer_format="",
         model_note=run.spec.model_note(model),
     )

@@ -28,6 +28,8 @@ EventKind: TypeAlias = (
     | event_pb2.CompletionFinished
     | event_pb2.SandboxRestored
     | event_pb2.Compacted
+    | event_pb2.ToolCall
+    | event_pb2.ToolCallFinished
 )
 """What an event can tell."""
 

@@ -1,4 +1,4 @@
-"""The host calls of one node's session: sub-calls, and what the REPL asks of the engine."""
+"""The host calls of one node's session: sub-calls, tools, and what the REPL asks of the engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rlm_server.engine.subcall_request import SUBCALL_FUNCTIONS, unknown_function
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlm_server.engine.ports import HostCall
     from rlm_server.engine.run import Node
     from rlm_server.engine.subcalls import Subcalls
@@ -33,6 +35,12 @@ class HostCalls:
         self._tree = tree
         self._node = node
         self._subcalls = subcalls
+        self._tools = {tool.name: tool for tool in tree.run.tools_of(node) if tool.python_source is None}
+
+    @property
+    def functions(self) -> Sequence[str]:
+        """The names of the host functions."""
+        return (*HOST_FUNCTIONS, *self._tools)
 
     async def answer(self, call: HostCall) -> object:
         """Returns the answer to a call, which JSON can express.
@@ -44,6 +52,11 @@ class HostCalls:
             return await self._subcalls.answer(call)
         if call.function == "budget":
             return self._budget()
+        tool = self._tools.get(call.function)
+        if tool is not None and not call.args:
+            return await self._tree.run.client_tools.call(
+                self._node.node_id, self._node.next_tool_call_id(), tool, call.kwargs
+            )
         raise unknown_function(call.function)
 
     def _budget(self) -> dict[str, float | int | None]:

@@ -134,6 +134,7 @@ class NodeLoop:
                 usage=reply.usage,
                 wall_time=to_duration(reply.wall_time_seconds),
                 time_to_first_token=to_duration(reply.time_to_first_token_seconds),
+                model=reply.model,
             ),
         )
         await self._tree.caller.emit_usage(node_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import ModelRequest, ReplyEnd, TextPart
+from rlm_server.engine.ports import CallRepeated, ModelRequest, ReplyEnd, TextPart
 from rlm_server.engine.text import clean
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelReply:
-    """A whole reply, and what it took."""
+    """A whole reply, and what it took. `model` is the one that gave it: the one that was asked, or a fallback."""
 
+    model: str
     text: str
     stop_reason: str
     usage: limits_pb2.TokenUsage
@@ -69,11 +70,19 @@ class ModelCaller:
         end: ReplyEnd | None = None
         usage: limits_pb2.TokenUsage | None = None
         request = ModelRequest(model, messages, run.spec.sampling)
+        asked = model
         try:
             async with contextlib.aclosing(run.models.stream(request)) as parts:
                 async for part in parts:
                     if isinstance(part, ReplyEnd):
                         end = part
+                        continue
+                    if isinstance(part, CallRepeated):
+                        texts.clear()
+                        if part.reply_had_begun:
+                            run.budget.record_model_call(asked, None)
+                        asked = part.model or asked
+                        await self._tell_repeated(node_id, part)
                         continue
                     if first_seconds is None:
                         first_seconds = run.clock.monotonic_seconds()
@@ -84,22 +93,28 @@ class ModelCaller:
                         await on_text(cleaned)
         finally:
             # A call that fails or is cancelled after it was sent has cost something, but nobody says how much.
-            usage = run.budget.record_model_call(model, end.tokens if end else None)
+            usage = run.budget.record_model_call(asked, end.tokens if end else None)
         end_seconds = run.clock.monotonic_seconds()
-        if usage.unreported_call_count and model not in self._models_without_usage:
-            self._models_without_usage.add(model)
+        if usage.unreported_call_count and asked not in self._models_without_usage:
+            self._models_without_usage.add(asked)
             await run.events.warn(
                 node_id,
                 event_pb2.WARNING_CODE_USAGE_UNKNOWN,
-                f"the endpoint of {model} does not report token usage, so limits on tokens cannot be kept",
+                f"the endpoint of {asked} does not report token usage, so limits on tokens cannot be kept",
             )
         return ModelReply(
+            model=asked,
             text="".join(texts),
             stop_reason=end.stop_reason if end else "",
             usage=usage,
             wall_time_seconds=end_seconds - start_seconds,
             time_to_first_token_seconds=(first_seconds or end_seconds) - start_seconds,
         )
+
+    async def _tell_repeated(self, node_id: str, repeated: CallRepeated) -> None:
+        code = event_pb2.WARNING_CODE_MODEL_FALLBACK if repeated.model else event_pb2.WARNING_CODE_MODEL_RETRY
+        begun = "; the reply that had begun is void" if repeated.reply_had_begun else ""
+        await self._run.events.warn(node_id, code, f"{repeated.message}{begun}")
 
     async def emit_usage(self, node_id: str) -> None:
         """Tells what the completion has used so far."""

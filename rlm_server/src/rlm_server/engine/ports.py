@@ -91,12 +91,16 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Tokens of one call; cached ones are part of the input, reasoning is part of the output."""
+    """Tokens of one call; cached ones are part of the input, reasoning is part of the output.
+
+    `cost_microdollars` is the cost that the endpoint itself reported, in millionths of a US dollar, if it did.
+    """
 
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
+    cost_microdollars: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,16 +113,77 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ReplyEnd:
-    """The end of a reply. `tokens` is None if the endpoint did not report them."""
+    """The end of a reply.
+
+    Args:
+        stop_reason: what the endpoint gave, as `stop` or `length`.
+        tokens: what it reported, or None if it reported nothing.
+        model: the model that gave the reply, if it is another than the one that was asked.
+    """
 
     stop_reason: str
     tokens: TokenCounts | None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class CallRepeated:
+    """A call failed and is made again. Text that came of it before is void.
+
+    Args:
+        kind: why it failed.
+        message: what happened and what is done now, for people.
+        model: the model that is asked now, if it is another than before.
+        reply_had_begun: some of the reply had come, so the failed call may have cost something.
+    """
+
+    kind: ModelErrorKind
+    message: str
+    model: str = ""
+    reply_had_begun: bool = False
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a model costs, in US dollars for a million tokens, which is millionths of a dollar for a token.
+
+    Args:
+        input: tokens sent.
+        output: tokens made, reasoning included.
+        cached_input: tokens sent that the endpoint had cached. None means the price of the others.
+    """
+
+    input: float
+    output: float
+    cached_input: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model.
+
+    Args:
+        name: what requests and code call it.
+        window_tokens: how many tokens messages and reply may have together, or None if it is not known.
+        max_output_tokens: the limit of one reply where a request gives none, or None if there is none.
+        price: what it costs, or None if it is not known.
+        fallbacks: the models that are asked when it fails, in order.
+    """
+
+    name: str
+    window_tokens: int | None = None
+    max_output_tokens: int | None = None
+    price: Price | None = None
+    fallbacks: tuple[str, ...] = ()
 
 
 class ModelClient(Protocol):
     """Calls models."""
 
-    def stream(self, request: ModelRequest) -> AsyncGenerator[TextPart | ReplyEnd, None]:
+    def info(self, model: str) -> ModelInfo:
+        """Returns what is known of a model."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextPart | CallRepeated | ReplyEnd, None]:
         """Yields a reply as it comes in, a `ReplyEnd` last. Cancelling it ends the call at once.
 
         Raises:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rlm_server.engine.tools import Tool
+
 _SOURCE = (importlib.resources.files("rlm_server.engine") / "repl_prelude.py").read_text(encoding="utf-8")
 
 
@@ -23,10 +25,22 @@ REPL_NAMES = _exported_names()
 """The names that the REPL provides itself."""
 
 
-def prelude_source(context_names: Sequence[str]) -> str:
+def prelude_source(context_names: Sequence[str], tools: Sequence[Tool], depth: int) -> str:
     """Returns the prelude of a node.
 
     Args:
         context_names: the variables that the parts of its context are.
+        tools: those of the request, in its order.
+        depth: the node's, which tells what tools it has.
     """
-    return f"{_SOURCE}\n\n_configure({list(context_names)!r})\n"
+    sources = list(dict.fromkeys(tool.python_source for tool in tools if tool.python_source is not None))
+    lines = [_SOURCE, f"_configure({list(context_names)!r})", f"_sources = {sources!r}"]
+    # The tools of other nodes are compiled, too, so that what is wrong with them is known before anything runs.
+    for index, tool in enumerate(tools):
+        in_scope = tool.scope.has(depth)
+        if tool.python_source is not None:
+            source = f"_sources[{sources.index(tool.python_source)}]"
+            lines.append(f"_add_tool_source({index}, {tool.name!r}, {source}, {in_scope})")
+        elif in_scope:
+            lines.append(f"_add_served_tool({tool.name!r}, {tool.description!r}, {tool.schema!r})")
+    return "\n\n".join(lines) + "\n"

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.engine.budget import Budget
+    from rlm_server.engine.client_tools import ClientTools
     from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
     from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
+    from rlm_server.engine.tools import Tool
 
 ROOT_NODE_ID = "0"
 """The root's node id."""
@@ -36,6 +38,8 @@ class CompletionSpec:
         contexts: at least one.
         model: the root's.
         sub_model: that of sub-calls which name none.
+        child_models: those of `rlm_query` children which name none, by depth from 1, the last for all deeper ones; none
+            at all means the sub-calls' model.
         limits: bounds of the whole tree.
         sampling: is passed to the models.
         resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
@@ -43,6 +47,7 @@ class CompletionSpec:
         model_note: returns what a model is told besides, by its name; may be empty.
         compaction: when messages are summed up.
         cache_subcalls: identical sub-calls are made once.
+        tools: functions that the request adds to the REPL.
         look_required: an answer is refused that comes before any look at the context.
     """
 
@@ -51,6 +56,7 @@ class CompletionSpec:
     contexts: Sequence[ContextPart]
     model: str
     sub_model: str
+    child_models: Sequence[str]
     limits: CompletionLimits
     sampling: Sampling
     resolve_model: Callable[[str], str]
@@ -58,7 +64,12 @@ class CompletionSpec:
     model_note: Callable[[str], str]
     compaction: CompactionSpec
     cache_subcalls: bool = False
+    tools: Sequence[Tool] = ()
     look_required: bool = False
+
+    def child_model(self, depth: int) -> str:
+        """Returns the model of an `rlm_query` child at a depth, where the code names none."""
+        return self.child_models[min(depth, len(self.child_models)) - 1] if self.child_models else self.sub_model
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,11 @@ class Run:
     executor: Executor
     clock: Clock
     prompts: PromptSet
+    client_tools: ClientTools
+
+    def tools_of(self, node: Node) -> list[Tool]:
+        """Returns the tools that code of a node can call."""
+        return [tool for tool in self.spec.tools if tool.scope.has(node.depth)]
 
 
 @dataclass
@@ -81,11 +97,17 @@ class Node:
     node_id: str
     depth: int
     child_count: int = 0
+    tool_call_count: int = 0
 
     def next_child_id(self) -> str:
         """Returns the id of the next sub-call."""
         self.child_count += 1
         return f"{self.node_id}.{self.child_count}"
+
+    def next_tool_call_id(self) -> str:
+        """Returns the id of the next call of a tool that the client serves."""
+        self.tool_call_count += 1
+        return f"{self.node_id}-{self.tool_call_count}"
 
 
 @dataclass(frozen=True)

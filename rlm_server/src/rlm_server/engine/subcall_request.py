@@ -65,7 +65,7 @@ def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallReq
     if not isinstance(contexts, list) or len(contexts) != len(prompts):
         raise HostCallError("bad_call", "contexts must be a list with one context for each prompt")
     try:
-        resolved = spec.resolve_model(model) if model else spec.sub_model
+        resolved = spec.resolve_model(model) if model else _default_model(call.function, spec, depth)
     except UnknownModelError as error:
         raise HostCallError("unknown_model", str(error)) from None
     is_recursive = call.function.startswith("rlm_")
@@ -78,6 +78,11 @@ def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallReq
         batched=call.function.endswith("_batched"),
         recursive=is_recursive,
     )
+
+
+def _default_model(function: str, spec: CompletionSpec, depth: int) -> str:
+    is_child = function.startswith("rlm_") and depth < spec.limits.max_depth
+    return spec.child_model(depth + 1) if is_child else spec.sub_model
 
 
 def _read_item(prompt: str, context: object) -> SubcallItem:

@@ -159,6 +159,7 @@ class Tree:
 
     async def end_below(self, node_id: str, reason: event_pb2.FinishReason.ValueType, cause: str) -> None:
         """Tells the end of all that is open below a node, the latest first. Its tasks must be gone already."""
+        await self.run.client_tools.end_calls(node_id, cause)
         for open_id in [open_id for open_id in reversed(self._subcalls) if open_id.startswith(f"{node_id}.")]:
             loop = self._loops.pop(open_id, None)
             if loop is not None:

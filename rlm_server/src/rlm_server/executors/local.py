@@ -20,6 +20,7 @@ from rlm_server.engine.ports import (
     HostCallError,
     InputValue,
     SandboxError,
+    SandboxOpenError,
     ValueFormat,
     VariableListing,
     VariablesState,
@@ -46,7 +47,10 @@ class LocalExecutor:
     async def open(self, spec: SessionSpec) -> AsyncIterator[_LocalSession]:
         """Makes a session, which ends when the context is left."""
         session = _LocalSession(spec)
-        await session.reset()
+        try:
+            await session.reset()
+        except Exception as error:
+            raise SandboxOpenError(f"the prelude failed: {type(error).__name__}: {error}") from error
         try:
             yield session
         finally:

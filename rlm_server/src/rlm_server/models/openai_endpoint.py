@@ -1,180 +1,161 @@
-"""Any OpenAI-compatible endpoint for chat completions, through the `openai` package."""
+"""One endpoint with OpenAI's interface, or Azure's, through the `openai` package: one call, once."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
 
-from rlm_server.engine.ports import ModelErrorKind, ModelRequest, ReplyEnd, TextPart, TokenCounts
-from rlm_server.models.openai_errors import from_sdk, from_stream, model_error
-from rlm_server.models.sse import EventDecoder
+from rlm_server.engine.ports import ModelErrorKind, ReplyEnd, TextPart
+from rlm_server.models import chat_completions, responses
+from rlm_server.models.interface import ReplyReader
+from rlm_server.models.openai_errors import from_sdk, model_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from rlm_server.engine.ports import ModelRequest
+
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _NO_KEY = "none"
-_END_OF_STREAM = b"[DONE]"
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """How an endpoint is reached.
+
+    Args:
+        base_url: as `http://127.0.0.1:8000/v1`; None means OpenAI's. For Azure the resource's.
+        api_key: None means that it needs none.
+        azure_api_version: makes it one of Azure.
+        silence_timeout_seconds: how long it may be silent.
+        use_responses: whether the newer interface is used.
+        stream: whether replies are streamed.
+        extra_body: fields that are added to each body.
+        extra_headers: headers that are added to each call.
+    """
+
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    azure_api_version: str | None = None
+    silence_timeout_seconds: float = 300.0
+    use_responses: bool = False
+    stream: bool = True
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class OpenAIEndpoint:
-    """An endpoint, as a `ports.ModelClient`.
+    """An endpoint.
 
-    The `openai` package makes the request, with its retries and errors. The stream that comes back is decoded here: the
+    The `openai` package makes the request, and tells its errors apart. The stream that comes back is decoded here: the
     package builds some ten objects for each token, which costs more than all the rest of a turn.
 
     Args:
-        base_url: as `http://127.0.0.1:8000/v1`; None means OpenAI's.
-        api_key: None means that the endpoint needs none.
-        timeout_seconds: how long the endpoint may be silent.
-        max_retries: how often a call that fails before its reply begins is tried again.
+        options: how it is reached.
     """
 
-    def __init__(self, *, base_url: str | None, api_key: str | None, timeout_seconds: float, max_retries: int) -> None:
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=api_key or _NO_KEY,
-            timeout=httpx2.Timeout(timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS),
-            max_retries=max_retries,
-        )
+    def __init__(self, options: EndpointOptions) -> None:
+        self._options = options
+        timeout = httpx2.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
+        key = options.api_key or _NO_KEY
+        headers = dict(options.extra_headers)
+        if options.azure_api_version:
+            self._client: openai.AsyncOpenAI = openai.AsyncAzureOpenAI(
+                azure_endpoint=options.base_url or "",
+                api_version=options.azure_api_version,
+                api_key=key,
+                timeout=timeout,
+                max_retries=0,
+                default_headers=headers,
+            )
+        else:
+            self._client = openai.AsyncOpenAI(
+                base_url=options.base_url, api_key=key, timeout=timeout, max_retries=0, default_headers=headers
+            )
+        self._interface = responses if options.use_responses else chat_completions
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.close()
 
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextPart | ReplyEnd, None]:
-        """Yields a reply as it comes in, a `ReplyEnd` last. Cancelling it closes the HTTP stream at once.
+    async def model_names(self) -> list[str]:
+        """Returns the models that the endpoint lists.
 
         Raises:
-            ModelError: the call failed for good.
+            openai.OpenAIError: it cannot be reached, refuses the key, or lists none.
         """
-        reader = _ReplyReader(request.model)
+        return [model.id async for model in self._client.models.list()]
+
+    async def stream(
+        self, request: ModelRequest, name: str, *, deadline_seconds: float | None = None
+    ) -> AsyncGenerator[TextPart | ReplyEnd, None]:
+        """Yields a reply as it comes in, a `ReplyEnd` last. Cancelling it closes the HTTP stream at once.
+
+        Args:
+            request: the call; its `model` is what the endpoint calls it.
+            name: what to call the model in errors.
+            deadline_seconds: when the reply must be complete, by the event loop's clock.
+
+        Raises:
+            EndpointError: the call failed.
+        """
+        chunks = self._interface.Reader(name)
+        reader = ReplyReader(name, chunks)
         try:
-            async with self._client.chat.completions.with_streaming_response.create(**_body(request)) as response:
-                content_type = response.headers.get("content-type", "")
-                if not content_type.startswith("text/event-stream"):
-                    raise model_error(
-                        ModelErrorKind.BAD_REQUEST,
-                        request.model,
-                        f"the endpoint answered with {content_type or 'no content type'} and not with a stream of "
-                        "events: its base URL usually ends in /v1",
-                    )
-                async for received in response.iter_bytes():
-                    for part in reader.feed(received):
-                        yield part
-                for part in reader.finish():
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout_at(deadline_seconds):
+                    response = await stack.enter_async_context(self._call(request))
+                if self._options.stream:
+                    self._check_stream(response.headers.get("content-type", ""), name)
+                    received = response.iter_bytes()
+                    # The time-out must not be open while others have the turn: it would cancel them.
+                    while True:
+                        async with asyncio.timeout_at(deadline_seconds):
+                            data = await anext(received, None)
+                        if data is None:
+                            break
+                        for part in reader.feed(data):
+                            yield part
+                    parts = reader.finish()
+                else:
+                    async with asyncio.timeout_at(deadline_seconds):
+                        body = await response.read()
+                    parts = reader.whole(body)
+                for part in parts:
                     yield part
         except openai.OpenAIError as error:
-            raise from_sdk(error, request.model) from error
+            raise from_sdk(error, name) from error
         except httpx2.TimeoutException as error:
             raise model_error(
-                ModelErrorKind.TIMEOUT, request.model, "the endpoint fell silent in the middle of its reply"
+                ModelErrorKind.TIMEOUT, name, "the endpoint fell silent in the middle of its reply"
             ) from error
+        except TimeoutError as error:
+            raise model_error(ModelErrorKind.TIMEOUT, name, "the reply was not complete in time") from error
         except httpx2.HTTPError as error:
+            raise model_error(ModelErrorKind.UNREACHABLE, name, f"the endpoint broke its reply off: {error}") from error
+        if chunks.stop_reason == "content_filter" and not reader.has_text:
+            raise model_error(ModelErrorKind.CONTENT_FILTER, name, "the reply was withheld")
+        yield ReplyEnd(chunks.stop_reason, chunks.tokens)
+
+    def _call(self, request: ModelRequest) -> contextlib.AbstractAsyncContextManager[Any]:
+        body = self._interface.body(request.model, request.sampling, stream=self._options.stream)
+        # The package walks through all it is given by its type hints, 0.2 ms for each message; not through
+        # `extra_body`.
+        extra = self._interface.messages_field(request.messages) | dict(self._options.extra_body)
+        if self._options.use_responses:
+            return self._client.responses.with_streaming_response.create(**body, extra_body=extra)
+        return self._client.chat.completions.with_streaming_response.create(**body, extra_body=extra)
+
+    def _check_stream(self, content_type: str, name: str) -> None:
+        if not content_type.startswith("text/event-stream"):
             raise model_error(
-                ModelErrorKind.UNREACHABLE, request.model, f"the endpoint broke its reply off: {error}"
-            ) from error
-        if reader.stop_reason == "content_filter" and not reader.has_text:
-            raise model_error(ModelErrorKind.CONTENT_FILTER, request.model, "the reply was withheld")
-        yield ReplyEnd(reader.stop_reason, reader.tokens)
-
-
-class _ReplyReader:
-    """Reads one streamed reply. Text that arrives together is passed on together."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._decoder = EventDecoder()
-        self.stop_reason = ""
-        self.tokens: TokenCounts | None = None
-        self.has_text = False
-
-    def feed(self, received: bytes) -> list[TextPart]:
-        return self._read(self._decoder.feed(received))
-
-    def finish(self) -> list[TextPart]:
-        return self._read(self._decoder.finish())
-
-    def _read(self, events: list[bytes]) -> list[TextPart]:
-        parts: list[TextPart] = []
-        for data in events:
-            if data == _END_OF_STREAM:
-                continue
-            for part in self._read_chunk(data):
-                if parts and parts[-1].reasoning == part.reasoning:
-                    parts[-1] = TextPart(parts[-1].text + part.text, part.reasoning)
-                else:
-                    parts.append(part)
-        return parts
-
-    def _read_chunk(self, data: bytes) -> list[TextPart]:
-        try:
-            chunk = json.loads(data)
-        except ValueError:
-            chunk = None
-        if not isinstance(chunk, dict):
-            raise model_error(
-                ModelErrorKind.BAD_REQUEST, self._model, "the endpoint's stream has an event that is no JSON object"
+                ModelErrorKind.BAD_REQUEST,
+                name,
+                f"the endpoint answered with {content_type or 'no content type'} and not with a stream of events: its "
+                "base URL usually ends in /v1; if it cannot stream, set stream = false in the model's profile",
             )
-        if chunk.get("error"):
-            raise from_stream(chunk["error"], self._model)
-        if isinstance(chunk.get("usage"), dict):
-            self.tokens = _tokens(chunk["usage"])
-        choices = chunk.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            return []
-        if isinstance(choices[0].get("finish_reason"), str):
-            self.stop_reason = choices[0]["finish_reason"]
-        delta = choices[0].get("delta")
-        if not isinstance(delta, dict):
-            return []
-        parts = []
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(reasoning, str) and reasoning:
-            parts.append(TextPart(reasoning, reasoning=True))
-        text = delta.get("content") or delta.get("refusal")
-        if isinstance(text, str) and text:
-            parts.append(TextPart(text))
-            self.has_text = True
-        return parts
-
-
-def _body(request: ModelRequest) -> dict[str, Any]:
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": [],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    options = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_completion_tokens": sampling.max_output_tokens,
-        "reasoning_effort": sampling.reasoning_effort,
-    }
-    body |= {name: value for name, value in options.items() if value is not None}
-    # The package walks through all it is given by its type hints, 0.2 ms for each message; not through `extra_body`.
-    messages = [{"role": message.role, "content": message.content} for message in request.messages]
-    return body | {"extra_body": {"messages": messages}}
-
-
-def _tokens(usage: Mapping[str, object]) -> TokenCounts | None:
-    input_tokens, output_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(input_tokens, int) or not isinstance(output_tokens, int):
-        return None
-    return TokenCounts(
-        input_tokens=max(0, input_tokens),
-        output_tokens=max(0, output_tokens),
-        cached_input_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
-    )
-
-
-def _detail(usage: Mapping[str, object], group: str, name: str) -> int:
-    details = usage.get(group)
-    value = details.get(name) if isinstance(details, dict) else None
-    return max(0, value) if isinstance(value, int) else 0

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import email.utils
+import math
+import time
+from typing import TYPE_CHECKING
+
 import openai
 
 from rlm_server.engine.ports import ModelError, ModelErrorKind
 from rlm_server.engine.text import clean, preview
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MAX_MESSAGE_CHARS = 500
 
@@ -25,6 +33,7 @@ _KIND_BY_STATUS = {
     402: ModelErrorKind.QUOTA,
     403: ModelErrorKind.AUTH,
     408: ModelErrorKind.TIMEOUT,
+    409: ModelErrorKind.OVERLOADED,
     413: ModelErrorKind.CONTEXT_TOO_LONG,
     429: ModelErrorKind.OVERLOADED,
     504: ModelErrorKind.TIMEOUT,
@@ -43,31 +52,85 @@ _REMEDIES = {
     ModelErrorKind.TIMEOUT: "the endpoint took too long",
 }
 
+_PASSING = frozenset({ModelErrorKind.OVERLOADED, ModelErrorKind.UNREACHABLE, ModelErrorKind.TIMEOUT})
+"""Failures that may be over soon."""
 
-def model_error(kind: ModelErrorKind, model: str, what: str) -> ModelError:
+
+class EndpointError(ModelError):
+    """A call to an endpoint that failed.
+
+    Args:
+        kind: why.
+        message: what happened and how to mend it, for people.
+        retry_after_seconds: how long the endpoint asks to wait before it is called again.
+        may_pass: whether it is worth trying again soon.
+    """
+
+    def __init__(
+        self,
+        kind: ModelErrorKind,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        may_pass: bool | None = None,
+    ) -> None:
+        super().__init__(kind, message)
+        self.retry_after_seconds = retry_after_seconds
+        self.may_pass = kind in _PASSING if may_pass is None else may_pass
+
+
+def model_error(
+    kind: ModelErrorKind,
+    model: str,
+    what: str,
+    *,
+    retry_after_seconds: float | None = None,
+    may_pass: bool | None = None,
+) -> EndpointError:
     """Returns an error whose message names the model, what happened and the remedy."""
-    return ModelError(kind, f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({_REMEDIES[kind]})")
+    message = f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({_REMEDIES[kind]})"
+    return EndpointError(kind, message, retry_after_seconds=retry_after_seconds, may_pass=may_pass)
 
 
-def from_sdk(error: openai.OpenAIError, model: str) -> ModelError:
+def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
     if isinstance(error, openai.APITimeoutError):
         return model_error(ModelErrorKind.TIMEOUT, model, error.message)
     if isinstance(error, openai.APIStatusError):
-        return model_error(_kind(error.status_code, error.code, error.message), model, error.message)
+        headers = error.response.headers
+        return model_error(
+            _kind(error.status_code, error.code, error.message),
+            model,
+            error.message,
+            retry_after_seconds=retry_after_seconds(headers),
+            may_pass={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
+        )
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
         return model_error(ModelErrorKind.UNREACHABLE, model, str(cause) if cause else error.message)
     return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
 
 
-def from_stream(body: object, model: str) -> ModelError:
+def from_stream(body: object, model: str) -> EndpointError:
     """Returns the engine's error for the `error` object that an endpoint sent in the middle of a stream."""
     code, message = None, str(body)
     if isinstance(body, dict):
         code, message = body.get("code") or body.get("type"), str(body.get("message") or body)
     status = code if isinstance(code, int) else 500
     return model_error(_kind(status, str(code), message), model, message)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Returns how long the headers of a response ask to wait, or None if they do not."""
+    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(headers[name]) / divisor
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
 
 
 def _kind(status: int, code: str | None, message: str) -> ModelErrorKind:

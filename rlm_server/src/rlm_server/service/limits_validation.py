@@ -40,7 +40,7 @@ def resolve_limits(
 
     wall_time_seconds = defaults.wall_time_seconds
     if limits.HasField("wall_time"):
-        wall_time_seconds = _seconds(limits.wall_time, "limits.wall_time", violations, zero_allowed=False)
+        wall_time_seconds = read_duration(limits.wall_time, "limits.wall_time", violations, zero_allowed=False)
     return CompletionLimits(
         max_depth=number("max_depth"),
         max_iterations=number("max_iterations"),
@@ -69,14 +69,15 @@ def _resolve_cell(
         cap: int = getattr(greatest, name)
         wanted = value or getattr(defaults, name)
         numbers[name] = min(wanted, cap) if wanted and cap else wanted or 0
-    seconds = _seconds(cell.wall_time, "limits.cell.wall_time", violations, zero_allowed=True)
+    seconds = read_duration(cell.wall_time, "limits.cell.wall_time", violations, zero_allowed=True)
     seconds = seconds or defaults.wall_time_seconds
     if greatest.wall_time_seconds:
         seconds = min(seconds or greatest.wall_time_seconds, greatest.wall_time_seconds)
     return CellBounds(**numbers, wall_time_seconds=seconds)
 
 
-def _seconds(duration: duration_pb2.Duration, path: str, violations: Violations, *, zero_allowed: bool) -> float:
+def read_duration(duration: duration_pb2.Duration, path: str, violations: Violations, *, zero_allowed: bool) -> float:
+    """Returns a duration in seconds; what is wrong with it goes to `violations`."""
     same_sign = duration.seconds == 0 or duration.nanos == 0 or (duration.seconds > 0) == (duration.nanos > 0)
     if not same_sign or abs(duration.nanos) >= 1_000_000_000 or abs(duration.seconds) > _MAX_DURATION_SECONDS:
         violations.add(path, "is no valid duration: give seconds, and nanos below 1e9 of the same sign")

@@ -39,12 +39,6 @@ def not_implemented(feature: str) -> ServiceError:
 class UnimplementedRpcs(pb_grpc.CompletionServiceServicer):
     """The RPCs that are not served yet: each fails with UNIMPLEMENTED and says which it is."""
 
-    def CompleteWithTools(
-        self, request_iterator: AsyncIterator[pb.CompleteWithToolsRequest], context: Context
-    ) -> AsyncIterator[pb.CompleteWithToolsResponse]:
-        """Is not served yet."""
-        return _refuse_stream("CompleteWithTools")
-
     def WatchCompletion(
         self, request: pb.WatchCompletionRequest, context: Context
     ) -> AsyncIterator[pb.WatchCompletionResponse]:
@@ -109,8 +103,6 @@ def refuse_unimplemented_fields(request: pb.CompleteRequest) -> None:
     for name in _SCALAR_FIELDS:
         if getattr(request, name):
             raise not_implemented(name)
-    if request.tools:
-        raise not_implemented("tools")
     if request.HasField("seed"):
         raise not_implemented("seed")
     if request.limits.HasField("max_cost_microdollars"):

@@ -14,10 +14,11 @@ from rlm_server.service.compaction_validation import check_compaction
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
 from rlm_server.service.prompts import check_prompts
+from rlm_server.service.tool_validation import check_tools
 from rlm_server.service.unimplemented import refuse_unimplemented_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rlm_server.service.models import ModelNames
     from rlm_server.settings import Settings
 
+_MAX_CHILD_MODELS = 20
 _MAX_QUERY_CHARS = 100_000
 _MAX_LABELS = 20
 _MAX_LABEL_CHARS = 100
@@ -62,12 +64,15 @@ class RequestValidator:
         self._models = models
         self._contexts = contexts
 
-    async def check(self, request: pb.CompleteRequest, completion_id: str) -> CheckedRequest:
+    async def check(
+        self, request: pb.CompleteRequest, completion_id: str, *, client_serves: bool = False
+    ) -> CheckedRequest:
         """Returns what the engine takes.
 
         Args:
             request: a caller's.
             completion_id: the id that the completion is to have.
+            client_serves: whether the client can serve tools.
 
         Raises:
             ServiceError: INVALID_ARGUMENT with all wrong fields, UNIMPLEMENTED, or NOT_FOUND for a context.
@@ -79,13 +84,26 @@ class RequestValidator:
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
         _check_labels(request.labels, violations)
+        violations.check(
+            len(request.child_models) <= _MAX_CHILD_MODELS,
+            "child_models",
+            f"has {len(request.child_models)} models; at most {_MAX_CHILD_MODELS} are allowed, the last holds for all "
+            "deeper children",
+        )
         prompts = check_prompts(request.prompts, self._prompts, violations)
         compaction = check_compaction(
             request.compaction, self._models.window_tokens, self._settings.compaction_threshold, violations
         )
+        context_names = [part.value.name for part in contexts.parts]
+        tools = check_tools(request.tools, context_names, violations, client_serves=client_serves)
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
+        child_models: Sequence[str] = [
+            self._model(name, f"child_models[{index}]") for index, name in enumerate(request.child_models)
+        ]
+        if not child_models and not request.sub_model:
+            child_models = self._settings.default_child_models
         if contexts.missing:
             missing = contexts.missing[0]
             raise ServiceError(
@@ -100,6 +118,7 @@ class RequestValidator:
             contexts=contexts.parts,
             model=model,
             sub_model=sub_model,
+            child_models=child_models,
             limits=limits,
             sampling=sampling,
             resolve_model=self._models.resolve,
@@ -107,6 +126,7 @@ class RequestValidator:
             model_note=self._prompts.note_for,
             compaction=compaction,
             cache_subcalls=request.cache_subcalls,
+            tools=tools,
             look_required=(
                 request.look_required if request.HasField("look_required") else self._settings.look_required
             ),

@@ -156,6 +156,7 @@ class CompleteRequest(message.Message):
     CACHE_SUBCALLS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     COMPACTION_FIELD_NUMBER: builtins.int
+    CHILD_MODELS_FIELD_NUMBER: builtins.int
     LOOK_REQUIRED_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
@@ -201,7 +202,9 @@ class CompleteRequest(message.Message):
 
     @builtins.property
     def tools(self) -> containers.RepeatedCompositeFieldContainer[Tool]:
-        """tools are functions for the code in the REPL. Default: none."""
+        """tools are functions for the code in the REPL, at most 50. Those that the client serves need `CompleteWithTools`.
+        Default: none.
+        """
 
     @builtins.property
     def prompts(self) -> Prompts:
@@ -214,6 +217,12 @@ class CompleteRequest(message.Message):
     @builtins.property
     def compaction(self) -> Compaction:
         """compaction says when a node's messages are summed up to fit its model's window. Default: the server's settings."""
+
+    @builtins.property
+    def child_models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """child_models are the models of `rlm_query` children that name none, by depth: the first is that of the root's
+        children, the last that of all deeper ones. At most 20. Default: the server's, or `sub_model` if the request has one.
+        """
 
     def __init__(
         self,
@@ -236,11 +245,12 @@ class CompleteRequest(message.Message):
         cache_subcalls: builtins.bool = ...,
         labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
         compaction: Compaction | None = ...,
+        child_models: abc.Iterable[builtins.str] | None = ...,
         look_required: builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "compaction", b"compaction", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__look_required: _TypeAlias = typing.Literal["look_required"]  # noqa: Y015
     _WhichOneofArgType__look_required: _TypeAlias = typing.Literal["_look_required", b"_look_required"]  # noqa: Y015
@@ -511,7 +521,7 @@ class Sampling(message.Message):
 
 @typing.final
 class Tool(message.Message):
-    """Tool is a function for code in the REPL."""
+    """Tool is a function for code in the REPL. The model is told its name, parameters and description."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -521,18 +531,32 @@ class Tool(message.Message):
     PYTHON_SOURCE_FIELD_NUMBER: builtins.int
     CLIENT_SERVED_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is a Python identifier that is no keyword and none that the REPL provides."""
+    """name is a Python identifier of at most 100 characters that is no keyword, does not begin with an underscore, and
+    names nothing else in the REPL: nothing that it provides, no part of the context, no other tool. Required.
+    """
     description: builtins.str
-    """description tells the model what it does."""
+    """description tells the model what it does, at most 10,000 characters. Default: the docstring in `python_source`."""
     parameters_schema: builtins.str
-    """parameters_schema is a JSON Schema object for the arguments by name."""
+    """parameters_schema is the JSON Schema of an object with the arguments by name, at most 64 KiB; for client-served
+    tools only. Its properties are the function's parameters, those that are required first. Calls that do not match
+    raise TypeError in the sandbox and do not reach the client. Default: any arguments, by name.
+    """
     python_source: builtins.str
-    """python_source defines the function, and runs in the sandbox."""
+    """python_source defines a function of that name, and runs in the sandbox before the first block of code, at most
+    256 KiB. It can call what the REPL provides, as `llm_query`. Tools with the same source share its globals.
+    """
     client_served: builtins.bool
-    """client_served is true for a tool that the client of `CompleteWithTools` runs."""
+    """client_served must be true: the client of `CompleteWithTools` runs it."""
     scope: ToolScope.ValueType
     """scope tells which nodes have the tool. Default all."""
+    @builtins.property
+    def timeout(self) -> duration_pb2.Duration:
+        """timeout is how long one call of a client-served tool may take, over 0 and at most 1 h; then it raises ToolError in
+        the sandbox. Default 60 s.
+        """
+
     def __init__(
         self,
         *,
@@ -542,10 +566,11 @@ class Tool(message.Message):
         python_source: builtins.str = ...,
         client_served: builtins.bool = ...,
         scope: ToolScope.ValueType = ...,
+        timeout: duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "implementation", b"implementation", "python_source", b"python_source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "implementation", b"implementation", "python_source", b"python_source", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "description", b"description", "implementation", b"implementation", "name", b"name", "parameters_schema", b"parameters_schema", "python_source", b"python_source", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["client_served", b"client_served", "description", b"description", "implementation", b"implementation", "name", b"name", "parameters_schema", b"parameters_schema", "python_source", b"python_source", "scope", b"scope", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_implementation: _TypeAlias = typing.Literal["python_source", "client_served"]  # noqa: Y015
     _WhichOneofArgType_implementation: _TypeAlias = typing.Literal["implementation", b"implementation"]  # noqa: Y015
@@ -663,9 +688,9 @@ class ToolResult(message.Message):
     call_id: builtins.str
     """call_id is the one of the `tool_call`."""
     value_json: builtins.str
-    """value_json is what the tool returns, as JSON."""
+    """value_json is what the tool returns, as JSON; bounded by the size of a message, 16 MiB."""
     error: builtins.str
-    """error is the text of an exception that is raised in the sandbox."""
+    """error is the text of a ToolError that is raised in the sandbox, cut at 2000 characters."""
     def __init__(
         self,
         *,
@@ -1280,24 +1305,70 @@ class Model(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     STAND_IN_FIELD_NUMBER: builtins.int
     CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: builtins.int
+    PRICE_FIELD_NUMBER: builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    FALLBACKS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is what requests call it."""
     stand_in: builtins.bool
     """stand_in tells that it is the demo model, a fixed program and no language model."""
     context_window_tokens: builtins.int
     """context_window_tokens is the size of its window, or 0 if it is not known."""
+    max_output_tokens: builtins.int
+    """max_output_tokens is the limit of one reply where a request gives none, or 0 if there is none."""
+    @builtins.property
+    def price(self) -> ModelPrice:
+        """price is what it costs; absent if it is not known."""
+
+    @builtins.property
+    def fallbacks(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """fallbacks are the models that are asked in this order when it fails."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         stand_in: builtins.bool = ...,
         context_window_tokens: builtins.int = ...,
+        price: ModelPrice | None = ...,
+        max_output_tokens: builtins.int = ...,
+        fallbacks: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["context_window_tokens", b"context_window_tokens", "name", b"name", "stand_in", b"stand_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["context_window_tokens", b"context_window_tokens", "fallbacks", b"fallbacks", "max_output_tokens", b"max_output_tokens", "name", b"name", "price", b"price", "stand_in", b"stand_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelPrice(message.Message):
+    """ModelPrice is what a model costs, in US dollars for a million tokens."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    CACHED_INPUT_FIELD_NUMBER: builtins.int
+    input: builtins.float
+    """input is for tokens that are sent."""
+    output: builtins.float
+    """output is for tokens that it produces, reasoning included."""
+    cached_input: builtins.float
+    """cached_input is for tokens that are sent and that the endpoint had cached. Default: `input`."""
+    def __init__(
+        self,
+        *,
+        input: builtins.float = ...,
+        output: builtins.float = ...,
+        cached_input: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_cached_input", b"_cached_input", "cached_input", b"cached_input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_cached_input", b"_cached_input", "cached_input", b"cached_input", "input", b"input", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached_input: _TypeAlias = typing.Literal["cached_input"]  # noqa: Y015
+    _WhichOneofArgType__cached_input: _TypeAlias = typing.Literal["_cached_input", b"_cached_input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_input) -> _WhichOneofReturnType__cached_input | None: ...
 
 @typing.final
 class ListPromptsRequest(message.Message):

@@ -137,9 +137,11 @@ class CompletionServiceServicer:
 
     def CompleteWithTools(self, request_iterator, context):
         """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
-        client answers on the stream. The first message must be `start`.
+        client answers on the stream, in any order. The first message must be `start`. A client that closes its side of the
+        stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion goes on.
 
-        Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that is not open).
+        Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that there was not, or a second result). A
+        result that comes when its call is over already, as after a timeout, is ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,6 +62,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """UNAVAILABLE: the store of completions cannot be written. A `google.rpc.RetryInfo` detail says when to try again."""
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 15
     """FAILED_PRECONDITION: the completion is not in a state that allows this. Metadata: `state`."""
+    ERROR_REASON_TOOL_CALL_NOT_OPEN: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION: a `tool_result` is for a call that there was not, or that was answered before.
+    Metadata: `call_id`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable reason of a failed RPC. It is carried, without the `ERROR_REASON_` prefix, in the
@@ -109,3 +113,7 @@ ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 14
 """UNAVAILABLE: the store of completions cannot be written. A `google.rpc.RetryInfo` detail says when to try again."""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 15
 """FAILED_PRECONDITION: the completion is not in a state that allows this. Metadata: `state`."""
+ERROR_REASON_TOOL_CALL_NOT_OPEN: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION: a `tool_result` is for a call that there was not, or that was answered before.
+Metadata: `call_id`.
+"""

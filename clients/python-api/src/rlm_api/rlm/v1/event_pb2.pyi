@@ -217,7 +217,7 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     WARNING_CODE_PRICE_UNKNOWN: _WarningCode.ValueType  # 11
     """The model's price is not configured, so limits on cost cannot be kept."""
     WARNING_CODE_MODEL_RETRY: _WarningCode.ValueType  # 12
-    """A call to a model is tried again after a failure."""
+    """A call to a model is made again after a failure. If some of the reply had come, it is void, and begins anew."""
     WARNING_CODE_VARIABLES_LOST: _WarningCode.ValueType  # 13
     """The sandbox was reset and its variables lost; the model was told so."""
     WARNING_CODE_NAME_RESTORED: _WarningCode.ValueType  # 14
@@ -228,6 +228,8 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """The prompt of a sub-call was refused as too large, before it cost anything."""
     WARNING_CODE_ANSWER_MISMATCH: _WarningCode.ValueType  # 17
     """The answer does not match the wanted schema; the model was told so."""
+    WARNING_CODE_MODEL_FALLBACK: _WarningCode.ValueType  # 19
+    """A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
     WARNING_CODE_ANSWER_DOUBTFUL: _WarningCode.ValueType  # 20
     """The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
 
@@ -259,7 +261,7 @@ WARNING_CODE_USAGE_UNKNOWN: WarningCode.ValueType  # 10
 WARNING_CODE_PRICE_UNKNOWN: WarningCode.ValueType  # 11
 """The model's price is not configured, so limits on cost cannot be kept."""
 WARNING_CODE_MODEL_RETRY: WarningCode.ValueType  # 12
-"""A call to a model is tried again after a failure."""
+"""A call to a model is made again after a failure. If some of the reply had come, it is void, and begins anew."""
 WARNING_CODE_VARIABLES_LOST: WarningCode.ValueType  # 13
 """The sandbox was reset and its variables lost; the model was told so."""
 WARNING_CODE_NAME_RESTORED: WarningCode.ValueType  # 14
@@ -270,6 +272,8 @@ WARNING_CODE_PROMPT_TOO_LARGE: WarningCode.ValueType  # 16
 """The prompt of a sub-call was refused as too large, before it cost anything."""
 WARNING_CODE_ANSWER_MISMATCH: WarningCode.ValueType  # 17
 """The answer does not match the wanted schema; the model was told so."""
+WARNING_CODE_MODEL_FALLBACK: WarningCode.ValueType  # 19
+"""A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
 WARNING_CODE_ANSWER_DOUBTFUL: WarningCode.ValueType  # 20
 """The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
 
@@ -309,6 +313,7 @@ class Event(message.Message):
     PARKED_FIELD_NUMBER: builtins.int
     RESUMED_FIELD_NUMBER: builtins.int
     ANSWERED_DIRECTLY_FIELD_NUMBER: builtins.int
+    TOOL_CALL_FINISHED_FIELD_NUMBER: builtins.int
     completion_id: builtins.str
     """completion_id is the same in all events of a completion."""
     sequence: builtins.int
@@ -393,6 +398,10 @@ class Event(message.Message):
     def answered_directly(self) -> AnsweredDirectly:
         """answered_directly says that the query was answered by one plain model call, without a REPL."""
 
+    @builtins.property
+    def tool_call_finished(self) -> ToolCallFinished:
+        """tool_call_finished says how a `tool_call` went."""
+
     def __init__(
         self,
         *,
@@ -418,12 +427,13 @@ class Event(message.Message):
         parked: Parked | None = ...,
         resumed: Resumed | None = ...,
         answered_directly: AnsweredDirectly | None = ...,
+        tool_call_finished: ToolCallFinished | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "completion_id", b"completion_id", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "node_id", b"node_id", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "sequence", b"sequence", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "completion_id", b"completion_id", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "node_id", b"node_id", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "sequence", b"sequence", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["started", "iteration_started", "model_text_delta", "model_reply_finished", "code_started", "output", "code_finished", "subcall_started", "subcall_finished", "warning", "usage_updated", "finished", "compacted", "sandbox_restored", "tool_call", "parked", "resumed", "answered_directly"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["started", "iteration_started", "model_text_delta", "model_reply_finished", "code_started", "output", "code_finished", "subcall_started", "subcall_finished", "warning", "usage_updated", "finished", "compacted", "sandbox_restored", "tool_call", "parked", "resumed", "answered_directly", "tool_call_finished"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -575,12 +585,15 @@ class ModelReplyFinished(message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     WALL_TIME_FIELD_NUMBER: builtins.int
     TIME_TO_FIRST_TOKEN_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     iteration: builtins.int
     """iteration is the node's turn."""
     text: builtins.str
     """text is the whole reply, without reasoning."""
     stop_reason: builtins.str
     """stop_reason is what the endpoint gave, as `stop` or `length`."""
+    model: builtins.str
+    """model is the one that gave the reply: the one that was asked, or a fallback."""
     @builtins.property
     def usage(self) -> limits_pb2.TokenUsage:
         """usage is what this one call used."""
@@ -602,10 +615,11 @@ class ModelReplyFinished(message.Message):
         usage: limits_pb2.TokenUsage | None = ...,
         wall_time: duration_pb2.Duration | None = ...,
         time_to_first_token: duration_pb2.Duration | None = ...,
+        model: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["time_to_first_token", b"time_to_first_token", "usage", b"usage", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "stop_reason", b"stop_reason", "text", b"text", "time_to_first_token", b"time_to_first_token", "usage", b"usage", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "model", b"model", "stop_reason", b"stop_reason", "text", b"text", "time_to_first_token", b"time_to_first_token", "usage", b"usage", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1024,22 +1038,62 @@ class ToolCall(message.Message):
     CALL_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
     call_id: builtins.str
-    """call_id matches call and result."""
+    """call_id matches call and result. It is unique in the completion."""
     name: builtins.str
     """name is the tool's."""
     arguments_json: builtins.str
-    """arguments_json is a JSON object of the arguments by name."""
+    """arguments_json is a JSON object of the arguments by name, which match the tool's schema; at most 4 MiB."""
+    @builtins.property
+    def timeout(self) -> duration_pb2.Duration:
+        """timeout is how long the client may take."""
+
     def __init__(
         self,
         *,
         call_id: builtins.str = ...,
         name: builtins.str = ...,
         arguments_json: builtins.str = ...,
+        timeout: duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["arguments_json", b"arguments_json", "call_id", b"call_id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["arguments_json", b"arguments_json", "call_id", b"call_id", "name", b"name", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ToolCallFinished(message.Message):
+    """ToolCallFinished tells how a tool call went. A client may stop what it does for one that is over."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    RESULT_CHARS_FIELD_NUMBER: builtins.int
+    WALL_TIME_FIELD_NUMBER: builtins.int
+    call_id: builtins.str
+    """call_id is the one of the `tool_call`."""
+    error: builtins.str
+    """error is what went wrong, or empty: the tool's error, a timeout, or that the block which made the call is over."""
+    result_chars: builtins.int
+    """result_chars is the length of the result as JSON."""
+    @builtins.property
+    def wall_time(self) -> duration_pb2.Duration:
+        """wall_time is how long it took."""
+
+    def __init__(
+        self,
+        *,
+        call_id: builtins.str = ...,
+        error: builtins.str = ...,
+        result_chars: builtins.int = ...,
+        wall_time: duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["wall_time", b"wall_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["call_id", b"call_id", "error", b"error", "result_chars", b"result_chars", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,73 @@
+"""Chat completions: the interface that nearly every endpoint has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlm_server.models.interface import table, text_part, tokens
+from rlm_server.models.openai_errors import from_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rlm_server.engine.ports import Message, Sampling, TextPart, TokenCounts
+
+
+def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
+    """Returns the body of a request, without its messages."""
+    options = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_completion_tokens": sampling.max_output_tokens,
+        "reasoning_effort": sampling.reasoning_effort,
+        "stream_options": {"include_usage": True} if stream else None,
+    }
+    # The package wants to be told of messages; the real ones go around it, see `OpenAIEndpoint`.
+    return {"model": model, "messages": [], "stream": stream} | {
+        name: value for name, value in options.items() if value is not None
+    }
+
+
+def messages_field(messages: Sequence[Message]) -> dict[str, Any]:
+    """Returns the field of the body that has the messages."""
+    return {"messages": [{"role": message.role, "content": message.content} for message in messages]}
+
+
+class Reader:
+    """Reads replies, as `interface.ChunkReader`.
+
+    Args:
+        model: what to call the model in errors.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self.stop_reason = ""
+        self.tokens: TokenCounts | None = None
+        self.is_complete = False
+
+    def read_chunk(self, chunk: Mapping[str, Any]) -> list[TextPart]:
+        """Returns the text in a chunk."""
+        return self._read(chunk, "delta")
+
+    def read_whole(self, reply: Mapping[str, Any]) -> list[TextPart]:
+        """Returns the text of a whole reply."""
+        parts = self._read(reply, "message")
+        self.is_complete = True
+        return parts
+
+    def _read(self, chunk: Mapping[str, Any], name: str) -> list[TextPart]:
+        if chunk.get("error"):
+            raise from_stream(chunk["error"], self._model)
+        usage = tokens(chunk.get("usage"), input_name="prompt", output_name="completion")
+        self.tokens = usage or self.tokens
+        choices = chunk.get("choices")
+        choice = table(choices[0]) if isinstance(choices, list) and choices else {}
+        if isinstance(choice.get("finish_reason"), str):
+            self.stop_reason = choice["finish_reason"]
+            self.is_complete = True
+        part = table(choice.get(name))
+        return [
+            *text_part(part.get("reasoning_content") or part.get("reasoning"), reasoning=True),
+            *text_part(part.get("content") or part.get("refusal")),
+        ]

@@ -1,0 +1,184 @@
+"""All models of a server: each call goes to the endpoint of its model, again if it fails, and then to the fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelInfo, ModelRequest, ReplyEnd, Sampling, TextPart
+from rlm_server.engine.token_estimate import estimate_tokens
+from rlm_server.models.openai_errors import EndpointError, model_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from rlm_server.models.gate import Gate
+    from rlm_server.models.openai_endpoint import OpenAIEndpoint
+
+_FIRST_DELAY_SECONDS = 0.5
+_GREATEST_DELAY_SECONDS = 30.0
+_EXPECTED_OUTPUT_TOKENS = 1000
+"""What a reply without a limit counts in tokens a minute."""
+
+_FALLBACK_KINDS = frozenset(
+    {
+        *(ModelErrorKind.OVERLOADED, ModelErrorKind.UNREACHABLE, ModelErrorKind.TIMEOUT),
+        *(ModelErrorKind.AUTH, ModelErrorKind.QUOTA),
+    }
+)
+"""Failures of an endpoint, after which another may do better. The others are the request's own."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, and how it is called.
+
+    Args:
+        info: what is known of it.
+        model: what its endpoint calls it.
+        endpoint: answers.
+        gate: bounds the calls.
+        sampling: is sent where a request gives nothing.
+        max_retries: how often a failed call is made again.
+        try_timeout_seconds: how long one call may take.
+        total_timeout_seconds: how long all of them may take.
+    """
+
+    info: ModelInfo
+    model: str
+    endpoint: OpenAIEndpoint
+    gate: Gate
+    sampling: Sampling
+    max_retries: int
+    try_timeout_seconds: float
+    total_timeout_seconds: float
+
+    @property
+    def name(self) -> str:
+        """What requests and code call it."""
+        return self.info.name
+
+    def request(self, asked: ModelRequest) -> ModelRequest:
+        """Returns a call as its endpoint takes it."""
+        chosen = {
+            field.name: own if (own := getattr(asked.sampling, field.name)) is not None else default
+            for field in dataclasses.fields(Sampling)
+            for default in (getattr(self.sampling, field.name),)
+        }
+        return dataclasses.replace(asked, model=self.model, sampling=Sampling(**chosen))
+
+
+class ModelRouter:
+    """All models of a server, as a `ports.ModelClient`.
+
+    Args:
+        find: returns the target of a name.
+        jitter: returns a number from 0 to 1 by chance.
+    """
+
+    def __init__(self, find: Callable[[str], Target], jitter: Callable[[], float] = random.random) -> None:
+        self._find = find
+        self._jitter = jitter
+
+    def info(self, model: str) -> ModelInfo:
+        """Returns what is known of a model."""
+        return self._find(model).info
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextPart | CallRepeated | ReplyEnd, None]:
+        """Yields a reply as it comes in, a `ReplyEnd` last. Cancelling it ends the call at once.
+
+        Raises:
+            ModelError: the call failed for good.
+        """
+        first = self._find(request.model)
+        targets = [first, *(self._find(name) for name in first.info.fallbacks)]
+        deadline_seconds = asyncio.get_running_loop().time() + first.total_timeout_seconds
+        for number, target in enumerate(targets):
+            try:
+                async with contextlib.aclosing(self._tries(target, request, deadline_seconds)) as parts:
+                    async for part in parts:
+                        if isinstance(part, ReplyEnd) and target is not first:
+                            part = dataclasses.replace(part, model=target.name)  # noqa: PLW2901
+                        yield part
+            except _FailedError as failure:
+                rest = targets[number + 1 :]
+                is_over = asyncio.get_running_loop().time() >= deadline_seconds
+                if not rest or is_over or failure.error.kind not in _FALLBACK_KINDS:
+                    raise failure.error from failure.error.__cause__
+                yield CallRepeated(
+                    failure.error.kind,
+                    f"{failure.error.message}; {rest[0].name} is asked instead",
+                    model=rest[0].name,
+                    reply_had_begun=failure.reply_had_begun,
+                )
+            else:
+                return
+
+    async def _tries(
+        self, target: Target, request: ModelRequest, deadline_seconds: float
+    ) -> AsyncGenerator[TextPart | CallRepeated | ReplyEnd, None]:
+        """Calls one model, as often as it takes and its profile allows.
+
+        Raises:
+            _FailedError: it failed for good.
+        """
+        loop = asyncio.get_running_loop()
+        own = target.request(request)
+        for attempt in range(target.max_retries + 1):
+            reply_has_begun = False
+            try:
+                async with self._admitted(target, own, deadline_seconds):
+                    try_deadline_seconds = min(deadline_seconds, loop.time() + target.try_timeout_seconds)
+                    stream = target.endpoint.stream(own, target.name, deadline_seconds=try_deadline_seconds)
+                    async with contextlib.aclosing(stream) as parts:
+                        async for part in parts:
+                            reply_has_begun = True
+                            yield part
+            except EndpointError as error:
+                delay_seconds = self._delay_seconds(attempt, error)
+                is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline_seconds
+                if is_last or not error.may_pass:
+                    raise _FailedError(error, reply_had_begun=reply_has_begun) from error
+                message = (
+                    f"{error.message}; it is asked again in {delay_seconds:.1f} s, "
+                    f"for the {attempt + 2}. of at most {target.max_retries + 1} times"
+                )
+                yield CallRepeated(error.kind, message, reply_had_begun=reply_has_begun)
+            else:
+                return
+            await asyncio.sleep(delay_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, target: Target, request: ModelRequest, deadline_seconds: float) -> AsyncGenerator[None]:
+        tokens = estimate_tokens(request.messages) + (request.sampling.max_output_tokens or _EXPECTED_OUTPUT_TOKENS)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(deadline_seconds):
+                    await stack.enter_async_context(target.gate.passing(tokens))
+            except TimeoutError as error:
+                raise model_error(
+                    ModelErrorKind.OVERLOADED,
+                    target.name,
+                    "its profile's limits of calls or tokens left no room in time",
+                ) from error
+            yield
+
+    def _delay_seconds(self, attempt: int, error: EndpointError) -> float:
+        """Returns how long to wait: at least what the endpoint asks for, else longer each time; never all at once."""
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds * (1 + self._jitter() / 10)
+        longest: float = min(_GREATEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**attempt)
+        return longest * (0.5 + self._jitter() / 2)
+
+
+class _FailedError(Exception):
+    """A model failed for good."""
+
+    def __init__(self, error: EndpointError, *, reply_had_begun: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.reply_had_begun = reply_had_begun
