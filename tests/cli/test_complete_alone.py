@@ -125,3 +125,13 @@ def test_serve_refuses_settings_that_cannot_work(run_rlm, arguments, complaint):
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_functions_of_a_file_are_tools_in_the_sandbox(run_rlm, tmp_path):
+    tools = tmp_path / "tools.py"
+    tools.write_text('FACTOR = 3\n\n\ndef triple(x):\n    """Triples."""\n    return FACTOR * x\n')
+    query = "What?\n<reply>\n~~~repl\nFINAL(triple(14))\n~~~\n</reply>"
+    done = run_rlm("complete", "--context", str(tools), "--tool", str(tools), "--cache-subcalls", query)
+    assert "0 answer | 42" in done.stdout, done.stderr
+    bad = run_rlm("complete", "--context", str(tools), "--tool", str(tmp_path / "missing.py"), query)
+    assert (bad.returncode, "missing.py cannot be read" in bad.stderr) == (2, True)

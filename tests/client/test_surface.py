@@ -14,8 +14,8 @@ PUBLIC_NAMES = """
 AccessError AlreadyExistsError AsyncClient AsyncEventStream CallCancelledError CallDeadlineError Client Compaction
 Completion Context ContextError Directory Event EventStream FieldViolation FinishReason InvalidRequestError Limits
 Models NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError
-Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError UnavailableError
-WrongStateError prepare read_directory
+Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError Tool
+ToolDefinitionError UnavailableError WrongStateError prepare read_directory
 """
 
 

@@ -28,12 +28,14 @@ from rlm_client._errors import (
     ServerFailedError,
     StatusError,
     StreamEndedError,
+    ToolDefinitionError,
     UnavailableError,
     WrongStateError,
 )
 from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
 from rlm_client._sync import Client, EventStream
+from rlm_client._tools import Tool
 
 __all__ = [
     "AccessError",
@@ -69,6 +71,8 @@ __all__ = [
     "SkippedFile",
     "StatusError",
     "StreamEndedError",
+    "Tool",
+    "ToolDefinitionError",
     "UnavailableError",
     "WrongStateError",
     "prepare",

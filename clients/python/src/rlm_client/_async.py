@@ -15,17 +15,20 @@ from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import CallCancelledError, from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
+from rlm_client._tool_calls import ToolTasks
+from rlm_client._tools import as_tools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_client._directory import SkippedFile
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
+    from rlm_client._tools import Tool
 
 _UNARY_TIMEOUT_SECONDS = 30.0
 
@@ -59,6 +62,9 @@ class AsyncClient:
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         compaction: Compaction | None = None,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        cache_subcalls: bool = False,
+        seed: int | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
@@ -72,6 +78,9 @@ class AsyncClient:
             sampling=sampling,
             prompts=prompts,
             compaction=compaction,
+            tools=tools,
+            cache_subcalls=cache_subcalls,
+            seed=seed,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -89,6 +98,9 @@ class AsyncClient:
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         compaction: Compaction | None = None,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        cache_subcalls: bool = False,
+        seed: int | None = None,
         timeout_seconds: float | None = None,
     ) -> AsyncEventStream:
         """Answers a query over a context, event by event.
@@ -97,8 +109,10 @@ class AsyncClient:
 
         Raises:
             ContextError: the context cannot be read or sent.
+            ToolDefinitionError: a function cannot be a tool.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
+        all_tools = as_tools(tools)
         request = build_request(
             query,
             model=model,
@@ -108,10 +122,18 @@ class AsyncClient:
             sampling=sampling,
             prompts=prompts,
             compaction=compaction,
+            tools=all_tools,
+            cache_subcalls=cache_subcalls,
+            seed=seed,
         )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
-        return AsyncEventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+        served = [tool for tool in all_tools if tool.function is not None]
+        if not served:
+            return AsyncEventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+        calls = ToolTasks(request, served)
+        call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
+        return AsyncEventStream(call, prepared.skipped_files, calls)
 
     async def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -165,11 +187,14 @@ class AsyncEventStream:
 
     def __init__(
         self,
-        call: grpc.aio.UnaryStreamCall[pb.CompleteRequest, pb.CompleteResponse],
+        call: grpc.aio.UnaryStreamCall[pb.CompleteRequest, pb.CompleteResponse]
+        | grpc.aio.StreamStreamCall[pb.CompleteWithToolsRequest, pb.CompleteWithToolsResponse],
         skipped_files: Sequence[SkippedFile],
+        tool_calls: ToolTasks | None = None,
     ) -> None:
         self._call = call
-        self._responses = aiter(call)
+        self._tool_calls = tool_calls
+        self._responses: AsyncIterator[pb.CompleteResponse | pb.CompleteWithToolsResponse] = aiter(call)
         self._fold = EventFold(skipped_files)
         self._cancelled = False
         self.skipped_files = tuple(skipped_files)
@@ -189,6 +214,7 @@ class AsyncEventStream:
         try:
             response = await anext(self._responses)
         except StopAsyncIteration:
+            self._close_tools()
             self._fold.completion()
             raise
         except asyncio.CancelledError:
@@ -198,8 +224,11 @@ class AsyncEventStream:
                 raise
             raise CallCancelledError(grpc.StatusCode.CANCELLED, "the stream was cancelled by this client") from None
         except grpc.RpcError as error:
+            self._close_tools()
             raise from_rpc_error(error) from error
         self._fold.add(response.event)
+        if self._tool_calls is not None:
+            self._tool_calls.take(response.event)
         return response.event
 
     async def result(self) -> Completion:
@@ -218,6 +247,11 @@ class AsyncEventStream:
         """Cancels the completion; the next event raises `CallCancelledError`."""
         self._cancelled = True
         self._call.cancel()
+        self._close_tools()
+
+    def _close_tools(self) -> None:
+        if self._tool_calls is not None:
+            self._tool_calls.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
     RlmError                            anything that this package raises on purpose
     ├── ContextError                    a context that cannot be read or sent; raised before any call (a ValueError too)
+    ├── ToolDefinitionError             a function that cannot be a tool; raised before any call (a ValueError too)
     ├── StreamEndedError                a stream ended without its `finished` event
     └── StatusError                     an RPC failed: code, reason, message, metadata
         ├── InvalidRequestError         INVALID_ARGUMENT: field_violations names each wrong field
@@ -51,6 +52,10 @@ class ContextError(RlmError, ValueError):
         super().__init__(f"{source}: {message}")
         self.source = source
         self.byte_offset = byte_offset
+
+
+class ToolDefinitionError(RlmError, ValueError):
+    """A function, or a source, that cannot be a tool; the message says why, and the remedy."""
 
 
 class StreamEndedError(RlmError):

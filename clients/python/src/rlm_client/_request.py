@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
+    from rlm_client._tools import Tool
 
 
 def build_request(
@@ -23,6 +24,9 @@ def build_request(
     sampling: Sampling | None,
     prompts: Prompts | None,
     compaction: Compaction | None,
+    tools: Sequence[Tool],
+    cache_subcalls: bool,
+    seed: int | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
     return pb.CompleteRequest(
@@ -34,4 +38,7 @@ def build_request(
         sampling=sampling.to_proto() if sampling is not None else None,
         prompts=prompts.to_proto() if prompts is not None else None,
         compaction=compaction.to_proto() if compaction is not None else None,
+        tools=[tool.to_proto() for tool in tools],
+        cache_subcalls=cache_subcalls,
+        seed=seed,
     )

@@ -14,17 +14,20 @@ from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
+from rlm_client._tool_calls import ToolThreads
+from rlm_client._tools import as_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_client._directory import SkippedFile
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
+    from rlm_client._tools import Tool
 
 _UNARY_TIMEOUT_SECONDS = 30.0
 
@@ -58,6 +61,9 @@ class Client:
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         compaction: Compaction | None = None,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        cache_subcalls: bool = False,
+        seed: int | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion:
         """Answers a query over a context.
@@ -75,6 +81,10 @@ class Client:
             sampling: what models are told about sampling. Default: the endpoints'.
             prompts: the texts that models are given. Default: the server's.
             compaction: when messages are summed up to fit a model's window. Default: the server's settings.
+            tools: functions for the code in the REPL. Plain ones are served by this client while the stream is read:
+                the model is told their names, parameters and docstrings, and calls run on threads. `Tool` has more.
+            cache_subcalls: identical sub-calls are made once.
+            seed: makes the completion reproducible as far as models are. Default: unpredictable.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -85,6 +95,7 @@ class Client:
 
         Raises:
             ContextError: the context cannot be read or sent.
+            ToolDefinitionError: a function cannot be a tool.
             StatusError: the call failed; the subclass says how.
             StreamEndedError: the server broke off.
         """
@@ -98,6 +109,9 @@ class Client:
             sampling=sampling,
             prompts=prompts,
             compaction=compaction,
+            tools=tools,
+            cache_subcalls=cache_subcalls,
+            seed=seed,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
@@ -114,6 +128,9 @@ class Client:
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         compaction: Compaction | None = None,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        cache_subcalls: bool = False,
+        seed: int | None = None,
         timeout_seconds: float | None = None,
     ) -> EventStream:
         """Answers a query over a context, event by event.
@@ -122,8 +139,10 @@ class Client:
 
         Raises:
             ContextError: the context cannot be read or sent.
+            ToolDefinitionError: a function cannot be a tool.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
+        all_tools = as_tools(tools)
         request = build_request(
             query,
             model=model,
@@ -133,10 +152,18 @@ class Client:
             sampling=sampling,
             prompts=prompts,
             compaction=compaction,
+            tools=all_tools,
+            cache_subcalls=cache_subcalls,
+            seed=seed,
         )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
-        return EventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+        served = [tool for tool in all_tools if tool.function is not None]
+        if not served:
+            return EventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+        calls = ToolThreads(request, served)
+        call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
+        return EventStream(call, prepared.skipped_files, calls)
 
     def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -190,10 +217,12 @@ class EventStream:
 
     def __init__(
         self,
-        call: grpc._CallIterator[pb.CompleteResponse],
+        call: grpc._CallIterator[pb.CompleteResponse] | grpc._CallIterator[pb.CompleteWithToolsResponse],
         skipped_files: Sequence[SkippedFile],
+        tool_calls: ToolThreads | None = None,
     ) -> None:
         self._call = call
+        self._tool_calls = tool_calls
         self._fold = EventFold(skipped_files)
         self.skipped_files = tuple(skipped_files)
         """Files of directories in the context that were left out."""
@@ -210,14 +239,19 @@ class EventStream:
             StreamEndedError: the server broke off.
         """
         try:
-            response = next(self._call)
+            response: Any = next(self._call)
         except StopIteration:
+            self._close_tools()
             self._fold.completion()
             raise
         except grpc.RpcError as error:
+            self._close_tools()
             raise from_rpc_error(error) from error
         self._fold.add(response.event)
-        return response.event
+        if self._tool_calls is not None:
+            self._tool_calls.take(response.event)
+        event: event_pb2.Event = response.event
+        return event
 
     def result(self) -> Completion:
         """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
@@ -234,6 +268,11 @@ class EventStream:
     def cancel(self) -> None:
         """Cancels the completion; the next event raises `CallCancelledError`. Any thread may call this."""
         self._call.cancel()
+        self._close_tools()
+
+    def _close_tools(self) -> None:
+        if self._tool_calls is not None:
+            self._tool_calls.close()
 
     def __enter__(self) -> Self:
         return self

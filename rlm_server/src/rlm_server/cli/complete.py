@@ -24,6 +24,8 @@ from rlm_client import (
     Prompts,
     RlmError,
     SkippedFile,
+    Tool,
+    ToolDefinitionError,
 )
 
 from rlm_server.cli import exit_codes
@@ -93,6 +95,15 @@ def complete(
         list[str] | None,
         typer.Option("--prompt", metavar="NAME=FILE", help="One text of it, from a file; may be given several times."),
     ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tool",
+            metavar="FILE.py",
+            help="Public functions of this file are there for the models' code, in the sandbox; may be repeated.",
+        ),
+    ] = None,
+    cache_subcalls: Annotated[bool, typer.Option("--cache-subcalls", help="Make identical sub-calls once.")] = False,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
@@ -112,6 +123,7 @@ def complete(
     try:
         read, skipped = read_contexts(context, glob=glob, exclude=exclude or (), charset=charset)
         chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
+        tools = [one for path in tool or () for one in Tool.all_in_file(path)]
         endpoint = None
         if server is None:
             flags = {
@@ -124,14 +136,27 @@ def complete(
             endpoint = choose_endpoint(read_configuration(config, assignments, flags))
     except ContextError as error:
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
-    except SettingsError as error:
+    except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     limits = Limits(
         max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
     )
     compaction = Compaction(threshold=compact_at, context_window_tokens=context_window)
     models = _Models(model, sub_model, tuple(child_model or ()))
-    call = _Call(query, read, skipped, server, endpoint, models, limits, chosen_prompts, compaction, output)
+    call = _Call(
+        query,
+        read,
+        skipped,
+        server,
+        endpoint,
+        models,
+        limits,
+        chosen_prompts,
+        compaction,
+        tools,
+        cache_subcalls,
+        output,
+    )
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
 
 
@@ -153,6 +178,8 @@ class _Call:
     limits: Limits
     prompts: Prompts
     compaction: Compaction
+    tools: Sequence[Tool]
+    cache_subcalls: bool
     output: Path | None
 
     async def run(self, renderer: Renderer) -> int:
@@ -200,6 +227,8 @@ class _Call:
                 limits=self.limits,
                 prompts=self.prompts,
                 compaction=self.compaction,
+                tools=self.tools,
+                cache_subcalls=self.cache_subcalls,
             )
             async with stream:
                 with renderer:

@@ -2,7 +2,7 @@ r"""A completion as plain lines: `NODE KIND [TURN[.BLOCK]] | TEXT`.
 
 Text of several lines becomes several lines with the same head, so that `grep '^0 answer'` finds the whole answer and
 `grep '^0\.2 '` all that happened in node 0.2. Kinds: started, turn, reply, code, stdout, stderr, result, subcall,
-subresult, warning, compacted, event, finished, answer.
+subresult, tool, toolresult, warning, compacted, event, finished, answer.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class LineRenderer:
                 text = call.error or call.answer_preview
                 head = f"{words.reason(call.finish_reason)} in {words.seconds(call.wall_time)}"
                 _write(f"{node} subresult", f"{head}: {words.one_line(text)}")
+            case "tool_call":
+                _write(f"{node} tool", words.tool_call(event.tool_call))
+            case "tool_call_finished":
+                _write(f"{node} toolresult", words.tool_result(event.tool_call_finished))
             case "warning":
                 code_name = event_pb2.WarningCode.Name(event.warning.code).removeprefix("WARNING_CODE_")
                 _write(f"{node} warning", f"{code_name}: {event.warning.message}")

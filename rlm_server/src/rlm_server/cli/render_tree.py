@@ -108,6 +108,10 @@ class TreeRenderer:
                 call = event.subcall_finished
                 head = f"{words.reason(call.finish_reason)} in {words.seconds(call.wall_time)}"
                 node.result = f"{head}: {words.one_line(call.error or call.answer_preview)}"
+            case "tool_call":
+                _turn(node).notes.append(f"tool: {words.tool_call(event.tool_call)}")
+            case "tool_call_finished":
+                _turn(node).notes.append(f"tool: {words.tool_result(event.tool_call_finished)}")
             case "warning":
                 _turn(node).notes.append(f"warning: {event.warning.message}")
             case "compacted":

@@ -51,6 +51,17 @@ def compacted(event: event_pb2.Compacted) -> str:
     )
 
 
+def tool_call(call: event_pb2.ToolCall) -> str:
+    """Returns which tool is called with what, on one line."""
+    return f"{call.call_id} {call.name} {one_line(call.arguments_json)}"
+
+
+def tool_result(finished: event_pb2.ToolCallFinished) -> str:
+    """Returns how a call of a tool went, on one line."""
+    text = one_line(finished.error) if finished.error else f"{finished.result_chars} characters"
+    return f"{finished.call_id} {'failed' if finished.error else 'returned'} in {seconds(finished.wall_time)}: {text}"
+
+
 def one_line(text: str, limit: int = 100) -> str:
     """Returns a text on one line, cut to a number of characters."""
     joined = " ".join(text.split())

@@ -43,4 +43,4 @@ def prelude_source(context_names: Sequence[str], tools: Sequence[Tool], depth: i
             lines.append(f"_add_tool_source({index}, {tool.name!r}, {source}, {in_scope})")
         elif in_scope:
             lines.append(f"_add_served_tool({tool.name!r}, {tool.description!r}, {tool.schema!r})")
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join([*lines, "_link_tools()\n"])

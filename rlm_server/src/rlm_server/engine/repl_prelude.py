@@ -434,6 +434,13 @@ def _add_served_tool(name: str, doc: str, schema: dict[str, Any] | None) -> None
     _export(name, tool)
 
 
+def _link_tools() -> None:
+    """Lets the sources of tools call the other tools."""
+    for module in _tool_modules.values():
+        for name in __all__:
+            module.__dict__.setdefault(name, globals()[name])
+
+
 def _signature(schema: dict[str, Any]) -> inspect.Signature:
     properties, required = schema.get("properties", {}), schema.get("required", [])
     names = sorted(properties, key=lambda name: name not in required)
