@@ -168,7 +168,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
         ("detached", {"detached": True}),
         ("conversation_id", {"conversation_id": "c"}),
         ("keep_conversation", {"keep_conversation": True}),
-        ("answer_schema", {"answer_schema": "{}"}),
         ("tools", {"tools": [pb.Tool(name="t")]}),
         ("seed", {"seed": 0}),
         ("direct_answer_allowed", {"direct_answer_allowed": True}),

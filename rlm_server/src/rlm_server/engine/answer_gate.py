@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
@@ -12,11 +13,25 @@ from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.prompts import fill
 
 if TYPE_CHECKING:
+    from rlm_server.engine.answer_schema import AnswerSchema
     from rlm_server.engine.answers import Answer
     from rlm_server.engine.run import Node, NodeTask, Run
 
 _MAX_REFUSALS = 5
 """Answers of one node that are refused before it gives up."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is made of an answer.
+
+    Args:
+        refusal: why it is not taken, for the model; empty if it is.
+        answer_json: the value that matches the schema, as JSON, if there is one to match.
+    """
+
+    refusal: str = ""
+    answer_json: str = ""
 
 
 class AnswerGate:
@@ -31,6 +46,7 @@ class AnswerGate:
     def __init__(self, run: Run, node: Node, task: NodeTask) -> None:
         self._run = run
         self._node = node
+        self._schema = run.spec.answer_schema_of(node.node_id)
         names = "|".join(sorted({"context", *(re.escape(part.value.name) for part in task.contexts)}))
         self._mention = re.compile(rf"\b(?:{names})\b")
         self._has_looked = False
@@ -46,21 +62,21 @@ class AnswerGate:
         """Takes note that code has come to something: sub-models have replied, or the model is shown its output."""
         self._has_run = True
 
-    async def refusal(self, answer: Answer, *, is_last_turn: bool) -> str:
-        """Returns why an answer is not taken, for the model; empty if it is.
+    async def judge(self, answer: Answer, *, is_last_turn: bool) -> Verdict:
+        """Says whether an answer is taken.
 
         Raises:
             LimitReachedError: too many were refused.
         """
-        note = await self._refusal(answer, is_last_turn=is_last_turn)
-        if note:
+        verdict = await self._judge(answer, is_last_turn=is_last_turn)
+        if verdict.refusal:
             self._refusals += 1
             if self._refusals == _MAX_REFUSALS:
                 message = f"{_MAX_REFUSALS} answers were not taken; the one that is given is the last of them"
                 raise LimitReachedError(event_pb2.FINISH_REASON_NO_PROGRESS, message)
-        return note
+        return verdict
 
-    async def _refusal(self, answer: Answer, *, is_last_turn: bool) -> str:
+    async def _judge(self, answer: Answer, *, is_last_turn: bool) -> Verdict:
         prompts, spec = self._run.prompts, self._run.spec
         if not self._has_looked:
             # Code that does not name the context may have looked at it nevertheless, unless a refusal hangs on it.
@@ -68,14 +84,26 @@ class AnswerGate:
                 message = "the answer was given before any code had looked at the context"
                 await self._warn(event_pb2.WARNING_CODE_ANSWER_WITHOUT_CODE, message)
             if spec.look_required:
-                return fill(prompts.look_first)
+                return Verdict(refusal=fill(prompts.look_first))
+        if self._schema is not None:
+            return await self._judge_value(answer, self._schema)
         kind = is_no_answer(answer.text)
         if kind:
             await self._warn(event_pb2.WARNING_CODE_ANSWER_DOUBTFUL, f"the answer reads like {kind}")
             if not self._was_asked_to_confirm and not is_last_turn:
                 self._was_asked_to_confirm = True
-                return fill(prompts.answer_doubtful, kind=kind)
-        return ""
+                return Verdict(refusal=fill(prompts.answer_doubtful, kind=kind))
+        return Verdict()
+
+    async def _judge_value(self, answer: Answer, schema: AnswerSchema) -> Verdict:
+        checked = schema.check(answer)
+        if not checked.problem:
+            return Verdict(answer_json=checked.json_text)
+        await self._warn(
+            event_pb2.WARNING_CODE_ANSWER_MISMATCH, f"the answer does not match the schema:\n{checked.problem}"
+        )
+        tries_left = _MAX_REFUSALS - self._refusals - 1
+        return Verdict(refusal=fill(self._run.prompts.answer_mismatch, problems=checked.problem, tries_left=tries_left))
 
     async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:
         await self._run.events.warn(self._node.node_id, code, message)

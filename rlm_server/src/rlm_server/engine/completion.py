@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import Budget
 from rlm_server.engine.host_calls import HostCalls
 from rlm_server.engine.limits import to_duration
@@ -112,7 +113,10 @@ class Completion:
         session_spec = SessionSpec(
             inputs=[part.value for part in task.contexts],
             prelude_source=prelude_source(
-                [part.value.name for part in task.contexts], self._run.spec.tools, node.depth
+                [part.value.name for part in task.contexts],
+                self._run.spec.tools,
+                node.depth,
+                typed=self._run.spec.answer_schema_of(node.node_id) is not None,
             ),
             host_functions=host_calls.functions,
             on_host_call=host_calls.answer,
@@ -171,11 +175,15 @@ class Completion:
     async def _finish(self, result: NodeResult) -> None:
         if not self._has_started:
             await self._start()
+        schema, answer_json = self._run.spec.answer_schema, result.answer_json
+        if schema is not None and result.answer and not answer_json:
+            answer_json = schema.check(Answer(result.answer, AnswerForm.WRITTEN)).json_text
         await self._run.events.emit(
             ROOT_NODE_ID,
             event_pb2.CompletionFinished(
                 finish_reason=result.reason,
                 answer=result.answer,
+                answer_json=answer_json,
                 partial=result.partial,
                 error=result.error,
                 usage=self._run.budget.usage(),

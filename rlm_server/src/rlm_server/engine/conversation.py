@@ -45,6 +45,7 @@ def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
 def system_message(run: Run, node: Node, model: str) -> str:
     """Returns the system message of a node with a REPL."""
     prompts, limits = run.prompts, run.spec.limits
+    schema = run.spec.answer_schema_of(node.node_id)
     recursive = node.depth < limits.max_depth
     return fill(
         prompts.system,
@@ -53,7 +54,7 @@ def system_message(run: Run, node: Node, model: str) -> str:
         subcall_chars=f"{_SUBCALL_CHARS:,}",
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
         tools=tools_section(run.tools_of(node)),
-        answer_format="",
+        answer_format=fill(prompts.answer_format, schema=schema.text) if schema else "",
         model_note=run.spec.model_note(model),
     )
 

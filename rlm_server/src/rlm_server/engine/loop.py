@@ -40,6 +40,7 @@ class _Turn:
     """What came of one reply: an answer, or texts that the model is shown."""
 
     answer: Answer | None = None
+    answer_json: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -99,7 +100,12 @@ class NodeLoop:
             reply = await self._ask(transcript)
             turn = await self._take_turn(reply)
             if turn.answer is not None:
-                return NodeResult(event_pb2.FINISH_REASON_ANSWERED, turn.answer.text, iterations=self.iterations)
+                return NodeResult(
+                    event_pb2.FINISH_REASON_ANSWERED,
+                    turn.answer.text,
+                    iterations=self.iterations,
+                    answer_json=turn.answer_json,
+                )
             transcript.append(Message("assistant", reply.text))
             turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
             transcript.append(Message("user", "\n\n".join(turn.notes)))
@@ -200,11 +206,11 @@ class NodeLoop:
     async def _take_answer(self, answer: Answer, turn: _Turn) -> None:
         self._cells.draft = answer.text
         is_last_turn = self.iterations == self._run.spec.limits.max_iterations
-        note = await self._gate.refusal(answer, is_last_turn=is_last_turn)
-        if note:
-            turn.notes.append(note)
+        verdict = await self._gate.judge(answer, is_last_turn=is_last_turn)
+        if verdict.refusal:
+            turn.notes.append(verdict.refusal)
         else:
-            turn.answer = answer
+            turn.answer, turn.answer_json = answer, verdict.answer_json
 
     async def _take_idle(self, turn: _Turn, *, empty: bool) -> None:
         self._idle_replies += 1

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from rlm_api.rlm.v1 import event_pb2
 
+    from rlm_server.engine.answer_schema import AnswerSchema
     from rlm_server.engine.budget import Budget
     from rlm_server.engine.client_tools import ClientTools
     from rlm_server.engine.compaction import CompactionSpec
@@ -49,6 +50,7 @@ class CompletionSpec:
         cache_subcalls: identical sub-calls are made once.
         tools: functions that the request adds to the REPL.
         look_required: an answer is refused that comes before any look at the context.
+        answer_schema: what the root's answer must match; None means any text.
     """
 
     completion_id: str
@@ -66,6 +68,11 @@ class CompletionSpec:
     cache_subcalls: bool = False
     tools: Sequence[Tool] = ()
     look_required: bool = False
+    answer_schema: AnswerSchema | None = None
+
+    def answer_schema_of(self, node_id: str) -> AnswerSchema | None:
+        """Returns what a node's answer must match. Children answer with text."""
+        return self.answer_schema if node_id == ROOT_NODE_ID else None
 
     def child_model(self, depth: int) -> str:
         """Returns the model of an `rlm_query` child at a depth, where the code names none."""
@@ -129,6 +136,7 @@ class NodeResult:
         partial: it is not one that the model declared final.
         error: what went wrong, for people.
         iterations: the turns it took.
+        answer_json: the answer as JSON, if it matches the schema that was asked for.
     """
 
     reason: event_pb2.FinishReason.ValueType
@@ -136,3 +144,4 @@ class NodeResult:
     partial: bool = False
     error: str = ""
     iterations: int = 0
+    answer_json: str = ""

@@ -21,7 +21,6 @@ _SCALAR_FIELDS = (
     "detached",
     "conversation_id",
     "keep_conversation",
-    "answer_schema",
     "direct_answer_allowed",
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
+from rlm_server.engine.answer_schema import AnswerSchema, InvalidSchemaError
 from rlm_server.engine.ports import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError
 from rlm_server.service.compaction_validation import check_compaction
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_CHILD_MODELS = 20
 _MAX_QUERY_CHARS = 100_000
+_MAX_SCHEMA_CHARS = 100_000
 _MAX_LABELS = 20
 _MAX_LABEL_CHARS = 100
 _MAX_EFFORT_CHARS = 50
@@ -96,6 +98,7 @@ class RequestValidator:
         )
         context_names = [part.value.name for part in contexts.parts]
         tools = check_tools(request.tools, context_names, violations, client_serves=client_serves)
+        answer_schema = _check_answer_schema(request.answer_schema, violations)
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
@@ -127,6 +130,7 @@ class RequestValidator:
             compaction=compaction,
             cache_subcalls=request.cache_subcalls,
             tools=tools,
+            answer_schema=answer_schema,
             look_required=(
                 request.look_required if request.HasField("look_required") else self._settings.look_required
             ),
@@ -153,6 +157,19 @@ def _check_query(query: str, violations: Violations) -> None:
             "query",
             f"has {len(query):,} characters; at most {_MAX_QUERY_CHARS:,} are allowed: give large texts as a context",
         )
+
+
+def _check_answer_schema(text: str, violations: Violations) -> AnswerSchema | None:
+    if not text:
+        return None
+    if len(text) > _MAX_SCHEMA_CHARS:
+        violations.add("answer_schema", f"has {len(text):,} characters; at most {_MAX_SCHEMA_CHARS:,} are allowed")
+        return None
+    try:
+        return AnswerSchema.parse(text)
+    except InvalidSchemaError as error:
+        violations.add("answer_schema", str(error))
+        return None
 
 
 def _check_sampling(sampling: pb.Sampling, violations: Violations) -> Sampling:

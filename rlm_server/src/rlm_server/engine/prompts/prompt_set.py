@@ -23,6 +23,7 @@ _OPTIONAL_PLACEHOLDERS = {
     "summarize": frozenset({"max_words"}),
     "compacted": frozenset({"message_count"}),
     "answer_doubtful": frozenset({"kind"}),
+    "answer_mismatch": frozenset({"tries_left"}),
     "repeated_turn": frozenset({"turns_left"}),
 }
 """What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
@@ -57,6 +58,8 @@ class PromptSet:
         answer_not_taken: why an answer was not taken.
         summarize: the node's messages are to be summed up, to make room in the model's window.
         compacted: what then stands in their place, after the question.
+        answer_format: the system message's part on the JSON Schema that the answer must match.
+        answer_mismatch: an answer was not taken that does not match it.
         look_first: an answer was not taken that came before any look at the context.
         answer_doubtful: the same for what reads like a plan or a placeholder.
         repeated_turn: code ran that had run before, and came to the same.
@@ -81,6 +84,8 @@ class PromptSet:
     answer_not_taken: string.Template
     summarize: string.Template
     compacted: string.Template
+    answer_format: string.Template
+    answer_mismatch: string.Template
     look_first: string.Template
     answer_doubtful: string.Template
     repeated_turn: string.Template

@@ -175,7 +175,10 @@ class CompleteRequest(message.Message):
     keep_conversation: builtins.bool
     """keep_conversation keeps the REPL after the completion, as a conversation. Default false."""
     answer_schema: builtins.str
-    """answer_schema is a JSON Schema that the answer must match. Default: any text."""
+    """answer_schema is a JSON Schema, as a JSON object, that the answer must match, at most 100,000 characters. Drafts 4, 6,
+    7, 2019-09 and 2020-12 are known by `$schema`; default 2020-12. References lead to places within it, as
+    `#/$defs/name`. An answer that does not match is shown to the model to mend, at most 5 times. Default: any text.
+    """
     seed: builtins.int
     """seed makes the completion reproducible as far as models are. Default: unpredictable."""
     direct_answer_allowed: builtins.bool

@@ -918,7 +918,9 @@ class CompletionFinished(message.Message):
     answer: builtins.str
     """answer is the answer, or with a reason other than ANSWERED the best partial answer that there was; may be empty."""
     answer_json: builtins.str
-    """answer_json is the answer as JSON, if the request gave an answer schema."""
+    """answer_json is the answer as JSON if the request gave an answer schema and the answer, a partial one too, matches it;
+    else empty.
+    """
     partial: builtins.bool
     """partial tells that `answer` is not one that the model declared to be final."""
     error: builtins.str
