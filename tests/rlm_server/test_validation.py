@@ -168,7 +168,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
         ("detached", {"detached": True}),
         ("conversation_id", {"conversation_id": "c"}),
         ("keep_conversation", {"keep_conversation": True}),
-        ("tools", {"tools": [pb.Tool(name="t")]}),
         ("seed", {"seed": 0}),
         ("direct_answer_allowed", {"direct_answer_allowed": True}),
         ("limits.max_cost_microdollars", limits(max_cost_microdollars=0)),
@@ -183,7 +182,7 @@ async def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(
     assert feature in str(error.details())
 
 
-SERVED = {"Complete", "UploadContext", "ListModels", "ListPrompts"}
+SERVED = {"Complete", "CompleteWithTools", "UploadContext", "ListModels", "ListPrompts"}
 METHODS = pb.DESCRIPTOR.services_by_name["CompletionService"].methods
 
 
