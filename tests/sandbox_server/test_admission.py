@@ -12,7 +12,7 @@ from sandbox_server.admission import available_memory_bytes
 
 from tests.sandbox_server.conftest import Stack, running_server
 from tests.sandbox_server.driver import limits, session
-from tests.support.statuses import assert_status
+from tests.support.statuses import assert_status, says_when_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,6 +46,7 @@ async def test_memory_limits_together_stay_within_the_servers_memory() -> None:
                 await run(stack)
             limit = str(200 * MIB)
             assert_status(error.value, EXHAUSTED, "MEMORY_EXHAUSTED", domain="sandbox.v1", limit_bytes=limit)
+            assert says_when_to_retry(error.value)
         info = await stack.stub.GetServerInfo(pb.GetServerInfoRequest())
         greatest = info.max_limits
         assert greatest == info.default_limits or greatest.memory_bytes == info.default_limits.memory_bytes
@@ -67,6 +68,7 @@ async def test_a_client_has_its_share_of_sandboxes_and_others_have_theirs() -> N
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await run(stack, "one")
         assert_status(error.value, EXHAUSTED, "QUOTA_EXCEEDED", domain="sandbox.v1", quota="sessions", limit="1")
+        assert says_when_to_retry(error.value)
         assert await run(stack, "two") == "1\n"
         call.cancel()
 
@@ -80,6 +82,7 @@ async def test_a_client_has_its_share_of_memory() -> None:
             await run(stack, "one")
         limit = str(200 * MIB)
         assert_status(error.value, EXHAUSTED, "QUOTA_EXCEEDED", domain="sandbox.v1", quota="memory", limit=limit)
+        assert says_when_to_retry(error.value)
         assert await run(stack, "two") == "1\n"
         call.cancel()
 
@@ -107,3 +110,24 @@ async def test_what_was_given_is_given_back() -> None:
     async with running_server(max_client_sessions=1, max_client_memory_bytes=64 * MIB) as stack:
         for _ in range(3):
             assert await run(stack) == "1\n"
+
+
+async def test_a_share_of_the_cache_that_is_in_use_makes_the_client_wait_and_nobody_else() -> None:
+    async with running_server(max_client_blob_bytes=1000, max_blob_cache_bytes=10_000) as stack:
+        await upload(stack, b"a" * 600, "one")
+        used = pb.Input(name="x", blob=pb.BlobInput(sha256=hashlib.sha256(b"a" * 600).hexdigest()))
+        async with session(stack.stub, inputs=[used]):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await upload(stack, b"b" * 600, "one")
+            assert_status(error.value, EXHAUSTED, "QUOTA_EXCEEDED", domain="sandbox.v1", quota="uploads", limit="1000")
+            assert says_when_to_retry(error.value)
+            await upload(stack, b"b" * 600, "two")
+
+
+async def test_files_count_with_the_memory() -> None:
+    wanted = limits(memory_bytes=300 * MIB, scratch_bytes=50 * MIB)
+    async with running_server(max_memory_bytes=400 * MIB) as stack, session(stack.stub, limits=wanted) as s:
+        assert (s.opened.limits.memory_bytes, s.opened.limits.scratch_bytes) == (300 * MIB, 50 * MIB)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await run(stack)
+        assert_status(error.value, EXHAUSTED, "MEMORY_EXHAUSTED", domain="sandbox.v1")

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
 from tests.sandbox_server.conftest import Stack, running_server
 from tests.sandbox_server.driver import session
 from tests.sandbox_server.processes import memory_kib, server_process
 from tests.sandbox_server.uploads import blob_input, digest_of, upload
-from tests.support.statuses import assert_status
+from tests.support.statuses import assert_status, says_when_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,12 +53,6 @@ async def refused(stack: Stack, data: bytes) -> grpc.aio.AioRpcError:
         error.value, grpc.StatusCode.RESOURCE_EXHAUSTED, "BLOB_CACHE_FULL", domain="sandbox.v1", limit_bytes="1000"
     )
     return error.value
-
-
-def says_when_to_retry(error: grpc.aio.AioRpcError) -> bool:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
 
 
 def files(stack: Stack) -> list[str]:

@@ -176,6 +176,15 @@ def test_changes_are_told_in_order_and_only_of_what_is_left(scratch: Scratch) ->
     assert [file.path for file in scratch.changed_files()] == ["b", "a", "e/moved"]
 
 
+def test_filling_a_file_with_zeros_can_be_broken_off() -> None:
+    scratch = Scratch(1 << 40, lambda: 0)
+    file = make_file(scratch, "file", b"x")
+    scratch.is_interrupted = lambda: len(file.data) > 1 << 21
+    assert code_of(lambda: scratch.resize(file, 1 << 39)) == "interrupted"
+    assert len(file.data) < 1 << 22
+    assert scratch.used_bytes == NODE_BYTES + len("file") + len(file.data)
+
+
 def test_whatever_is_done_the_count_is_what_is_there(scratch: Scratch) -> None:
     chance = random.Random(7)
     names = ["a", "b", "a/b", "a/c", "b/a", "tmp/a", "tmp"]

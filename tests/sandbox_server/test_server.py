@@ -17,7 +17,7 @@ from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 
 from tests.sandbox_server.conftest import Stack, running_server
 from tests.sandbox_server.driver import limits, session
-from tests.support.statuses import assert_status
+from tests.support.statuses import assert_status, says_when_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,6 +74,7 @@ async def test_more_sandboxes_than_there_may_be_are_refused_with_a_time_to_retry
             await stack.stub.Run(pb.RunRequest(code="x = 1"))
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
         assert_status(error.value, code, "TOO_MANY_SESSIONS", domain="sandbox.v1", limit="1")
+        assert says_when_to_retry(error.value)
 
 
 async def test_a_run_whose_deadline_passes_frees_its_sandbox() -> None:

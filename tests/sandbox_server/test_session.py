@@ -272,7 +272,6 @@ async def test_a_half_close_while_a_cell_runs_lets_it_finish(stub: Stub) -> None
         (None, {}, "INVALID_FIELD"),
         ({"open": pb.OpenSession()}, {"open": pb.OpenSession()}, "WRONG_STATE"),
         ({"open": pb.OpenSession()}, {}, "INVALID_FIELD"),
-        ({"open": pb.OpenSession()}, {"read_file": pb.ReadFile(path="x")}, "NOT_IMPLEMENTED"),
     ],
 )
 async def test_messages_out_of_place_end_the_stream_with_the_reason(

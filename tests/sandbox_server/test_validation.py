@@ -170,7 +170,11 @@ async def test_all_wrong_fields_are_named_at_once(stub: Stub) -> None:
 async def test_limits_over_the_servers_greatest_are_lowered_to_it(stub: Stub) -> None:
     info = await stub.GetServerInfo(pb.GetServerInfoRequest())
     greatest = pb.Limits(
-        fuel=2**62, memory_bytes=2**62, output_bytes=2**62, wall_time=duration_pb2.Duration(seconds=10**9)
+        fuel=2**62,
+        memory_bytes=2**62,
+        output_bytes=2**62,
+        scratch_bytes=2**62,
+        wall_time=duration_pb2.Duration(seconds=10**9),
     )
     async with session(stub, limits=greatest) as s:
         assert s.opened.limits == info.max_limits

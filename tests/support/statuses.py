@@ -28,6 +28,11 @@ def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
     return {violation.field: violation.description for one in bad_requests for violation in one.field_violations}
 
 
+def says_when_to_retry(error: grpc.aio.AioRpcError) -> bool:
+    """Returns whether there is a `RetryInfo`, with a time."""
+    return any(one.retry_delay.ToNanoseconds() > 0 for one in _details(error, error_details_pb2.RetryInfo))
+
+
 def assert_status(
     error: grpc.aio.AioRpcError, code: grpc.StatusCode, reason: str, *, domain: str = "rlm.v1", **metadata: str
 ) -> None:

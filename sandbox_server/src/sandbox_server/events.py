@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from sandbox_server.tape import Tape
 
 
+MAX_OPEN_CALLS = 10_000
+"""How many host calls of a cell may be unanswered at once."""
+
+MAX_OPEN_BYTES = 128 * 1024 * 1024
+"""Most that their arguments may have together, and likewise the answers that the cell has not taken yet."""
+
+
 class SandboxListener(Protocol):
     """Hears what a running cell does. Called on the thread that runs it; must be quick and must not raise."""
 
@@ -36,6 +43,9 @@ class CellEvents:
         self._listener = listener
         self._tape = tape
         self._answers: dict[int, str] = {}
+        self._answer_bytes = 0
+        self._open: dict[int, int] = {}
+        self._open_bytes = 0
         self._lock = threading.Lock()
         self._running = False
         self._room = 0
@@ -58,6 +68,8 @@ class CellEvents:
         self._running = False
         with self._lock:
             self._answers.clear()
+            self._open.clear()
+            self._answer_bytes = self._open_bytes = 0
 
     def on_output(self, output: int, text: str) -> int:
         """Takes output; returns how many more bytes are wanted."""
@@ -81,8 +93,10 @@ class CellEvents:
         if self._tape.is_replaying:
             return call_id
         if self._listener is None or not self._running:
-            error = {"type": "no_cell", "message": "host functions can be called from cells only"}
-            self.answer(call_id, json.dumps({"id": call_id, "error": error}))
+            self._refuse(call_id, "no_cell", "host functions can be called from cells only")
+        elif not self._open_call(call_id, len(arguments)):
+            message = f"at most {MAX_OPEN_CALLS} calls may be unanswered, with {MAX_OPEN_BYTES} characters of arguments"
+            self._refuse(call_id, "too_many_calls", message)
         else:
             self._listener.on_host_call(call_id, function, arguments)
         return call_id
@@ -90,9 +104,26 @@ class CellEvents:
     def answer(self, call_id: int, answer: str) -> None:
         """Takes the answer to a host call; on any thread."""
         with self._lock:
+            self._open_bytes -= self._open.pop(call_id, 0)
+            if self._answer_bytes + len(answer) > max(MAX_OPEN_BYTES, len(answer)):
+                message = f"the answers that the code has not waited for yet have over {MAX_OPEN_BYTES} characters"
+                answer = error_answer(call_id, "too_many_answers", message)
             self._answers[call_id] = answer
+            self._answer_bytes += len(answer)
         if self.wake is not None:
             self.wake()
+
+    def _open_call(self, call_id: int, size: int) -> bool:
+        """Counts a call, unless there are too many; what is sent on waits in memory until the client takes it."""
+        with self._lock:
+            if len(self._open) >= MAX_OPEN_CALLS or self._open_bytes + size > MAX_OPEN_BYTES:
+                return False
+            self._open[call_id] = size
+            self._open_bytes += size
+            return True
+
+    def _refuse(self, call_id: int, error_type: str, message: str) -> None:
+        self.answer(call_id, error_answer(call_id, error_type, message))
 
     def poll_answer(self, call_ids: list[int], *, gives_up: bool) -> str | None:
         """Returns an answer to one of the calls. If there is none yet, None, or an empty one for a guest that gives up.
@@ -104,6 +135,13 @@ class CellEvents:
             return self._tape.next_answer()
         with self._lock:
             for call_id in call_ids:
-                if call_id in self._answers:
-                    return self._tape.note_answer(self._answers.pop(call_id))
+                answer = self._answers.pop(call_id, None)
+                if answer is not None:
+                    self._answer_bytes -= len(answer)
+                    return self._tape.note_answer(answer)
         return self._tape.note_answer("") if gives_up else None
+
+
+def error_answer(call_id: int, error_type: str, message: str) -> str:
+    """Returns the answer that raises an exception in the guest."""
+    return json.dumps({"id": call_id, "error": {"type": error_type, "message": message}})

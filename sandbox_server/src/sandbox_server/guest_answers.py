@@ -11,6 +11,10 @@ _Answer = TypeVar("_Answer")
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
+MAX_AFTER_CELL_BYTES = 4 * 1024 * 1024
+MAX_VARIABLES_BYTES = 4 * 1024 * 1024
+"""Most that is told of all variables together. A message to a client has at most 16 MiB."""
+
 _MAX_TEXT_CHARS = 64 * 1024
 _MAX_COUNT = 2**62
 
@@ -79,12 +83,36 @@ def read_cell(text: str) -> CellAnswer:
         GuestFailedError: the guest failed, or this is no such answer.
     """
     answer = _read(_cells, text)
+    _bound(answer)
     if answer.after_cell_json:
         try:
             json.loads(answer.after_cell_json)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GuestFailedError(f"the harness in the sandbox gave what is no JSON: {error}") from None
     return answer
+
+
+def _bound(answer: CellAnswer) -> None:
+    """Cuts what would make the message to the client too large, and says so in its place."""
+    size = _size(answer.after_cell_json)
+    if size > MAX_AFTER_CELL_BYTES:
+        answer.after_cell_json = ""
+        answer.after_cell_error = f"it returned {size} bytes of JSON; at most {MAX_AFTER_CELL_BYTES} are taken"
+    room = MAX_VARIABLES_BYTES
+    for index, one in enumerate(answer.variables):
+        room -= _size(one.name) + _size(one.type) + _size(one.preview) + _size(one.json_error)
+        if one.json is not None and _size(one.json) > room:
+            one.json = None
+            one.json_error = f"all that is told of variables together would take over {MAX_VARIABLES_BYTES} bytes"
+        if room < 0:
+            answer.variables_omitted_count += len(answer.variables) - index
+            del answer.variables[index:]
+            return
+        room -= _size(one.json or "")
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def read_set_up(text: str) -> SetUpAnswer:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandbox_server.events import CellEvents, SandboxListener
+from sandbox_server.events import CellEvents, SandboxListener, error_answer
 from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell, read_set_up
 from sandbox_server.model import (
     MIB,
@@ -222,8 +222,7 @@ class Sandbox:
 
     def answer_error(self, call_id: int, error_type: str, message: str) -> None:
         """Answers a host call with an exception."""
-        error = {"id": call_id, "error": {"type": error_type, "message": message}}
-        self._events.answer(call_id, json.dumps(error))
+        self._events.answer(call_id, error_answer(call_id, error_type, message))
 
     def cancel(self) -> None:
         """Kills the running cell, or the next one."""

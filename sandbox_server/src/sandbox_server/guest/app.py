@@ -139,6 +139,10 @@ class Session:
         _namespace.update(self.restored)
 
 
+def _refuse_debugger(*_args, **_kwargs):
+    raise RuntimeError("there is no debugger in a sandbox, as nobody could answer it: print what is to be seen")
+
+
 def _use_streams():
     sys.stdin, sys.stdout, sys.stderr = NoInput(), _stdout, _stderr
 
@@ -208,6 +212,7 @@ def _warm_up():
 
 _warm_up()
 
+sys.breakpointhook = _refuse_debugger
 # What is imported from now on can only be a file that the code itself wrote, or was given; compiling it is no trouble.
 sys.path[:] = [""]
 sys.path_importer_cache.clear()

@@ -18,7 +18,6 @@ from sandbox_server.service.validation import (
     MAX_CELL_ID_CHARS,
     check_code,
     check_path,
-    not_implemented,
     read_query,
 )
 
@@ -130,10 +129,8 @@ class LiveSession:
                 self._opened.cancel()
         elif kind == "set_inputs":
             await self._set_inputs(request.set_inputs)
-        elif kind == "read_file":
-            await self._read_file(request.read_file)
         else:
-            raise not_implemented(kind)
+            await self._read_file(request.read_file)
 
     @property
     def _opened(self) -> WorkerSession:
@@ -266,7 +263,7 @@ async def _checked_json(parts: list[str], path: str) -> str:
             await asyncio.to_thread(json.loads, text)
         else:
             json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid_field(path, f"is not JSON: {error}") from None
     return text
 

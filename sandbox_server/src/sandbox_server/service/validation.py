@@ -38,6 +38,7 @@ MAX_JSON_VALUES = 100
 MAX_PREVIEW_CHARS = 10_000
 MAX_CELL_ID_CHARS = 100
 MAX_FILES = 100
+MAX_RUN_OUTPUT_BYTES = 4 * MIB
 MAX_PATH_CHARS = 1000
 MAX_NAME_CHARS = 100
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -81,6 +82,7 @@ class RequestReader:
         files, file_blobs = self.read_files(request.files, "files", violations)
         _check_output_files(request.output_files, violations)
         query = read_query(request.variables, "variables", violations)
+        limits = replace(limits, output_bytes=min(limits.output_bytes, MAX_RUN_OUTPUT_BYTES))
         spec = SandboxSpec(limits=limits, inputs=inputs, files=files)
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"))
         violations.raise_if_any()
@@ -260,16 +262,6 @@ def read_query(query: pb.VariableQuery, path: str, violations: Violations) -> Va
         f"must be from 0 (the default) to {MAX_PREVIEW_CHARS}",
     )
     return VariableQuery(query.include_all, tuple(query.json_values), query.preview_chars or 100, query.include_inputs)
-
-
-def not_implemented(feature: str) -> ServiceError:
-    """Returns the error for what the contract has and this server does not serve yet."""
-    return ServiceError(
-        grpc.StatusCode.UNIMPLEMENTED,
-        "NOT_IMPLEMENTED",
-        f"{feature} is not served by this version of the server; leave it out",
-        metadata={"feature": feature},
-    )
 
 
 def _check_output_files(paths: Sequence[str], violations: Violations) -> None:

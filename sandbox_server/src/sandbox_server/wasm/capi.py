@@ -119,9 +119,16 @@ class HostCall:
         value = self._arguments[index]
         return int(value.of.u64 if value.kind == values.U64 else value.of.u32)
 
-    def string(self, index: int) -> str:
-        """Returns a `string` argument."""
-        return _take_string(self._arguments[index])
+    def string(self, index: int, max_bytes: int | None = None) -> str:
+        """Returns a `string` argument.
+
+        Raises:
+            TrapError: it is longer than it may be; before it is copied.
+        """
+        value = self._arguments[index]
+        if max_bytes is not None and value.of.string.size > max_bytes:
+            raise TrapError(f"a text of {value.of.string.size} bytes is too long; at most {max_bytes} are taken")
+        return _take_string(value)
 
     def byte_list(self, index: int) -> bytes:
         """Returns a `list<u8>` argument."""

@@ -26,6 +26,9 @@ UNLIMITED_FUEL = 2**63 - 1
 
 _WASM_PAGE_BYTES = 65536
 
+_MAX_POLLABLES = 1000
+"""How much a guest may wait for at once; its C library needs two."""
+
 
 class End(enum.Enum):
     """Why a guest was ended; an ended guest can never run again."""
@@ -102,6 +105,7 @@ class Guest:
         self.surroundings = surroundings
         self.events = events
         self.files = OpenFiles(scratch)
+        scratch.is_interrupted = lambda: self._ended is not None
         self.exit_code: int | None = None
         self.pollables: dict[int, int] = {}
         """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""
@@ -172,6 +176,8 @@ class Guest:
 
     def add_pollable(self, ready_at_monotonic_ns: int) -> int:
         """Makes something to wait for and returns its number, which fits 31 bits as the C API wants."""
+        if len(self.pollables) >= _MAX_POLLABLES:
+            raise capi.TrapError(f"there are {_MAX_POLLABLES} things to wait for, as many as there may be")
         number = next(self._pollable_numbers) & 0x7FFFFFFF
         self.pollables[number] = ready_at_monotonic_ns
         return number

@@ -19,6 +19,11 @@ LISTED_NAME_BYTES = 16
 
 MAX_NAME_BYTES = 255
 """How long the name of a file or directory may be, as UTF-8."""
+_MAX_NODES = 100_000
+"""How many files and directories there may be, whatever the quota: some operations look at all of them."""
+
+_FILLED_AT_ONCE = 1 << 20
+
 _MAX_DEPTH = 64
 """How deep directories may nest, so that no walk and no path is long."""
 
@@ -113,14 +118,17 @@ class Scratch:
 
     Attributes:
         root: where relative paths begin.
+        is_interrupted: tells whether what takes long is to be broken off.
         used_bytes: what everything counts now.
     """
 
     def __init__(self, quota_bytes: int, now_ns: Callable[[], int]) -> None:
         self._quota_bytes = quota_bytes
         self.now_ns = now_ns
+        self.is_interrupted: Callable[[], bool] = lambda: False
         self._next_number = 5
         self._changed: dict[File, None] = {}
+        self._node_count = 0
         self.used_bytes = 0
         self.root = Directory(1, 0)
         tmp, self._dev, null = Directory(2, 0), Directory(3, 0), Null(4, 0)
@@ -287,9 +295,7 @@ class Scratch:
             return
         end = offset + len(data)
         if end > len(file.data):
-            self._charge(end - len(file.data))
-            if offset > len(file.data):
-                file.data += bytes(offset - len(file.data))
+            self._lengthen(file, max(offset, len(file.data)), end)
         file.data[offset:end] = data
         self._touch(file)
 
@@ -301,11 +307,10 @@ class Scratch:
         """
         if isinstance(file, Null):
             return
-        growth = size - len(file.data)
-        self._charge(growth)
-        if growth > 0:
-            file.data += bytes(growth)
+        if size > len(file.data):
+            self._lengthen(file, size, size)
         else:
+            self._charge(size - len(file.data))
             del file.data[size:]
         self._touch(file)
 
@@ -332,6 +337,17 @@ class Scratch:
         if isinstance(node, File):
             node.users -= 1
             self._free_if_gone(node)
+
+    def _lengthen(self, file: File, filled_to: int, end: int) -> None:
+        """Makes room up to `end`, and fills a file with zeros up to a size."""
+        grown = end - len(file.data)
+        self._charge(grown)
+        while len(file.data) < filled_to:
+            # In parts, so that neither this guest's end nor the others wait for a gigabyte of zeros.
+            if self.is_interrupted():
+                self._charge(len(file.data) - end)
+                raise FileError("interrupted")
+            file.data += bytes(min(_FILLED_AT_ONCE, filled_to - len(file.data)))
 
     def _child(self, directory: Directory, name: str) -> File | Directory | None:
         if name == "..":
@@ -360,12 +376,14 @@ class Scratch:
             if ancestor is node:
                 raise FileError("invalid")
             ancestor = ancestor.parent
-        deepest = max((below.depth for below in _directories_of(node)), default=node.depth)
-        if directory.depth + 1 + deepest - node.depth > _MAX_DEPTH:
+        if directory.depth + 1 + _height(node) > _MAX_DEPTH:
             raise FileError("name-too-long")
 
     def _link(self, node: File | Directory, directory: Directory, name: str) -> None:
+        if self._node_count >= _MAX_NODES:
+            raise FileError("insufficient-space")
         self._charge(NODE_BYTES + len(name.encode()))
+        self._node_count += 1
         node.parent, node.name = directory, name
         directory.entries[name] = node
         directory.modified_ns = self.now_ns()
@@ -384,6 +402,7 @@ class Scratch:
         del directory.entries[node.name]
         directory.modified_ns = self.now_ns()
         node.parent = None
+        self._node_count -= 1
         self._charge(-NODE_BYTES - len(node.name.encode()))
 
     def _free_if_gone(self, file: File) -> None:
@@ -421,6 +440,15 @@ def _as_file(node: File | Directory) -> File:
     if isinstance(node, File):
         return node
     raise FileError("is-directory")
+
+
+def _height(node: Directory) -> int:
+    """Returns how many directories are below each other in one."""
+    height, level = -1, [node]
+    while level:
+        height += 1
+        level = [child for one in level for child in one.entries.values() if isinstance(child, Directory)]
+    return height
 
 
 def _directories_of(node: Directory) -> Iterator[Directory]:

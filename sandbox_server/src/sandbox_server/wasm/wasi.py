@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 65536
 """Most that the guest's C library may write or ask for at once."""
 
+_MAX_EMIT_BYTES = 4 << 20
+"""Most that the harness in the guest hands over at once is a quarter of a million characters."""
+
+_MAX_NAME_BYTES = 1 << 16
+
 _FOREVER_NS = 2**64 - 1
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -89,10 +94,11 @@ def _guest_imports() -> dict[str, HostFunction]:
     """Returns what `guest.wit` imports."""
 
     def emit(call: HostCall) -> None:
-        call.return_u64(running_guest().events.on_output(call.integer(0), call.string(1)))
+        call.return_u64(running_guest().events.on_output(call.integer(0), call.string(1, _MAX_EMIT_BYTES)))
 
     def call_start(call: HostCall) -> None:
-        call.return_u64(running_guest().events.on_call_start(call.string(0), call.string(1)))
+        function, arguments = call.string(0, _MAX_NAME_BYTES), call.string(1)
+        call.return_u64(running_guest().events.on_call_start(function, arguments))
 
     def call_wait(call: HostCall) -> str | None:
         guest = running_guest()
@@ -129,7 +135,8 @@ def _wasi_functions(resource_types: dict[str, int]) -> dict[str, HostFunction]:
         pollable(call, 0)
 
     return {
-        "cli/environment#get-arguments": lambda call: call.return_value(values.value_list([])),
+        # As in a REPL: what builds a command line from it, as argparse, wants to find something there.
+        "cli/environment#get-arguments": lambda call: call.return_value(values.value_list([values.string("")])),
         "cli/environment#get-environment": lambda call: call.return_value(values.value_list([])),
         "cli/exit#exit": _exit,
         "cli/stderr#get-stderr": stream("output-stream", _STDERR),

@@ -512,7 +512,9 @@ class Variable(message.Message):
     preview_truncated: builtins.bool
     """preview_truncated tells that `preview` was cut."""
     json: builtins.str
-    """json is the value, if it was asked for and JSON can express it in at most 1 MiB."""
+    """json is the value, if it was asked for and JSON can express it in at most 1 MiB, and all that is told of variables
+    together has at most 4 MiB.
+    """
     json_error: builtins.str
     """json_error says why there is no `json` though it was asked for."""
     def __init__(
@@ -626,9 +628,11 @@ class CellResult(message.Message):
     did not end in an expression or the value was None.
     """
     after_cell_json: builtins.str
-    """after_cell_json is what the prelude's `after_cell` returned, as JSON; empty if there is none."""
+    """after_cell_json is what the prelude's `after_cell` returned, as JSON; empty if there is none, or if it has over 4 MiB."""
     after_cell_error: builtins.str
-    """after_cell_error is the exception that the prelude's `after_cell` raised; empty if it did not."""
+    """after_cell_error is the exception that the prelude's `after_cell` raised, or says that it returned too much; empty
+    otherwise.
+    """
     state: SessionState.ValueType
     """state tells what became of the session's variables. In the answer to `Run` it is always KEPT."""
     variables_omitted_count: builtins.int
@@ -763,7 +767,7 @@ class RunRequest(message.Message):
 
     @builtins.property
     def limits(self) -> Limits:
-        """limits bound the run. Default: the server's."""
+        """limits bound the run. Default: the server's. `output_bytes` is at most 4 MiB here, as all comes in one message."""
 
     @builtins.property
     def variables(self) -> VariableQuery:
@@ -1301,7 +1305,8 @@ class HostCall(message.Message):
     """function is the name of the declared host function."""
     arguments_json: builtins.str
     """arguments_json is a JSON object with the members `args` (a list) and `kwargs` (an object). Arguments over 512 Ki
-    characters come in several messages with the same `call_id`, to be joined in order; together at most 256 MiB.
+    characters come in several messages with the same `call_id`, to be joined in order. At most 10,000 calls of a cell are
+    unanswered at once, with at most 128 Mi characters of arguments; more raise `HostCallError` (`too_many_calls`).
     """
     partial: builtins.bool
     """partial tells that another message with more of `arguments_json` follows."""
