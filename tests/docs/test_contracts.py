@@ -132,7 +132,6 @@ UNSERVED_FIELDS = [
     {"detached": True},
     {"conversation_id": "1"},
     {"keep_conversation": True},
-    {"seed": 0},
     {"direct_answer_allowed": True},
     {"limits": {"max_cost_microdollars": 1}},
     {"contexts": [rlm.ContextPart(image=rlm.Image(data=b"x", media_type="image/png"))]},

@@ -84,7 +84,8 @@ class Client:
             tools: functions for the code in the REPL. Plain ones are served by this client while the stream is read:
                 the model is told their names, parameters and docstrings, and calls run on threads. `Tool` has more.
             cache_subcalls: identical sub-calls are made once.
-            seed: makes the completion reproducible as far as models are. Default: unpredictable.
+            seed: the same replies of models give the same events, but for the completion's id; sub-calls are made one
+                at a time. Default: unpredictable.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.

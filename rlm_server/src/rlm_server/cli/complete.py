@@ -104,6 +104,10 @@ def complete(
         ),
     ] = None,
     cache_subcalls: Annotated[bool, typer.Option("--cache-subcalls", help="Make identical sub-calls once.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="The same replies give the same events; sub-calls are made one at a time."),
+    ] = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
@@ -155,6 +159,7 @@ def complete(
         compaction,
         tools,
         cache_subcalls,
+        seed,
         output,
     )
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
@@ -180,6 +185,7 @@ class _Call:
     compaction: Compaction
     tools: Sequence[Tool]
     cache_subcalls: bool
+    seed: int | None
     output: Path | None
 
     async def run(self, renderer: Renderer) -> int:
@@ -229,6 +235,7 @@ class _Call:
                 compaction=self.compaction,
                 tools=self.tools,
                 cache_subcalls=self.cache_subcalls,
+                seed=self.seed,
             )
             async with stream:
                 with renderer:

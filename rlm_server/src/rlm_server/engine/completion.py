@@ -15,6 +15,7 @@ from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec
 from rlm_server.engine.prelude import prelude_source
+from rlm_server.engine.reproducible import node_seed
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
@@ -117,10 +118,12 @@ class Completion:
                 self._run.spec.tools,
                 node.depth,
                 typed=self._run.spec.answer_schema_of(node.node_id) is not None,
+                in_order=self._run.spec.seed is not None,
             ),
             host_functions=host_calls.functions,
             on_host_call=host_calls.answer,
             memory_bytes=self._memory_bytes(task),
+            seed=None if self._run.spec.seed is None else node_seed(self._run.spec.seed, node.node_id),
         )
         async with self._run.executor.open(session_spec) as session:
             loop = NodeLoop(self._tree, node, task, session, subcalls)

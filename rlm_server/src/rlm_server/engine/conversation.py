@@ -62,7 +62,9 @@ def system_message(run: Run, node: Node, model: str) -> str:
 def status_line(tree: Tree, node: Node, iteration: int) -> str:
     """Returns the line that tells the turn and what the node has left of the budget."""
     run, left = tree.run, tree.shares.left(node.node_id)
-    texts = [count(left.subcalls, "sub-call"), _duration(left.seconds)]
+    texts = [count(left.subcalls, "sub-call")]
+    if run.spec.seed is None:  # with one, models must be told the same each time
+        texts.append(_duration(left.seconds))
     if left.input_tokens is not None:
         texts.append(count(left.input_tokens, "input token"))
     if left.output_tokens is not None:

@@ -64,7 +64,8 @@ class HostCalls:
         limits = self._tree.run.spec.limits
         left = self._tree.shares.left(self._node.node_id)
         return {
-            "seconds": round(left.seconds, 3),
+            # With a seed time stands still, as it would differ from run to run.
+            "seconds": round(left.seconds, 3) if self._tree.run.spec.seed is None else limits.wall_time_seconds,
             "iterations": limits.max_iterations - self._tree.iterations_of(self._node.node_id),
             "subcalls": left.subcalls,
             "input_tokens": left.input_tokens,

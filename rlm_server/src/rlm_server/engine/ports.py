@@ -78,6 +78,7 @@ class Sampling:
     top_p: float | None = None
     max_output_tokens: int | None = None
     reasoning_effort: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ class SessionSpec:
         on_host_call: returns a call's value, which JSON can express; may raise `HostCallError`. Several may run
             at once; each is cancelled and gone before the block that made it ends.
         memory_bytes: size of the memory; 0 takes the sandbox's default.
+        seed: makes what code sees of chance and clocks the same each time, where the executor can; None does not.
     """
 
     inputs: Sequence[InputValue]
@@ -268,6 +270,7 @@ class SessionSpec:
     host_functions: Sequence[str]
     on_host_call: Callable[[HostCall], Awaitable[object]]
     memory_bytes: int = 0
+    seed: int | None = None
 
 
 class VariablesState(enum.Enum):

@@ -25,7 +25,14 @@ REPL_NAMES = _exported_names()
 """The names that the REPL provides itself."""
 
 
-def prelude_source(context_names: Sequence[str], tools: Sequence[Tool], depth: int, *, typed: bool = False) -> str:
+def prelude_source(
+    context_names: Sequence[str],
+    tools: Sequence[Tool],
+    depth: int,
+    *,
+    typed: bool = False,
+    in_order: bool = False,
+) -> str:
     """Returns the prelude of a node.
 
     Args:
@@ -33,9 +40,14 @@ def prelude_source(context_names: Sequence[str], tools: Sequence[Tool], depth: i
         tools: those of the request, in its order.
         depth: the node's, which tells what tools it has.
         typed: its answer must match a schema.
+        in_order: code waits for each sub-call.
     """
     sources = list(dict.fromkeys(tool.python_source for tool in tools if tool.python_source is not None))
-    lines = [_SOURCE, f"_configure({list(context_names)!r}, typed={typed})", f"_sources = {sources!r}"]
+    lines = [
+        _SOURCE,
+        f"_configure({list(context_names)!r}, typed={typed}, in_order={in_order})",
+        f"_sources = {sources!r}",
+    ]
     # The tools of other nodes are compiled, too, so that what is wrong with them is known before anything runs.
     for index, tool in enumerate(tools):
         in_scope = tool.scope.has(depth)

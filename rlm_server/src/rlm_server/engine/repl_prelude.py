@@ -56,6 +56,8 @@ _given: dict[str, Any] = {}
 _typed: list[str] = []
 _PROVIDED = tuple(__all__)
 _tool_modules: dict[str, types.ModuleType] = {}
+_in_order: list[bool] = []
+"""Is not empty if code waits for each sub-call, so that what it does meanwhile depends on nothing that takes time."""
 
 
 class SubcallError(Exception):
@@ -318,6 +320,9 @@ def _begin(
         model=model,
         contexts=None if contexts is None else [_encode(context) for context in contexts],
     )
+    if _in_order:
+        with contextlib.suppress(HostCallError):  # `result` raises it
+            call.result()
     return Subcall(call, read)
 
 
@@ -505,7 +510,9 @@ def _restore_names() -> list[str]:
     return restored
 
 
-def _configure(context_names: list[str], *, typed: bool = False) -> None:
+def _configure(context_names: list[str], *, typed: bool = False, in_order: bool = False) -> None:
+    if in_order:
+        _in_order.append(True)
     if typed:
         _typed.append("json")
     if context_names != ["context"]:

@@ -49,6 +49,7 @@ class CompletionSpec:
         compaction: when messages are summed up.
         cache_subcalls: identical sub-calls are made once.
         tools: functions that the request adds to the REPL.
+        seed: makes the completion reproducible; see `reproducible.py`.
         look_required: an answer is refused that comes before any look at the context.
         answer_schema: what the root's answer must match; None means any text.
     """
@@ -67,6 +68,7 @@ class CompletionSpec:
     compaction: CompactionSpec
     cache_subcalls: bool = False
     tools: Sequence[Tool] = ()
+    seed: int | None = None
     look_required: bool = False
     answer_schema: AnswerSchema | None = None
 

@@ -145,6 +145,8 @@ class Subcalls:
         return calls
 
     async def _make_all(self, calls: Sequence[_Call]) -> list[SubcallOutcome]:
+        if self._run.spec.seed is not None:
+            return [await self._make(call) for call in calls]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._make(call)) for call in calls]
         return [task.result() for task in tasks]

@@ -11,6 +11,7 @@ from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS
 
 from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
+from rlm_server.engine.reproducible import CLOCK_START_NS
 from rlm_server.executors.blobs import BlobUploader
 from rlm_server.executors.sandbox_session import SandboxSession, describe_error
 
@@ -70,6 +71,7 @@ class SandboxExecutor:
             inputs=[await self._input(one) for one in spec.inputs],
             host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
             prelude=pb.Prelude(source=spec.prelude_source),
+            seed=_seed(spec.seed),
         )
 
     async def _input(self, one: InputValue) -> pb.Input:
@@ -83,3 +85,11 @@ class SandboxExecutor:
             value = one.value.encode()
         digest = await self._blobs.ensure(value)
         return pb.Input(name=one.name, blob=pb.BlobInput(sha256=digest, format=_BLOB_FORMATS[one.format]))
+
+
+def _seed(value: int | None) -> pb.Seed | None:
+    if value is None:
+        return None
+    seed = pb.Seed(value=value)
+    seed.clock_start_time.FromNanoseconds(CLOCK_START_NS)
+    return seed

@@ -20,6 +20,7 @@ def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "max_completion_tokens": sampling.max_output_tokens,
         "reasoning_effort": sampling.reasoning_effort,
+        "seed": sampling.seed,
         "stream_options": {"include_usage": True} if stream else None,
     }
     # The package wants to be told of messages; the real ones go around it, see `OpenAIEndpoint`.

@@ -108,7 +108,7 @@ class CompletionService(UnimplementedRpcs):
             stack.enter_context(self._running.admitted())
             checked = await self._validator.check(request, uuid.uuid4().hex, client_serves=tool_stream is not None)
             stack.enter_context(self._contexts.in_use(checked.stored))
-            events = EventStream(checked.spec.completion_id, self._clock)
+            events = EventStream(checked.spec.completion_id, self._clock, reproducible=checked.spec.seed is not None)
             client_tools = ClientTools(events, self._clock)
             completion = Completion(
                 checked.spec,

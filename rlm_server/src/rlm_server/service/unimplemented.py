@@ -102,8 +102,6 @@ def refuse_unimplemented_fields(request: pb.CompleteRequest) -> None:
     for name in _SCALAR_FIELDS:
         if getattr(request, name):
             raise not_implemented(name)
-    if request.HasField("seed"):
-        raise not_implemented("seed")
     if request.limits.HasField("max_cost_microdollars"):
         raise not_implemented("limits.max_cost_microdollars")
     for index, part in enumerate(request.contexts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,8 @@ class RequestValidator:
         contexts = await check_contexts(request.contexts, self._contexts, violations)
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
+        if request.HasField("seed"):
+            sampling = dataclasses.replace(sampling, seed=request.seed)
         _check_labels(request.labels, violations)
         violations.check(
             len(request.child_models) <= _MAX_CHILD_MODELS,
@@ -131,6 +134,7 @@ class RequestValidator:
             cache_subcalls=request.cache_subcalls,
             tools=tools,
             answer_schema=answer_schema,
+            seed=request.seed if request.HasField("seed") else None,
             look_required=(
                 request.look_required if request.HasField("look_required") else self._settings.look_required
             ),

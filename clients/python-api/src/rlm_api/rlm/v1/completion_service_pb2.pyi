@@ -180,7 +180,11 @@ class CompleteRequest(message.Message):
     `#/$defs/name`. An answer that does not match is shown to the model to mend, at most 5 times. Default: any text.
     """
     seed: builtins.int
-    """seed makes the completion reproducible as far as models are. Default: unpredictable."""
+    """seed makes the completion reproducible: given the same replies of models and results of tools, its events are the
+    same byte for byte, apart from `completion_id`. For that, events have no durations and `event_time` counts them; text
+    deltas are cut by length and not as they arrive; sandboxes get seeds made of this one, and clocks that start at a
+    fixed time; sub-calls are made one at a time. It is sent to endpoints that take one. Default: none, unpredictable.
+    """
     direct_answer_allowed: builtins.bool
     """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call. Default false."""
     cache_subcalls: builtins.bool

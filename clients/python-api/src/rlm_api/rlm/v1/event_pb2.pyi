@@ -324,7 +324,7 @@ class Event(message.Message):
     """
     @builtins.property
     def event_time(self) -> timestamp_pb2.Timestamp:
-        """event_time is when it happened, by the server's clock."""
+        """event_time is when it happened, by the server's clock. With a seed it counts the events instead."""
 
     @builtins.property
     def started(self) -> CompletionStarted:
