@@ -53,7 +53,6 @@ def test_each_setting_of_the_rlm_server_is_there_with_its_default() -> None:
         "stand_in_models": ((), "none"),
         "default_limits": (CompletionLimits(), "[below](#limits-of-a-completion)"),
         "max_limits": (GREATEST_LIMITS, "[below](#limits-of-a-completion)"),
-        "data_dir": (None, "the temporary directory"),
     }
     settings = RlmSettings(default_model="m")
     real = {}

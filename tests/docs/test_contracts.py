@@ -128,8 +128,6 @@ def test_an_rpc_is_served_exactly_if_the_page_says_so(method: Method, servers: t
 
 
 UNSERVED_FIELDS = [
-    {"request_id": "1"},
-    {"detached": True},
     {"conversation_id": "1"},
     {"keep_conversation": True},
     {"direct_answer_allowed": True},

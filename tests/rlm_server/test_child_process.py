@@ -22,6 +22,7 @@ from rlm_server.server import create_server
 from rlm_server.settings import Settings
 
 from tests.support.rlm_stack import Events, running_stack
+from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
     from tests.support.scripted_model import ScriptedModel
@@ -162,7 +163,7 @@ async def wait_until_it_serves(address: str) -> None:
         await health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=30)
 
 
-async def test_when_the_child_is_killed_what_runs_ends_with_sandbox_error_and_a_new_child_serves(
+async def test_when_the_child_is_killed_a_new_child_serves_and_what_ran_goes_on_in_it(
     model: ScriptedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_stack(model, sandbox=None) as stack:
@@ -172,11 +173,22 @@ async def test_when_the_child_is_killed_what_runs_ends_with_sandbox_error_and_a_
         first = child.pid
         assert (await stack.run_code("print('before')")).output == "before\n"
         events = []
-        async for response in stack.start(["```repl\nprint('it runs', flush=True)\nwhile True: pass\n```"]):
+        code = "x = 'kept'\n", "print(x, flush=True)\nprint(llm_query('?'))"
+        wait = asyncio.Event()
+        replies = [
+            f"```repl\n{code[0]}\n```",
+            f"```repl\n{code[1]}\n```",
+            ScriptedReply("sub", release=wait),
+            "FINAL(end)",
+        ]
+        async for response in stack.start(replies):
             events.append(response.event)
-            if response.event.WhichOneof("kind") == "output":
+            if response.event.WhichOneof("kind") == "output" and not wait.is_set():
                 os.kill(first, signal.SIGKILL)
-        assert Events(events).reason == "SANDBOX_ERROR"
+                wait.set()
+        told = Events(events)
+        assert (told.answer, told.output) == ("end", "kept\nsub\n")
+        assert [one.replayed_cell_count for one in told.of("sandbox_restored")] == [1]
         await wait_until_it_serves(child.address)
         assert (await stack.run_code("print('after')")).output == "after\n"
         assert child.pid not in {None, first}

@@ -110,9 +110,9 @@ async def test_a_failed_call_is_tried_again_as_often_as_the_settings_say(model: 
 
 
 async def test_a_root_whose_model_fails_ends_with_the_partial_answer(stack: Stack) -> None:
-    events = await stack.complete("```repl\nanswer['content'] = 'draft'\n```", ScriptedReply(status=401))
+    events = await stack.complete("```repl\nanswer['content'] = 'draft'\n```", ScriptedReply(status=400))
     assert (events.reason, events.finished.answer, events.finished.partial) == ("MODEL_ERROR", "draft", True)
-    assert "check the server's API key" in events.finished.error
+    assert "scripted failure" in events.finished.error
 
 
 async def test_reasoning_is_streamed_and_no_part_of_the_reply(stack: Stack) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from typing import Any
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlm_api.rlm.v1 import event_pb2
-from rlm_common.errors import ServiceError
 from rlm_server.engine.budget import Budget, LimitReachedError, SubcallsExhaustedError
-from rlm_server.engine.clock import SystemClock
-from rlm_server.engine.events import EventStream
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.ports import TokenCounts
 from rlm_server.engine.truncation import HeadAndTail, cut_middle
 from rlm_server.models.sse import EventDecoder
-from rlm_server.service.running import RunningCompletions
 from rlm_server.settings import Settings, SettingsError
 
 
@@ -59,35 +52,6 @@ def test_text_within_the_limit_is_not_cut() -> None:
 
 
 # --- events
-
-
-async def test_a_writer_waits_while_the_reader_is_behind_and_leaves_no_gap_when_it_is_cancelled() -> None:
-    stream = EventStream("c", SystemClock())
-    warning = event_pb2.Warning(message="m")
-
-    async def write() -> None:
-        while True:
-            await stream.emit("0", warning)
-
-    writers = [asyncio.create_task(write()) for _ in range(3)]
-    read = [await stream.next_event() for _ in range(300)]
-    for writer in writers:
-        writer.cancel()
-    await asyncio.gather(*writers, return_exceptions=True)
-    stream.end()
-    while (event := await stream.next_event()) is not None:
-        read.append(event)
-    assert [event.sequence for event in read if event] == list(range(1, len(read) + 1))
-    assert len(read) <= 300 + 256
-
-
-async def test_an_error_that_ends_the_stream_reaches_the_reader_after_the_events() -> None:
-    stream = EventStream("c", SystemClock())
-    await stream.emit("0", event_pb2.Warning())
-    stream.end(ValueError("broken"))
-    assert await stream.next_event() is not None
-    with pytest.raises(ValueError, match="broken"):
-        await stream.next_event()
 
 
 # --- budget
@@ -163,19 +127,6 @@ def test_the_local_executor_is_allowed_on_loopback(listen: str) -> None:
 
 def test_the_key_is_not_in_the_settings_text() -> None:
     assert "secret" not in repr(Settings(default_model="m", api_key="secret"))
-
-
-# --- admission
-
-
-def test_a_server_that_drains_admits_no_more_and_says_why() -> None:
-    running = RunningCompletions(max_concurrent=5)
-    with running.admitted():
-        running.drain()
-        with pytest.raises(ServiceError) as failure, running.admitted():
-            pass
-    assert (failure.value.code, failure.value.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-    assert failure.value.retry_delay_seconds
 
 
 # --- layers

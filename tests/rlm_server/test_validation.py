@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +12,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 
 from tests.support.rlm_stack import running_stack
+from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields
 
 if TYPE_CHECKING:
@@ -164,8 +166,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
 @pytest.mark.parametrize(
     ("feature", "request_fields"),
     [
-        ("request_id", {"request_id": "r"}),
-        ("detached", {"detached": True}),
         ("conversation_id", {"conversation_id": "c"}),
         ("keep_conversation", {"keep_conversation": True}),
         ("direct_answer_allowed", {"direct_answer_allowed": True}),
@@ -181,7 +181,18 @@ async def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(
     assert feature in str(error.details())
 
 
-SERVED = {"Complete", "CompleteWithTools", "UploadContext", "ListModels", "ListPrompts"}
+SERVED = {
+    *(
+        "Complete",
+        "CompleteWithTools",
+        "UploadContext",
+        "ListModels",
+        "ListPrompts",
+        "WatchCompletion",
+        "GetCompletion",
+    ),
+    *("ListCompletions", "CancelCompletion", "ResumeCompletion", "DeleteCompletion"),
+}
 METHODS = pb.DESCRIPTOR.services_by_name["CompletionService"].methods
 
 
@@ -198,7 +209,7 @@ async def test_an_rpc_that_is_not_served_yet_says_so(local_stack: Stack, rpc: st
 
 async def test_more_completions_than_allowed_are_refused(model: ScriptedModel) -> None:
     async with running_stack(model, max_concurrent_completions=1) as stack:
-        first = stack.start(["FINAL(x)"])
+        first = stack.start([ScriptedReply("FINAL(x)", release=asyncio.Event())])
         await first.read()
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stack.complete("FINAL(y)")

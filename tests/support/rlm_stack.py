@@ -134,6 +134,7 @@ async def running_stack(model: ScriptedModel, **settings: Any) -> AsyncIterator[
         "sandbox": "local",
         "base_url": model.base_url,
         "model_max_retries": 0,
+        "client_grace_seconds": 0.0,
     }
     server = await create_server(Settings(**(defaults | settings)))
     try:

@@ -8,6 +8,7 @@ import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -41,13 +42,18 @@ def serving(*command: str, listens: str, variables: Mapping[str, str] | None = N
         variables: additions to the environment.
     """
     program, *arguments = command
+    with tempfile.TemporaryDirectory(prefix="rlm-data-") as data_home:
+        yield from _serving(program, arguments, listens, {"XDG_DATA_HOME": data_home} | dict(variables or {}))
+
+
+def _serving(program: str, arguments: list[str], listens: str, variables: Mapping[str, str]) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", _PROGRAMS[program], *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment() | dict(variables or {}),
+        env=environment() | dict(variables),
     )
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
@@ -60,7 +66,7 @@ def serving(*command: str, listens: str, variables: Mapping[str, str] | None = N
                 yield found[1]
                 break
         else:
-            raise AssertionError(f"{command} ended:\n{''.join(said)}")
+            raise AssertionError(f"{program} ended:\n{''.join(said)}")
     finally:
         process.terminate()
         try:

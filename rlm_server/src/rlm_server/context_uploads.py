@@ -83,7 +83,6 @@ class ContextUpload:
     def __init__(self, store: ContextStore, kind: ContextKind, directory: Path, charset: str = "") -> None:
         self._store = store
         self._kind = kind
-        self._directory = directory
         self._charset = charset or _UTF8
         self._decoder = text_decoder(self._charset)
         self._is_utf8 = self._charset.lower().replace("_", "-") in (_UTF8, "utf8")
@@ -120,7 +119,7 @@ class ContextUpload:
         limit_bytes = self._store.max_context_bytes
         if self._stored_bytes + len(encoded) > limit_bytes:
             raise ContextStoreFullError(limit_bytes, f"the context is larger than {limit_bytes:,} bytes")
-        self._store.reserve(len(encoded))
+        await self._store.reserve(len(encoded))
         self._reserved_bytes += len(encoded)
         await asyncio.to_thread(self._write, encoded)
 
@@ -129,20 +128,20 @@ class ContextUpload:
 
         Raises:
             InvalidContextError: it ends within a character, or is not of its kind.
+            StorageUnavailableError: it cannot be kept at present.
         """
         outline = await asyncio.to_thread(self._finish)
         digest = self._hash.hexdigest()
         context_id = f"{self._kind.value}-{digest}"
+        await self._store.load([context_id])
         known = self._store.get(context_id)
         if known is not None:
             return known, True
-        path = self._directory / context_id
-        self._path.rename(path)
         value_format = ValueFormat.TEXT if self._kind is ContextKind.TEXT else ValueFormat.JSON
-        context = StoredContext(context_id, value_format, StoredBytes(path, digest, self._stored_bytes), outline)
-        self._store.add(context)
+        context = StoredContext(context_id, value_format, StoredBytes(self._path, digest, self._stored_bytes), outline)
+        kept = await self._store.add(context, self._path)
         self._reserved_bytes = 0
-        return context, False
+        return kept, False
 
     def received_digest(self) -> str:
         """Returns the SHA-256 digest of the bytes that have come so far, in hexadecimal."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
@@ -15,6 +17,7 @@ from rlm_server.engine.prompts import PromptError, UnknownPromptsError, load_lib
 from rlm_server.executors.child_process import SandboxProcess, SandboxStartError
 from rlm_server.executors.local import LocalExecutor
 from rlm_server.executors.sandbox import SandboxExecutor
+from rlm_server.journal.opening import open_journal
 from rlm_server.models.registry import ModelRegistry
 from rlm_server.service.completion_service import CompletionService
 from rlm_server.service.models import ModelNames
@@ -42,6 +45,7 @@ class RlmServer:
 
     Args:
         settings: how it is set up.
+        service: what it serves.
         grpc_server: serves.
         sandbox_process: the sandbox server that is a child process, if there is one.
         resources: what is freed in the end, after the gRPC server has stopped.
@@ -50,11 +54,13 @@ class RlmServer:
     def __init__(
         self,
         settings: Settings,
+        service: CompletionService,
         grpc_server: GrpcServer,
         sandbox_process: SandboxProcess | None,
         resources: contextlib.AsyncExitStack,
     ) -> None:
         self._settings = settings
+        self._service = service
         self._grpc_server = grpc_server
         self._sandbox_process = sandbox_process
         self._resources = resources
@@ -69,6 +75,7 @@ class RlmServer:
         if self._sandbox_process is not None:
             await self._sandbox_process.start()
         await self._grpc_server.start()
+        self._service.start()
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -102,18 +109,22 @@ async def create_server(settings: Settings) -> RlmServer:
 
     Raises:
         SettingsError: the operator's prompts, or the file with the endpoint's key, cannot be used.
+        JournalOpenError: the journal cannot be used. It is an OSError, too.
     """
     clock = SystemClock()
     prompts = _load_prompts(settings)
     resources = contextlib.AsyncExitStack()
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(resources.aclose)
+        journal = await open_journal(settings, resources)
+        uploads = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="uploads-", dir=settings.data_dir)))
         contexts = ContextStore(
+            journal,
             capacity_bytes=settings.context_store_bytes,
             max_context_bytes=settings.max_context_bytes,
-            parent=settings.data_dir,
+            directory=uploads,
         )
-        resources.push_async_callback(contexts.close)
+        await contexts.open()
         models = ModelRegistry(settings)
         resources.push_async_callback(models.close)
         sandbox_process = None
@@ -127,6 +138,7 @@ async def create_server(settings: Settings) -> RlmServer:
             executor=_make_executor(settings, sandbox_process, resources),
             contexts=contexts,
             prompts=prompts,
+            journal=journal,
             clock=clock,
         )
         undo.pop_all()
@@ -134,7 +146,7 @@ async def create_server(settings: Settings) -> RlmServer:
         _SERVICE_NAME, lambda server: pb_grpc.add_CompletionServiceServicer_to_server(service, server), service
     )
     grpc_server = GrpcServer(binding, error_domain=ERROR_DOMAIN, listen=settings.listen)
-    return RlmServer(settings, grpc_server, sandbox_process, resources)
+    return RlmServer(settings, service, grpc_server, sandbox_process, resources)
 
 
 def _load_prompts(settings: Settings) -> PromptLibrary:

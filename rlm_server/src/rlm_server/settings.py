@@ -53,7 +53,17 @@ class Settings:
         max_concurrent_completions: completions that run at once; more are refused.
         context_store_bytes: room for uploaded contexts; the least recently used go first.
         max_context_bytes: size of one uploaded context.
-        data_dir: where uploaded contexts are kept while the server runs. None means the system's temporary directory.
+        data_dir: where completions and uploaded contexts are kept. None means a temporary directory, and that nothing
+            outlives the server.
+        database: where the journal of completions is, `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST:PORT/NAME`,
+            the latter for several servers. None means a file in `data_dir`.
+        blob_store: where contexts and large results are, as `s3://BUCKET/PREFIX`; servers that share a database need a
+            common one. None means a directory in `data_dir`.
+        retention_seconds: how long completions are kept after their end; None means for ever.
+        retention_bytes: how much all that have ended may take; the oldest go first. None means any.
+        client_grace_seconds: how long a completion that is not detached goes on while no client watches it.
+        lease_seconds: after how long without a sign of life of the server that runs it a completion is taken over.
+        sandbox_patience_seconds: how long to look for a sandbox in place of one that died, before the completion parks.
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
         default_prompts: the set of texts that is used where a request names none.
@@ -94,6 +104,13 @@ class Settings:
     context_store_bytes: int = 4 * 1024**3
     max_context_bytes: int = 1024**3
     data_dir: Path | None = None
+    database: str | None = field(default=None, repr=False)
+    blob_store: str | None = None
+    retention_seconds: float | None = 7 * 24 * 3600.0
+    retention_bytes: int | None = 10 * 1024**3
+    client_grace_seconds: float = 15.0
+    lease_seconds: float = 6.0
+    sandbox_patience_seconds: float = 60.0
     prompts_dir: Path | None = None
     default_prompts: str = DEFAULT_PROMPTS
     context_window_tokens: int = 128_000
@@ -154,10 +171,11 @@ class Settings:
             "model_try_timeout_seconds",
             "model_total_timeout_seconds",
             "sandbox_start_timeout_seconds",
+            "lease_seconds",
         ):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be more than 0")
-        for name in ("model_max_retries", "grace_seconds"):
+        for name in ("model_max_retries", "grace_seconds", "client_grace_seconds", "sandbox_patience_seconds"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must not be negative")
         for name in ("default_limits", "max_limits"):

@@ -22,6 +22,8 @@ FLAGS = {
     "--max-iterations": "default_limits.max_iterations",
     "--max-subcalls": "default_limits.max_subcalls",
     "--timeout": "default_limits.wall_time_seconds",
+    "--data-dir": "data_dir",
+    "--database": "database",
     "--prompts-dir": "prompts_dir",
     "--prompts": "default_prompts",
     "--grace": "grace_seconds",

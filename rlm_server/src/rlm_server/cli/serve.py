@@ -1,11 +1,13 @@
 """`rlm serve`."""
 
-# ruff: noqa: TC001 - typer reads annotations at run time, and calls commands by keyword
+# ruff: noqa: TC001, TC003 - typer reads annotations at run time, and calls commands by keyword
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,7 @@ from rlm_common.logs import configure_logging
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.configuration import read_configuration
+from rlm_server.cli.data_directory import with_data_dir
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, choose_endpoint, started
 from rlm_server.cli.options import (
     ApiKeyFileOption,
@@ -53,6 +56,18 @@ def serve(
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
     timeout: TimeoutOption = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir", metavar="DIR", help="Where completions and contexts are kept. [rlm in $XDG_DATA_HOME]"
+        ),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", metavar="URL", help="The journal, as postgresql://HOST/NAME. [a file in the data directory]"
+        ),
+    ] = None,
     prompts_dir: PromptsDirOption = None,
     prompts: Annotated[
         str | None,
@@ -78,6 +93,8 @@ def serve(
         "--max-iterations": max_iterations,
         "--max-subcalls": max_subcalls,
         "--timeout": timeout,
+        "--data-dir": data_dir,
+        "--database": database,
         "--prompts-dir": prompts_dir,
         "--prompts": prompts,
         "--grace": grace,
@@ -94,7 +111,8 @@ def serve(
 
 
 async def _serve(endpoint: Endpoint) -> None:
-    async with started(endpoint) as settings:
+    async with started(endpoint) as chosen:
+        settings = with_data_dir(chosen, os.environ)
         server = await create_server(settings)
         try:
             await server.start()
@@ -102,12 +120,13 @@ async def _serve(endpoint: Endpoint) -> None:
             await server.stop(0.0)
             raise
         _log.info(
-            "serving addresses=%s sandbox=%s model=%s sub_model=%s endpoint=%s",
+            "serving addresses=%s sandbox=%s model=%s sub_model=%s endpoint=%s data_dir=%s",
             ",".join(server.addresses),
             settings.sandbox or "child process",
             settings.default_model,
             settings.sub_model,
             settings.base_url or "OpenAI",
+            settings.data_dir or "none, so nothing outlives this server",
         )
         if endpoint.is_demo:
             _log.warning("%s", STAND_IN_NOTICE)

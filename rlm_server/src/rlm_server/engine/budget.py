@@ -38,12 +38,13 @@ class Budget:
     Args:
         limits: what it may use.
         clock: its time starts to run now.
+        elapsed_seconds: how much of the time earlier runs took.
     """
 
-    def __init__(self, limits: CompletionLimits, clock: Clock) -> None:
+    def __init__(self, limits: CompletionLimits, clock: Clock, elapsed_seconds: float = 0.0) -> None:
         self.limits = limits
         self._clock = clock
-        self._start_seconds = clock.monotonic_seconds()
+        self._start_seconds = clock.monotonic_seconds() - elapsed_seconds
         self._tokens_by_model: dict[str, limits_pb2.TokenUsage] = {}
         self._total = limits_pb2.TokenUsage()
         self._iterations = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rlm_api.rlm.v1 import event_pb2
 
@@ -26,6 +26,20 @@ _MAX_ERROR_CHARS = 2000
 
 class NoSuchCallError(Exception):
     """An answer to a call that is not open; the message says why it is not."""
+
+
+class ToolCaller(Protocol):
+    """Has the client run tools."""
+
+    async def call(self, node_id: str, call_id: str, tool: Tool, arguments: Mapping[str, object]) -> object:
+        """Has the client run a tool; returns the tool's value.
+
+        Raises:
+            HostCallError: the arguments are wrong, or the tool failed, or the client did not answer.
+        """
+
+    async def end_calls(self, node_id: str, cause: str) -> None:
+        """Tells the end of the calls that are open in a node and below it. Their tasks must be gone already."""
 
 
 @dataclass
@@ -114,6 +128,10 @@ class ClientTools:
         for call in self._open.values():
             if not call.answer.done():
                 call.answer.set_exception(HostCallError("client_gone", message))
+
+    def client_is_back(self) -> None:
+        """Takes note that a client serves the tools, perhaps after one went away."""
+        self._gone = ""
 
     async def end_calls(self, node_id: str, cause: str) -> None:
         """Tells the end of the calls that are open in a node and below it. Their tasks must be gone already."""

@@ -21,7 +21,9 @@ from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
 
 if TYPE_CHECKING:
-    from rlm_server.engine.client_tools import ClientTools
+    from collections.abc import Callable
+
+    from rlm_server.engine.client_tools import ToolCaller
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.engine.run import CompletionSpec
@@ -43,6 +45,7 @@ class Completion:
         executor: makes sandboxes.
         clock: tells the time.
         client_tools: has the client run the tools that it serves.
+        elapsed_seconds: how long earlier runs took, if this one repeats them and goes on.
     """
 
     def __init__(
@@ -53,11 +56,12 @@ class Completion:
         models: ModelClient,
         executor: Executor,
         clock: Clock,
-        client_tools: ClientTools,
+        client_tools: ToolCaller,
+        elapsed_seconds: float = 0.0,
     ) -> None:
         run = Run(
             spec=spec,
-            budget=Budget(spec.limits, clock),
+            budget=Budget(spec.limits, clock, elapsed_seconds),
             events=events,
             models=models,
             executor=executor,
@@ -70,29 +74,32 @@ class Completion:
         self._root_loop: NodeLoop | None = None
         self._has_started = False
 
-    async def run(self) -> None:
-        """Runs to the end, and ends the stream of events. Cancelling it frees everything at once.
+    async def run(self, cancel_cause: Callable[[], str] = lambda: "") -> event_pb2.CompletionFinished:
+        """Runs to the end, and returns what the last event, `finished`, is to tell.
 
-        Whatever goes wrong is told by the `finished` event, or, if it has not started, by the stream's error.
+        Args:
+            cancel_cause: is asked when the task is cancelled. A text makes that the end of the completion, which is
+                told with that cause; the empty text breaks the run off, with everything freed and nothing told.
+
+        Raises:
+            SandboxOpenError: there is no sandbox for the root; nothing was told.
         """
         try:
             result = await self._run_root()
-            await self._finish(result)
-        except SandboxOpenError as error:
-            self._run.events.end(error)
         except asyncio.CancelledError:
-            self._run.events.end()
-            raise
-        except Exception as error:  # noqa: BLE001 - the reader of the events is owed an end
-            self._run.events.end(error)
-        else:
-            self._run.events.end()
+            cause = cancel_cause()
+            task = asyncio.current_task()
+            if not cause or task is None:
+                raise
+            task.uncancel()
+            result = await self._interrupted(event_pb2.FINISH_REASON_CANCELLED, cause)
+        return await self._finish(result)
 
     async def _run_root(self) -> NodeResult:
         spec = self._run.spec
         task = NodeTask(spec.query, spec.contexts, spec.model)
         try:
-            async with asyncio.timeout(spec.limits.wall_time_seconds) as timeout:
+            async with asyncio.timeout(self._run.budget.remaining_seconds()) as timeout:
                 return await self._run_node(Node(ROOT_NODE_ID, 0), task)
         except SandboxOpenError:
             raise
@@ -124,6 +131,7 @@ class Completion:
             on_host_call=host_calls.answer,
             memory_bytes=self._memory_bytes(task),
             seed=None if self._run.spec.seed is None else node_seed(self._run.spec.seed, node.node_id),
+            node_id=node.node_id,
         )
         async with self._run.executor.open(session_spec) as session:
             loop = NodeLoop(self._tree, node, task, session, subcalls)
@@ -175,22 +183,19 @@ class Completion:
         await root.interrupt(message)
         return NodeResult(reason, root.best_answer, partial=True, error=message, iterations=root.iterations)
 
-    async def _finish(self, result: NodeResult) -> None:
+    async def _finish(self, result: NodeResult) -> event_pb2.CompletionFinished:
         if not self._has_started:
             await self._start()
         schema, answer_json = self._run.spec.answer_schema, result.answer_json
         if schema is not None and result.answer and not answer_json:
             answer_json = schema.check(Answer(result.answer, AnswerForm.WRITTEN)).json_text
-        await self._run.events.emit(
-            ROOT_NODE_ID,
-            event_pb2.CompletionFinished(
-                finish_reason=result.reason,
-                answer=result.answer,
-                answer_json=answer_json,
-                partial=result.partial,
-                error=result.error,
-                usage=self._run.budget.usage(),
-                iterations=result.iterations,
-                wall_time=to_duration(self._run.budget.elapsed_seconds()),
-            ),
+        return event_pb2.CompletionFinished(
+            finish_reason=result.reason,
+            answer=result.answer,
+            answer_json=answer_json,
+            partial=result.partial,
+            error=result.error,
+            usage=self._run.budget.usage(),
+            iterations=result.iterations,
+            wall_time=to_duration(self._run.budget.elapsed_seconds()),
         )

@@ -1,19 +1,15 @@
-"""The ordered, bounded stream of a completion's events."""
+"""The ordered events of a completion, numbered without gaps."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from google.protobuf import timestamp_pb2
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.reproducible import TextPieces, event_time, without_times
+from rlm_server.engine.reproducible import TextPieces, without_times
 
 if TYPE_CHECKING:
     from rlm_server.engine.ports import Clock
-
-_CAPACITY = 256
 
 EventKind: TypeAlias = (
     event_pb2.CompletionStarted
@@ -32,6 +28,8 @@ EventKind: TypeAlias = (
     | event_pb2.Compacted
     | event_pb2.ToolCall
     | event_pb2.ToolCallFinished
+    | event_pb2.Parked
+    | event_pb2.Resumed
 )
 """What an event can tell."""
 
@@ -42,73 +40,61 @@ _FIELD_OF_TYPE = {
 }
 
 
+def make_event(node_id: str, kind: EventKind, clock: Clock) -> event_pb2.Event:
+    """Returns an event of now, without completion and number."""
+    event = event_pb2.Event(node_id=node_id)
+    event.event_time.FromNanoseconds(clock.time_nanoseconds())
+    getattr(event, _FIELD_OF_TYPE[kind.DESCRIPTOR.full_name]).CopyFrom(kind)
+    return event
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    def skips_deltas(self, node_id: str) -> bool:
+        """Tells whether what a node says bit by bit has been told before."""
+
+    async def put(self, event: event_pb2.Event) -> None:
+        """Completes an event with completion and number, and keeps it; may wait while too many are on their way."""
+
+
 class EventStream:
-    """Numbers events without gaps and hands them to one reader; writers wait while the reader is behind.
+    """What the engine tells its events to.
 
     Args:
-        completion_id: is put on each event.
+        completion_id: the completion's.
         clock: dates them.
+        sink: numbers and keeps them.
         reproducible: the events depend on what happens alone, not on when; see `reproducible.py`.
     """
 
-    def __init__(self, completion_id: str, clock: Clock, *, reproducible: bool = False) -> None:
+    def __init__(self, completion_id: str, clock: Clock, sink: EventSink, *, reproducible: bool = False) -> None:
         self.completion_id = completion_id
         self._clock = clock
-        self._sequence = 0
-        self._free_slots = asyncio.Semaphore(_CAPACITY)
-        self._queue: asyncio.Queue[tuple[event_pb2.Event, bool] | None] = asyncio.Queue()
-        self._error: Exception | None = None
+        self._sink = sink
         self._pieces = TextPieces() if reproducible else None
 
     async def emit(self, node_id: str, kind: EventKind) -> None:
-        """Appends an event; waits while the reader is behind."""
-        await self._free_slots.acquire()
-        # From here on nothing waits: a writer that is cancelled while it waits for a slot leaves no gap.
-        to_append: list[tuple[str, EventKind]] = [(node_id, kind)]
-        if self._pieces is not None:
-            is_delta = isinstance(kind, event_pb2.OutputDelta | event_pb2.ModelTextDelta)
-            to_append = [*self._pieces.take(node_id, kind), *([] if is_delta else [(node_id, without_times(kind))])]
-        for index, (its_node_id, its_kind) in enumerate(to_append):
-            self._append(its_node_id, its_kind, holds_slot=index == 0)
-        if not to_append:
-            self._free_slots.release()
+        """Appends an event."""
+        is_delta = isinstance(kind, event_pb2.OutputDelta | event_pb2.ModelTextDelta)
+        if is_delta and self._sink.skips_deltas(node_id):
+            return
+        if self._pieces is None:
+            await self._sink.put(make_event(node_id, kind, self._clock))
+            return
+        for piece_node_id, piece in self._pieces.take(node_id, kind):
+            await self._sink.put(make_event(piece_node_id, piece, self._clock))
+        if not is_delta:
+            await self._sink.put(make_event(node_id, without_times(kind), self._clock))
 
-    def _append(self, node_id: str, kind: EventKind, *, holds_slot: bool) -> None:
-        self._sequence += 1
-        if self._pieces is not None:
-            time = event_time(self._sequence)
-        else:
-            time = timestamp_pb2.Timestamp()
-            time.FromNanoseconds(self._clock.time_nanoseconds())
-        event = event_pb2.Event(
-            completion_id=self.completion_id, sequence=self._sequence, event_time=time, node_id=node_id
-        )
-        getattr(event, _FIELD_OF_TYPE[kind.DESCRIPTOR.full_name]).CopyFrom(kind)
-        self._queue.put_nowait((event, holds_slot))
+    async def last(self, kind: event_pb2.CompletionFinished) -> event_pb2.CompletionFinished:
+        """Appends what is still kept back, and returns what the last event is to tell."""
+        if self._pieces is None:
+            return kind
+        for node_id, piece in self._pieces.flush():
+            await self._sink.put(make_event(node_id, piece, self._clock))
+        return without_times(kind)
 
     async def warn(self, node_id: str, code: event_pb2.WarningCode.ValueType, message: str) -> None:
         """Appends a warning."""
         await self.emit(node_id, event_pb2.Warning(code=code, message=message))
-
-    def end(self, error: Exception | None = None) -> None:
-        """Ends the stream; with an error the reader gets that after the events."""
-        for node_id, delta in self._pieces.flush() if self._pieces is not None else []:
-            self._append(node_id, delta, holds_slot=False)
-        self._error = error
-        self._queue.put_nowait(None)
-
-    async def next_event(self) -> event_pb2.Event | None:
-        """Returns the next event, or None after the last.
-
-        Raises:
-            Exception: the one that the stream was ended with.
-        """
-        item = await self._queue.get()
-        if item is None:
-            if self._error is not None:
-                raise self._error
-            return None
-        event, holds_slot = item
-        if holds_slot:
-            self._free_slots.release()
-        return event

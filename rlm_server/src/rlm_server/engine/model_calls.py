@@ -69,7 +69,7 @@ class ModelCaller:
         texts: list[str] = []
         end: ReplyEnd | None = None
         usage: limits_pb2.TokenUsage | None = None
-        request = ModelRequest(model, messages, run.spec.sampling)
+        request = ModelRequest(model, messages, run.spec.sampling, node_id)
         asked = model
         try:
             async with contextlib.aclosing(run.models.stream(request)) as parts:

@@ -83,11 +83,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One call to a model."""
+    """One call to a model. `node_id` is that of the node that makes it, one call after the other."""
 
     model: str
     messages: Sequence[Message]
     sampling: Sampling = field(default_factory=Sampling)
+    node_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,16 @@ class SandboxError(Exception):
 
 
 class SandboxOpenError(SandboxError):
-    """A sandbox could not be had: none can be reached, or it refuses more work."""
+    """A sandbox could not be had: none can be reached, or it refuses more work.
+
+    Args:
+        message: why, for people.
+        may_pass: whether it is worth trying again soon, as no sandbox server could be reached.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class HostCallError(Exception):
@@ -262,7 +272,9 @@ class SessionSpec:
         on_host_call: returns a call's value, which JSON can express; may raise `HostCallError`. Several may run
             at once; each is cancelled and gone before the block that made it ends.
         memory_bytes: size of the memory; 0 takes the sandbox's default.
+        node_id: the node that runs code in it.
         seed: makes what code sees of chance and clocks the same each time, where the executor can; None does not.
+        chance_seed: where `seed` is None, makes what code sees of chance the same each time, and leaves clocks alone.
     """
 
     inputs: Sequence[InputValue]
@@ -270,7 +282,9 @@ class SessionSpec:
     host_functions: Sequence[str]
     on_host_call: Callable[[HostCall], Awaitable[object]]
     memory_bytes: int = 0
+    node_id: str = ""
     seed: int | None = None
+    chance_seed: int | None = None
 
 
 class VariablesState(enum.Enum):

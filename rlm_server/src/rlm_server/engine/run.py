@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.answer_schema import AnswerSchema
     from rlm_server.engine.budget import Budget
-    from rlm_server.engine.client_tools import ClientTools
+    from rlm_server.engine.client_tools import ToolCaller
     from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
@@ -92,7 +92,7 @@ class Run:
     executor: Executor
     clock: Clock
     prompts: PromptSet
-    client_tools: ClientTools
+    client_tools: ToolCaller
 
     def tools_of(self, node: Node) -> list[Tool]:
         """Returns the tools that code of a node can call."""

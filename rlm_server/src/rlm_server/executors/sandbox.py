@@ -59,7 +59,8 @@ class SandboxExecutor:
             request = await self._request(spec)
             session = await SandboxSession.open(self._stub, request, spec.on_host_call, self._input)
         except grpc.aio.AioRpcError as error:
-            raise SandboxOpenError(describe_error(error)) from error
+            may_pass = error.code() == grpc.StatusCode.UNAVAILABLE
+            raise SandboxOpenError(describe_error(error), may_pass=may_pass) from error
         try:
             yield session
         finally:
@@ -71,7 +72,7 @@ class SandboxExecutor:
             inputs=[await self._input(one) for one in spec.inputs],
             host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
             prelude=pb.Prelude(source=spec.prelude_source),
-            seed=_seed(spec.seed),
+            seed=_seed(spec),
         )
 
     async def _input(self, one: InputValue) -> pb.Input:
@@ -87,9 +88,9 @@ class SandboxExecutor:
         return pb.Input(name=one.name, blob=pb.BlobInput(sha256=digest, format=_BLOB_FORMATS[one.format]))
 
 
-def _seed(value: int | None) -> pb.Seed | None:
-    if value is None:
-        return None
-    seed = pb.Seed(value=value)
+def _seed(spec: SessionSpec) -> pb.Seed | None:
+    if spec.seed is None:
+        return None if spec.chance_seed is None else pb.Seed(value=spec.chance_seed)
+    seed = pb.Seed(value=spec.seed)
     seed.clock_start_time.FromNanoseconds(CLOCK_START_NS)
     return seed

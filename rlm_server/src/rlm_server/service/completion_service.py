@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from typing import TYPE_CHECKING
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_common.errors import ServiceError, invalid_field
 
-from rlm_server.engine.client_tools import ClientTools
-from rlm_server.engine.completion import Completion
-from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.engine.tools import source_problem
+from rlm_server.journal.store import StorageUnavailableError
+from rlm_server.service.durable_rpcs import DurableRpcs
 from rlm_server.service.prompts import describe_prompts
+from rlm_server.service.refusals import storage_unavailable
 from rlm_server.service.running import RunningCompletions
 from rlm_server.service.tool_stream import ToolStream
-from rlm_server.service.unimplemented import UnimplementedRpcs
 from rlm_server.service.uploads import receive_context
 from rlm_server.service.validation import RequestValidator
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from rlm_server.contexts import ContextStore
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.engine.prompts import PromptLibrary
+    from rlm_server.journal.store import Journal
     from rlm_server.service.models import ModelNames
     from rlm_server.service.unimplemented import Context
     from rlm_server.settings import Settings
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 _RETRY_DELAY_SECONDS = 1.0
 
 
-class CompletionService(UnimplementedRpcs):
+class CompletionService(DurableRpcs):
     """Serves completions.
 
     Args:
@@ -48,6 +47,7 @@ class CompletionService(UnimplementedRpcs):
         executor: makes sandboxes.
         contexts: what was uploaded.
         prompts: the sets of texts that models can be given.
+        journal: records completions.
         clock: tells the time.
     """
 
@@ -60,28 +60,40 @@ class CompletionService(UnimplementedRpcs):
         executor: Executor,
         contexts: ContextStore,
         prompts: PromptLibrary,
+        journal: Journal,
         clock: Clock,
     ) -> None:
+        running = RunningCompletions(
+            settings,
+            journal=journal,
+            validator=RequestValidator(settings, model_names, contexts, prompts),
+            models=models,
+            executor=executor,
+            contexts=contexts,
+            clock=clock,
+        )
+        super().__init__(journal, running)
         self._model_names = model_names
-        self._models = models
         self._executor = executor
         self._contexts = contexts
-        self._clock = clock
         self._prompts = prompts
-        self._validator = RequestValidator(settings, model_names, contexts, prompts)
-        self._running = RunningCompletions(settings.max_concurrent_completions)
+
+    def start(self) -> None:
+        """Begins to look after completions, those of servers that are gone among them."""
+        self._running.start()
 
     def start_draining(self, grace_seconds: float) -> None:
         """Takes no new completions."""
         self._running.drain()
 
     async def close(self) -> None:
-        """Ends the completions that still run."""
+        """Stops the completions that still run, and leaves them to other servers."""
         await self._running.close()
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
         """Runs a completion and streams its events."""
-        async with contextlib.aclosing(self._run(request, context, None)) as events:
+        completion_id = await self._running.begin(request)
+        async with contextlib.aclosing(self._events(completion_id, context)) as events:
             async for event in events:
                 yield pb.CompleteResponse(event=event)
 
@@ -90,54 +102,43 @@ class CompletionService(UnimplementedRpcs):
     ) -> AsyncIterator[pb.CompleteWithToolsResponse]:
         """Runs a completion whose client serves tools, and streams its events."""
         stream = ToolStream(request_iterator)
-        async with contextlib.aclosing(self._run(await stream.start(), context, stream)) as events:
-            async for event in events:
-                yield pb.CompleteWithToolsResponse(event=event)
-
-    async def _run(
-        self, request: pb.CompleteRequest, context: Context, tool_stream: ToolStream | None
-    ) -> AsyncGenerator[event_pb2.Event, None]:
-        """Runs a completion and yields its events.
-
-        Args:
-            request: what is asked.
-            context: the RPC's.
-            tool_stream: brings the results of tools; None if the client serves none.
-        """
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._running.admitted())
-            checked = await self._validator.check(request, uuid.uuid4().hex, client_serves=tool_stream is not None)
-            stack.enter_context(self._contexts.in_use(checked.stored))
-            events = EventStream(checked.spec.completion_id, self._clock, reproducible=checked.spec.seed is not None)
-            client_tools = ClientTools(events, self._clock)
-            completion = Completion(
-                checked.spec,
-                events=events,
-                models=self._models,
-                executor=self._executor,
-                clock=self._clock,
-                client_tools=client_tools,
-            )
-            task = self._running.start(completion.run())
-            # The stubs have a class here whose instances nobody can make.
-            context.add_done_callback(lambda _: task.cancel())  # type: ignore[arg-type]
-            results = None if tool_stream is None else asyncio.create_task(tool_stream.take_results(client_tools))
-            if results is not None:
-                results.add_done_callback(lambda done: done.cancelled() or done.exception() is None or task.cancel())
-            try:
-                while (event := await self._next(events)) is not None:
-                    yield event
-                if results is not None and results.done():
-                    results.result()
-            finally:
-                tasks = {task} if results is None else {task, results}
-                for one in tasks:
-                    one.cancel()
-                await asyncio.wait(tasks)
-
-    async def _next(self, events: EventStream) -> event_pb2.Event | None:
+        completion_id = await self._running.begin(await stream.start(), client_serves=True)
+        results = asyncio.create_task(self._take_results(completion_id, stream))
         try:
-            return await events.next_event()
+            async with contextlib.aclosing(self._events(completion_id, context)) as events:
+                async for event in events:
+                    yield pb.CompleteWithToolsResponse(event=event)
+            if results.done():
+                results.result()
+        finally:
+            results.cancel()
+            await asyncio.wait({results})
+
+    async def _take_results(self, completion_id: str, stream: ToolStream) -> None:
+        """Takes the results of tools; a wrong one ends the completion."""
+        tools = self._running.client_tools(completion_id)
+        if tools is None:
+            return
+        tools.client_is_back()
+        try:
+            await stream.take_results(tools)
+        except ServiceError as error:
+            self._running.cancel(completion_id, f"the client's side of the stream is wrong: {error.message}")
+            raise
+
+    async def _events(self, completion_id: str, context: Context) -> AsyncGenerator[event_pb2.Event, None]:
+        """Yields the events of a completion. The deadline of the RPC cancels it."""
+
+        def end(_: object) -> None:
+            if context.time_remaining() == 0:
+                self._running.cancel(completion_id, "the deadline of its call has passed")
+
+        # The stubs have a class here whose instances nobody can make.
+        context.add_done_callback(end)  # type: ignore[arg-type]
+        try:
+            async with contextlib.aclosing(self._running.feeds.events(completion_id, 0)) as events:
+                async for event in events:
+                    yield event
         except SandboxOpenError as error:
             problem = source_problem(error)
             if problem is not None:
@@ -150,6 +151,8 @@ class CompletionService(UnimplementedRpcs):
                 metadata={"sandbox": self._executor.name},
                 retry_delay_seconds=_RETRY_DELAY_SECONDS,
             ) from error
+        except StorageUnavailableError as error:
+            raise storage_unavailable(error) from error
 
     async def UploadContext(
         self,

@@ -1,35 +1,205 @@
-"""The completions that run on this server: how many there may be, and what becomes of them when it shuts down."""
+"""The completions that run on this server: how they begin, go on after a crash, and end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import hashlib
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import event_pb2
 from rlm_common.errors import ServiceError
 
+from rlm_server.engine.client_tools import ClientTools
+from rlm_server.engine.completion import Completion
+from rlm_server.engine.events import EventStream
+from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.journal.models import JournaledModels
+from rlm_server.journal.recorder import Recorder
+from rlm_server.journal.sessions import JournaledExecutor
+from rlm_server.journal.store import NewCompletion, StorageUnavailableError
+from rlm_server.journal.tools import JournaledTools
+from rlm_server.service.feeds import Feed, Feeds
+from rlm_server.service.interrupted import end_what_is_open
+from rlm_server.service.refusals import request_id_reused, storage_unavailable
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from rlm_server.contexts import ContextStore
+    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.validation import CheckedRequest, RequestValidator
+    from rlm_server.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 _RETRY_DELAY_SECONDS = 1.0
+_FIRST_CLIENT_SECONDS = 5.0
+_CLIENT_LEFT = "its client went away"
+
+
+@dataclass
+class _Run:
+    """A completion that runs here.
+
+    Args:
+        stored: what the journal says of it.
+        feed: its events on their way to clients.
+        recorder: its journal.
+        events: what the engine tells its events to.
+        client_tools: the tools that its client serves.
+        resources: is closed when it ends.
+        cause: what had stopped it, if it goes on; empty if it begins.
+        cancel_cause: why it is to be cancelled; empty if it is not.
+        parked_reason: why it is to be parked; empty if it is not.
+        seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
+        watched_time: what the journal says of that.
+    """
+
+    stored: StoredCompletion
+    feed: Feed
+    recorder: Recorder
+    events: EventStream
+    client_tools: ClientTools
+    resources: contextlib.ExitStack
+    cause: str
+    seen_time: float
+    watched_time: int
+    cancel_cause: str = ""
+    parked_reason: str = ""
+    has_begun: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Ends the task; what is set before tells it how."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def cancel(self, cause: str) -> None:
+        """Cancels the completion."""
+        if not self.cancel_cause:
+            self.cancel_cause = cause
+            if self.has_begun:
+                self.stop()
+
+    def park(self, reason: str) -> None:
+        """Parks the completion."""
+        if not self.parked_reason and not self.cancel_cause:
+            self.parked_reason = reason
+            self.stop()
 
 
 class RunningCompletions:
-    """Admits completions and owns their tasks, so that none outlives the server.
+    """Admits completions, runs them, keeps their leases, and takes over those whose servers are gone.
 
     Args:
-        max_concurrent: how many there may be at once.
+        settings: the server's.
+        journal: records them.
+        validator: makes of a request what the engine takes.
+        models: calls models.
+        executor: makes sandboxes.
+        contexts: what was uploaded.
+        clock: tells the time.
     """
 
-    def __init__(self, max_concurrent: int) -> None:
-        self._max_concurrent = max_concurrent
-        self._count = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        journal: Journal,
+        validator: RequestValidator,
+        models: ModelClient,
+        executor: Executor,
+        contexts: ContextStore,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._validator = validator
+        self._models = models
+        self._executor = executor
+        self._contexts = contexts
+        self._clock = clock
+        self._runs: dict[str, _Run] = {}
+        self._place_count = 0
         self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.feeds = Feeds(journal, self._check_client)
+        """The events of completions, whether they run here or not."""
+
+    def start(self) -> None:
+        """Begins to keep leases, and to take over what other servers left behind."""
+        for coroutine in (self._beat(), self._take_over()):
+            self._tasks.add(asyncio.create_task(coroutine))
+
+    # --- how they begin
+
+    async def begin(self, request: pb.CompleteRequest, *, client_serves: bool = False) -> str:
+        """Begins a completion, or finds the one that the same request began before; returns its id.
+
+        Args:
+            request: what is asked.
+            client_serves: whether the client serves tools.
+
+        Raises:
+            ServiceError: the request is refused.
+        """
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(self._place())
+            completion_id = uuid.uuid4().hex
+            try:
+                checked = await self._validator.check(request, completion_id, client_serves=client_serves)
+            except StorageUnavailableError as error:
+                raise storage_unavailable(error) from error
+            resources.enter_context(self._contexts.in_use(checked.stored))
+            digest = _digest_of(request)
+            new = NewCompletion(
+                completion_id=completion_id,
+                request=request.SerializeToString(),
+                request_id=request.request_id or None,
+                request_digest=digest,
+                query=request.query,
+                model=checked.spec.model,
+                labels=dict(request.labels),
+                detached=request.detached,
+                contexts=[context.stored.sha256 for context in checked.stored],
+            )
+            try:
+                stored, is_new = await self._journal.create(new)
+            except StorageUnavailableError as error:
+                raise storage_unavailable(error) from error
+            if is_new:
+                self._start(stored, checked, resources.pop_all(), cause="")
+            elif stored.request_digest != digest:
+                raise request_id_reused(stored.completion_id)
+            return stored.completion_id
+
+    async def resume(self, completion_id: str) -> bool:
+        """Lets a parked completion go on here; returns whether it was parked.
+
+        Raises:
+            ServiceError: this server cannot take it.
+            StorageUnavailableError: the journal cannot be written at present.
+        """
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(self._place())
+            stored = await self._journal.take_parked(completion_id)
+            if stored is None:
+                return False
+            await self._go_on(stored, resources.pop_all(), "it was parked, and is resumed")
+        return True
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
+    def _place(self) -> Iterator[None]:
         """Holds the place of one completion.
 
         Raises:
@@ -42,38 +212,288 @@ class RunningCompletions:
                 "the server is shutting down; try another",
                 retry_delay_seconds=_RETRY_DELAY_SECONDS,
             )
-        if self._count >= self._max_concurrent:
+        limit = self._settings.max_concurrent_completions
+        if self._place_count >= limit:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "TOO_MANY_COMPLETIONS",
-                f"the server runs {self._max_concurrent} completions, as many as it may; try again later",
-                metadata={"limit": str(self._max_concurrent)},
+                f"the server runs {limit} completions, as many as it may; try again later",
+                metadata={"limit": str(limit)},
                 retry_delay_seconds=_RETRY_DELAY_SECONDS,
             )
-        self._count += 1
+        self._place_count += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self._place_count -= 1
 
-    def start(self, completion: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Runs a completion in a task of its own.
+    async def _go_on(self, stored: StoredCompletion, resources: contextlib.ExitStack, cause: str) -> None:
+        """Runs a completion that has run before."""
+        with resources:
+            try:
+                checked: CheckedRequest | ServiceError = await _with_patience(lambda: self._check_again(stored))
+            except ServiceError as error:
+                checked = error
+            if isinstance(checked, ServiceError):
+                message = f"the completion cannot go on on this server: {checked.message}"
+                await self._end_at_once(stored, event_pb2.FINISH_REASON_INTERNAL_ERROR, message)
+                return
+            resources.enter_context(self._contexts.in_use(checked.stored))
+            self._start(stored, checked, resources.pop_all(), cause=cause)
 
-        It has one of its own since the task of an RPC may be cancelled at a point where it does not run this server's
-        code, and what would free things there then runs late.
+    async def _check_again(self, stored: StoredCompletion) -> CheckedRequest:
+        request = pb.CompleteRequest.FromString(await self._journal.request_of(stored.completion_id))
+        return await self._validator.check(request, stored.completion_id, client_serves=True)
+
+    def _start(
+        self, stored: StoredCompletion, checked: CheckedRequest, resources: contextlib.ExitStack, *, cause: str
+    ) -> None:
+        feed = self.feeds.open_local(stored.completion_id, stored.last_sequence)
+        now = asyncio.get_running_loop().time()
+        recorder = Recorder(
+            self._journal,
+            stored,
+            self._clock,
+            on_event=feed.publish,
+            on_lost=lambda: self._lose(run),
+            reproducible=checked.spec.seed is not None,
+        )
+        reproducible = checked.spec.seed is not None
+        events = EventStream(stored.completion_id, self._clock, recorder, reproducible=reproducible)
+        run = _Run(
+            stored,
+            feed,
+            recorder,
+            events,
+            ClientTools(events, self._clock),
+            resources,
+            cause,
+            seen_time=now,
+            watched_time=stored.watched_time,
+        )
+        if stored.cancel_requested:
+            run.cancel_cause = "it was cancelled"
+        self._runs[stored.completion_id] = run
+        # A task of its own, since that of an RPC may be cancelled where it does not run this server's code.
+        run.task = asyncio.create_task(self._run(run, checked))
+        self._check_client_later(stored.completion_id, max(self._settings.client_grace_seconds, _FIRST_CLIENT_SECONDS))
+
+    # --- how they run
+
+    async def _run(self, run: _Run, checked: CheckedRequest) -> None:
+        completion_id = run.stored.completion_id
+        error: Exception | None = None
+        has_ended = False
+        try:
+            has_ended = await self._run_to_end(run, checked)
+        except SandboxOpenError as caught:
+            # Nothing was told yet, so it is as if there had been no completion.
+            error, has_ended = caught, True
+            with contextlib.suppress(StorageUnavailableError):
+                await self._journal.delete(completion_id)
+        except asyncio.CancelledError:
+            _log.info("completion %s stops here, unfinished", completion_id)
+        except Exception as caught:  # noqa: BLE001 - readers are owed an end
+            _log.exception("completion %s failed", completion_id)
+            error, has_ended = caught, True
+        finally:
+            run.resources.close()
+            if self._runs.get(completion_id) is run:
+                del self._runs[completion_id]
+            if has_ended:
+                run.feed.end(error)
+            self.feeds.close_local(run.feed)
+
+    async def _run_to_end(self, run: _Run, checked: CheckedRequest) -> bool:
+        """Runs a completion; returns whether it has ended or is parked, or else goes on elsewhere."""
+        recorder = run.recorder
+        if run.cause:
+            await _with_patience(recorder.load)
+            await recorder.tell("0", event_pb2.Resumed(cause=run.cause))
+            _log.info("completion %s goes on here: %s", run.stored.completion_id, run.cause)
+        completion = Completion(
+            checked.spec,
+            events=run.events,
+            models=JournaledModels(self._models, recorder, run.park),
+            executor=JournaledExecutor(
+                self._executor,
+                recorder,
+                patience_seconds=self._settings.sandbox_patience_seconds,
+                park=run.park,
+            ),
+            clock=self._clock,
+            client_tools=JournaledTools(run.client_tools, recorder),
+            elapsed_seconds=recorder.seconds_before,
+        )
+        running = asyncio.create_task(completion.run(lambda: run.cancel_cause))
+        run.has_begun = True
+        try:
+            if run.cancel_cause:
+                running.cancel()
+            finished = await _all_of(running)
+        except asyncio.CancelledError:
+            if not run.parked_reason:
+                raise
+            await recorder.end(event_pb2.Parked(reason=run.parked_reason))
+            return True
+        await recorder.end(await run.events.last(finished))
+        await self._journal.release_contexts(run.stored.completion_id)
+        return True
+
+    def _lose(self, run: _Run) -> None:
+        """Stops a run whose completion another server has taken over."""
+        _log.warning("completion %s runs on another server now", run.stored.completion_id)
+        run.cancel_cause = run.parked_reason = ""
+        run.stop()
+
+    def client_tools(self, completion_id: str) -> ClientTools | None:
+        """Returns the tools that the client of a completion serves; None if it does not run here."""
+        run = self._runs.get(completion_id)
+        return None if run is None else run.client_tools
+
+    # --- how they are cancelled
+
+    def cancel(self, completion_id: str, cause: str) -> asyncio.Task[None] | None:
+        """Cancels a completion if it runs here; returns the task that is about to end, or None."""
+        run = self._runs.get(completion_id)
+        if run is None:
+            return None
+        run.cancel(cause)
+        return run.task
+
+    async def cancel_parked(self, completion_id: str) -> None:
+        """Cancels a completion if it is parked.
+
+        Raises:
+            StorageUnavailableError: the journal cannot be written at present.
         """
-        task = asyncio.create_task(completion)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        stored = await self._journal.take_parked(completion_id)
+        if stored is not None:
+            await self._end_at_once(stored, event_pb2.FINISH_REASON_CANCELLED, "it was cancelled while it was parked")
+
+    async def _end_at_once(
+        self, stored: StoredCompletion, reason: event_pb2.FinishReason.ValueType, message: str
+    ) -> None:
+        """Ends a completion of this server's that does not run."""
+        feed = self.feeds.open_local(stored.completion_id, stored.last_sequence)
+        recorder = Recorder(self._journal, stored, self._clock, on_event=feed.publish, on_lost=lambda: None)
+        try:
+            await end_what_is_open(self._journal, stored, recorder, reason, message)
+        finally:
+            feed.end()
+            self.feeds.close_local(feed)
+
+    def _check_client(self, completion_id: str) -> None:
+        """Takes note that the last client of this server has left a completion."""
+        run = self._runs.get(completion_id)
+        if run is None:
+            return
+        run.seen_time = asyncio.get_running_loop().time()
+        self._check_client_later(completion_id, self._settings.client_grace_seconds)
+
+    def _check_client_later(self, completion_id: str, delay_seconds: float) -> None:
+        if delay_seconds:
+            asyncio.get_running_loop().call_later(delay_seconds, self._cancel_if_left, completion_id)
+        else:
+            self._cancel_if_left(completion_id)
+
+    def _cancel_if_left(self, completion_id: str) -> None:
+        run = self._runs.get(completion_id)
+        if run is None or run.stored.detached or self.feeds.is_watched(completion_id):
+            return
+        grace_seconds = self._settings.client_grace_seconds
+        unseen_seconds = asyncio.get_running_loop().time() - run.seen_time
+        if unseen_seconds + 0.001 >= grace_seconds:
+            run.cancel(_CLIENT_LEFT)
+        else:
+            self._check_client_later(completion_id, grace_seconds - unseen_seconds)
+
+    # --- who runs what
+
+    async def _beat(self) -> None:
+        """Keeps the leases. Without this for a lease's time, another server takes the completions over."""
+        period_seconds = self._settings.lease_seconds / 4
+        while True:
+            started = time.monotonic()
+            running = {run.stored.completion_id: run.stored.epoch for run in self._runs.values()}
+            alive = await self._journal.heartbeat(running, self.feeds.watched_elsewhere)
+            for completion_id, epoch in running.items():
+                run = self._runs.get(completion_id)
+                if run is None or run.stored.epoch != epoch:
+                    continue
+                stored = alive.get(completion_id)
+                if stored is None:
+                    self._lose(run)
+                    continue
+                if stored.watched_time != run.watched_time:
+                    run.watched_time = stored.watched_time
+                    run.seen_time = asyncio.get_running_loop().time()
+                if stored.cancel_requested:
+                    run.cancel("it was cancelled")
+            await asyncio.sleep(max(0.0, period_seconds - (time.monotonic() - started)))
+
+    async def _take_over(self) -> None:
+        """Looks for completions whose servers are gone, and goes on with them."""
+        period_seconds = self._settings.lease_seconds / 6
+        while True:
+            free = self._settings.max_concurrent_completions - self._place_count
+            if free > 0 and not self._draining:
+                for stored in await self._journal.take_abandoned(free):
+                    resources = contextlib.ExitStack()
+                    resources.enter_context(self._place())
+                    await self._go_on(stored, resources, "the server that ran it is gone")
+            await asyncio.sleep(period_seconds)
+
+    # --- how the server stops
 
     def drain(self) -> None:
         """Admits no more."""
         self._draining = True
 
     async def close(self) -> None:
-        """Cancels what still runs and waits for its end."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        """Stops what still runs, and leaves it to other servers, or to this one when it is started again."""
+        self._draining = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        runs = list(self._runs.values())
+        for run in runs:
+            run.stop()
+        await asyncio.gather(*(run.task for run in runs if run.task is not None), return_exceptions=True)
+        try:
+            await self._journal.release({run.stored.completion_id: run.stored.epoch for run in runs})
+        except StorageUnavailableError as error:
+            _log.warning("completions could not be handed over, and wait until their leases end: %s", error)
+        await self.feeds.close()
+
+
+async def _with_patience(read: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Reads from the journal, until it can be read."""
+    while True:
+        try:
+            return await read()
+        except StorageUnavailableError as error:
+            _log.warning("a completion waits: %s", error)
+            await asyncio.sleep(_RETRY_DELAY_SECONDS)
+
+
+async def _all_of(task: asyncio.Task[event_pb2.CompletionFinished]) -> event_pb2.CompletionFinished:
+    """Waits for a task and passes a cancellation on to it; what it makes of that counts."""
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+            task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise
+
+
+def _digest_of(request: pb.CompleteRequest) -> str:
+    """Returns what two requests have in common that ask for the same."""
+    same = pb.CompleteRequest()
+    same.CopyFrom(request)
+    same.request_id = ""
+    return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()

@@ -17,8 +17,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """The context of an RPC."""
 
 _SCALAR_FIELDS = (
-    "request_id",
-    "detached",
     "conversation_id",
     "keep_conversation",
     "direct_answer_allowed",
@@ -37,38 +35,6 @@ def not_implemented(feature: str) -> ServiceError:
 
 class UnimplementedRpcs(pb_grpc.CompletionServiceServicer):
     """The RPCs that are not served yet: each fails with UNIMPLEMENTED and says which it is."""
-
-    def WatchCompletion(
-        self, request: pb.WatchCompletionRequest, context: Context
-    ) -> AsyncIterator[pb.WatchCompletionResponse]:
-        """Is not served yet."""
-        return _refuse_stream("WatchCompletion")
-
-    async def GetCompletion(self, request: pb.GetCompletionRequest, context: Context) -> pb.GetCompletionResponse:
-        """Is not served yet."""
-        raise not_implemented("GetCompletion")
-
-    async def ListCompletions(self, request: pb.ListCompletionsRequest, context: Context) -> pb.ListCompletionsResponse:
-        """Is not served yet."""
-        raise not_implemented("ListCompletions")
-
-    async def CancelCompletion(
-        self, request: pb.CancelCompletionRequest, context: Context
-    ) -> pb.CancelCompletionResponse:
-        """Is not served yet."""
-        raise not_implemented("CancelCompletion")
-
-    async def ResumeCompletion(
-        self, request: pb.ResumeCompletionRequest, context: Context
-    ) -> pb.ResumeCompletionResponse:
-        """Is not served yet."""
-        raise not_implemented("ResumeCompletion")
-
-    async def DeleteCompletion(
-        self, request: pb.DeleteCompletionRequest, context: Context
-    ) -> pb.DeleteCompletionResponse:
-        """Is not served yet."""
-        raise not_implemented("DeleteCompletion")
 
     async def ListConversations(
         self, request: pb.ListConversationsRequest, context: Context

@@ -11,6 +11,8 @@ from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from rlm_server.charsets import text_decoder
 from rlm_server.context_uploads import ContextKind, ContextStoreFullError, InvalidContextError
+from rlm_server.journal.store import StorageUnavailableError
+from rlm_server.service.refusals import storage_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,15 +36,30 @@ async def receive_context(
     """Takes an upload.
 
     Raises:
-        ServiceError: INVALID_ARGUMENT for a wrong field or wrong bytes, RESOURCE_EXHAUSTED for too many.
+        ServiceError: INVALID_ARGUMENT for a wrong field or wrong bytes, RESOURCE_EXHAUSTED for too many, UNAVAILABLE if
+            they cannot be kept at present.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "metadata":
         raise invalid_field("metadata", "must come in the first message, before any chunk")
     metadata = first.metadata
     kind = _check_metadata(metadata, store)
+    try:
+        return await _receive(metadata, kind, requests, store)
+    except StorageUnavailableError as error:
+        raise storage_unavailable(error) from error
+
+
+async def _receive(
+    metadata: pb.ContextMetadata,
+    kind: ContextKind,
+    requests: AsyncIterator[pb.UploadContextRequest],
+    store: ContextStore,
+) -> pb.UploadContextResponse:
     if metadata.sha256 and not metadata.charset:
-        known = store.get(f"{kind.value}-{metadata.sha256}")
+        context_id = f"{kind.value}-{metadata.sha256}"
+        await store.load([context_id])
+        known = store.get(context_id)
         if known is not None:
             return _response(known, already_present=True)
     try:

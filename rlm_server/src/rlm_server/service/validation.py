@@ -34,6 +34,7 @@ _MAX_CHILD_MODELS = 20
 _MAX_QUERY_CHARS = 100_000
 _MAX_SCHEMA_CHARS = 100_000
 _MAX_LABELS = 20
+_MAX_REQUEST_ID_CHARS = 100
 _MAX_LABEL_CHARS = 100
 _MAX_EFFORT_CHARS = 50
 
@@ -79,10 +80,12 @@ class RequestValidator:
 
         Raises:
             ServiceError: INVALID_ARGUMENT with all wrong fields, UNIMPLEMENTED, or NOT_FOUND for a context.
+            StorageUnavailableError: the journal cannot be used at present.
         """
         refuse_unimplemented_fields(request)
         violations = Violations()
         _check_query(request.query, violations)
+        await self._contexts.load([part.context_id for part in request.contexts if part.context_id])
         contexts = await check_contexts(request.contexts, self._contexts, violations)
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
@@ -94,6 +97,11 @@ class RequestValidator:
             "child_models",
             f"has {len(request.child_models)} models; at most {_MAX_CHILD_MODELS} are allowed, the last holds for all "
             "deeper children",
+        )
+        violations.check(
+            len(request.request_id) <= _MAX_REQUEST_ID_CHARS,
+            "request_id",
+            f"has {len(request.request_id):,} characters; at most {_MAX_REQUEST_ID_CHARS} are allowed",
         )
         prompts = check_prompts(request.prompts, self._prompts, violations)
         compaction = check_compaction(

@@ -165,11 +165,11 @@ class CompleteRequest(message.Message):
     sub_model: builtins.str
     """sub_model is the one that sub-calls use if they name none. Default: the server's default sub-model, or `model`."""
     request_id: builtins.str
-    """request_id makes the call idempotent: calls with the same id give the same completion. At most 100 characters.
-    Default: none.
+    """request_id makes the call idempotent: calls with the same id and the same request give the same completion, for as
+    long as that is kept. At most 100 characters. Default: none.
     """
     detached: builtins.bool
-    """detached lets the completion go on when the client goes away. Default false."""
+    """detached lets the completion go on when the client goes away. Default false: it is cancelled after a grace time."""
     conversation_id: builtins.str
     """conversation_id continues a conversation, with its variables and history. Default: none."""
     keep_conversation: builtins.bool
@@ -747,7 +747,7 @@ class WatchCompletionRequest(message.Message):
     completion_id: builtins.str
     """completion_id is the completion's. Required."""
     after_sequence: builtins.int
-    """after_sequence is the last event that the client has; 0 means from the beginning."""
+    """after_sequence is the last event that the client has, at least 0. Default 0: from the beginning."""
     def __init__(
         self,
         *,

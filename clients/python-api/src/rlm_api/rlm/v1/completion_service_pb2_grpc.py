@@ -124,12 +124,16 @@ class CompletionServiceServicer:
     """
 
     def Complete(self, request, context):
-        """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`.
-        Cancelling the RPC, or its deadline, cancels the completion: model calls stop and sandboxes are freed at once, unless
-        the request says `detached`.
+        """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`,
+        or `parked` if the completion has to wait.
 
-        Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), RESOURCE_EXHAUSTED (too many
-        completions), UNAVAILABLE (draining, no sandbox), UNIMPLEMENTED (field not served yet).
+        A completion whose client goes away is cancelled after a grace time (15 s unless the operator says otherwise), unless
+        a client comes back with `WatchCompletion`, or the request says `detached`. The RPC's deadline cancels it at once, as
+        does `CancelCompletion`: model calls stop and sandboxes are freed.
+
+        Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
+        reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
+        cannot be written), UNIMPLEMENTED (field not served yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,10 +152,10 @@ class CompletionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchCompletion(self, request, context):
-        """WatchCompletion streams the events of a completion, running or done, after a given one. Use it to continue a broken
-        stream: no event is lost or repeated.
+        """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
+        the journal. Use it to continue a broken stream: no event is lost or repeated.
 
-        Errors: NOT_FOUND, OUT_OF_RANGE.
+        Errors: NOT_FOUND, OUT_OF_RANGE, UNAVAILABLE (journal cannot be read).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,12 +41,16 @@ class CompletionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CompletionServiceAsyncStub: ...
     Complete: _grpc.UnaryStreamMultiCallable[_completion_service_pb2.CompleteRequest, _completion_service_pb2.CompleteResponse]
-    """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`.
-    Cancelling the RPC, or its deadline, cancels the completion: model calls stop and sandboxes are freed at once, unless
-    the request says `detached`.
+    """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`,
+    or `parked` if the completion has to wait.
 
-    Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), RESOURCE_EXHAUSTED (too many
-    completions), UNAVAILABLE (draining, no sandbox), UNIMPLEMENTED (field not served yet).
+    A completion whose client goes away is cancelled after a grace time (15 s unless the operator says otherwise), unless
+    a client comes back with `WatchCompletion`, or the request says `detached`. The RPC's deadline cancels it at once, as
+    does `CancelCompletion`: model calls stop and sandboxes are freed.
+
+    Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
+    reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
+    cannot be written), UNIMPLEMENTED (field not served yet).
     """
     CompleteWithTools: _grpc.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
@@ -57,10 +61,10 @@ class CompletionServiceStub:
     result that comes when its call is over already, as after a timeout, is ignored.
     """
     WatchCompletion: _grpc.UnaryStreamMultiCallable[_completion_service_pb2.WatchCompletionRequest, _completion_service_pb2.WatchCompletionResponse]
-    """WatchCompletion streams the events of a completion, running or done, after a given one. Use it to continue a broken
-    stream: no event is lost or repeated.
+    """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
+    the journal. Use it to continue a broken stream: no event is lost or repeated.
 
-    Errors: NOT_FOUND, OUT_OF_RANGE.
+    Errors: NOT_FOUND, OUT_OF_RANGE, UNAVAILABLE (journal cannot be read).
     """
     GetCompletion: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.GetCompletionRequest, _completion_service_pb2.GetCompletionResponse]
     """GetCompletion describes a completion.
@@ -126,12 +130,16 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Complete: _aio.UnaryStreamMultiCallable[_completion_service_pb2.CompleteRequest, _completion_service_pb2.CompleteResponse]  # type: ignore[assignment]
-    """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`.
-    Cancelling the RPC, or its deadline, cancels the completion: model calls stop and sandboxes are freed at once, unless
-    the request says `detached`.
+    """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`,
+    or `parked` if the completion has to wait.
 
-    Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), RESOURCE_EXHAUSTED (too many
-    completions), UNAVAILABLE (draining, no sandbox), UNIMPLEMENTED (field not served yet).
+    A completion whose client goes away is cancelled after a grace time (15 s unless the operator says otherwise), unless
+    a client comes back with `WatchCompletion`, or the request says `detached`. The RPC's deadline cancels it at once, as
+    does `CancelCompletion`: model calls stop and sandboxes are freed.
+
+    Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
+    reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
+    cannot be written), UNIMPLEMENTED (field not served yet).
     """
     CompleteWithTools: _aio.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]  # type: ignore[assignment]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
@@ -142,10 +150,10 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     result that comes when its call is over already, as after a timeout, is ignored.
     """
     WatchCompletion: _aio.UnaryStreamMultiCallable[_completion_service_pb2.WatchCompletionRequest, _completion_service_pb2.WatchCompletionResponse]  # type: ignore[assignment]
-    """WatchCompletion streams the events of a completion, running or done, after a given one. Use it to continue a broken
-    stream: no event is lost or repeated.
+    """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
+    the journal. Use it to continue a broken stream: no event is lost or repeated.
 
-    Errors: NOT_FOUND, OUT_OF_RANGE.
+    Errors: NOT_FOUND, OUT_OF_RANGE, UNAVAILABLE (journal cannot be read).
     """
     GetCompletion: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.GetCompletionRequest, _completion_service_pb2.GetCompletionResponse]  # type: ignore[assignment]
     """GetCompletion describes a completion.
@@ -214,12 +222,16 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_service_pb2.CompleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_service_pb2.CompleteResponse], _abc.AsyncIterator[_completion_service_pb2.CompleteResponse]]:
-        """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`.
-        Cancelling the RPC, or its deadline, cancels the completion: model calls stop and sandboxes are freed at once, unless
-        the request says `detached`.
+        """Complete runs a completion and streams its events as they happen. The first event is `started`, the last `finished`,
+        or `parked` if the completion has to wait.
 
-        Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), RESOURCE_EXHAUSTED (too many
-        completions), UNAVAILABLE (draining, no sandbox), UNIMPLEMENTED (field not served yet).
+        A completion whose client goes away is cancelled after a grace time (15 s unless the operator says otherwise), unless
+        a client comes back with `WatchCompletion`, or the request says `detached`. The RPC's deadline cancels it at once, as
+        does `CancelCompletion`: model calls stop and sandboxes are freed.
+
+        Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
+        reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
+        cannot be written), UNIMPLEMENTED (field not served yet).
         """
 
     @_abc_1.abstractmethod
@@ -242,10 +254,10 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_service_pb2.WatchCompletionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_service_pb2.WatchCompletionResponse], _abc.AsyncIterator[_completion_service_pb2.WatchCompletionResponse]]:
-        """WatchCompletion streams the events of a completion, running or done, after a given one. Use it to continue a broken
-        stream: no event is lost or repeated.
+        """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
+        the journal. Use it to continue a broken stream: no event is lost or repeated.
 
-        Errors: NOT_FOUND, OUT_OF_RANGE.
+        Errors: NOT_FOUND, OUT_OF_RANGE, UNAVAILABLE (journal cannot be read).
         """
 
     @_abc_1.abstractmethod

@@ -228,6 +228,10 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """The prompt of a sub-call was refused as too large, before it cost anything."""
     WARNING_CODE_ANSWER_MISMATCH: _WarningCode.ValueType  # 17
     """The answer does not match the wanted schema; the model was told so."""
+    WARNING_CODE_REPLAY_DIVERGED: _WarningCode.ValueType  # 18
+    """A sandbox was rebuilt by running its code again, and that did something else than at first, as it depends on the
+    time; variables may differ from what they were.
+    """
     WARNING_CODE_MODEL_FALLBACK: _WarningCode.ValueType  # 19
     """A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
     WARNING_CODE_ANSWER_DOUBTFUL: _WarningCode.ValueType  # 20
@@ -272,6 +276,10 @@ WARNING_CODE_PROMPT_TOO_LARGE: WarningCode.ValueType  # 16
 """The prompt of a sub-call was refused as too large, before it cost anything."""
 WARNING_CODE_ANSWER_MISMATCH: WarningCode.ValueType  # 17
 """The answer does not match the wanted schema; the model was told so."""
+WARNING_CODE_REPLAY_DIVERGED: WarningCode.ValueType  # 18
+"""A sandbox was rebuilt by running its code again, and that did something else than at first, as it depends on the
+time; variables may differ from what they were.
+"""
 WARNING_CODE_MODEL_FALLBACK: WarningCode.ValueType  # 19
 """A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
 WARNING_CODE_ANSWER_DOUBTFUL: WarningCode.ValueType  # 20
@@ -1003,7 +1011,10 @@ class Compacted(message.Message):
 
 @typing.final
 class SandboxRestored(message.Message):
-    """SandboxRestored tells of a sandbox that was lost and rebuilt."""
+    """SandboxRestored tells of a sandbox that was lost and rebuilt: after a block was killed, or in place of one whose server
+    died. No model is asked again for it. If a block was running, it runs once more from its beginning; what it had written
+    before is not told again.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1101,7 +1112,7 @@ class ToolCallFinished(message.Message):
 
 @typing.final
 class Parked(message.Message):
-    """Parked says that a completion waits."""
+    """Parked says that a completion waits until it is resumed with `ResumeCompletion`. Streams end after it."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1121,7 +1132,10 @@ class Parked(message.Message):
 
 @typing.final
 class Resumed(message.Message):
-    """Resumed says that a completion goes on."""
+    """Resumed says that a completion goes on. What had not finished when it was stopped begins anew: drop the
+    `model_text_delta` events of replies without `model_reply_finished`, and the `output` of blocks without
+    `code_finished`, that came before this event. Everything else still holds, and is not told again.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 

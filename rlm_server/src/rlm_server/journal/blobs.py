@@ -1,0 +1,200 @@
+"""Bytes that are too large for a row, stored under their SHA-256 digest: in a directory, or in an object store.
+
+All methods block, so they are used on threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_YOUNG_SECONDS = 60.0
+
+
+class BlobMissingError(Exception):
+    """A blob that should be there is not."""
+
+
+class BlobStore(Protocol):
+    """Where blobs are."""
+
+    def put(self, data: bytes) -> str:
+        """Stores bytes; returns their digest. Once it returns they outlive a crash."""
+
+    def put_file(self, digest: str, path: Path) -> None:
+        """Stores a file whose digest is known, and takes the file away."""
+
+    def get(self, digest: str) -> bytes:
+        """Returns the bytes.
+
+        Raises:
+            BlobMissingError: there are none.
+        """
+
+    def local_path(self, digest: str) -> Path:
+        """Returns a file that has the bytes.
+
+        Raises:
+            BlobMissingError: there are none.
+        """
+
+    def delete(self, digest: str) -> None:
+        """Forgets bytes that nobody uses, unless they were stored within the last minute: by somebody who is about to.
+
+        Does nothing if there are none.
+        """
+
+    def digests(self) -> Iterator[str]:
+        """Yields the digest of every blob that has been there for more than a minute."""
+
+
+class DirectoryBlobs:
+    """Blobs as files.
+
+    Args:
+        directory: is made if it is not there.
+        durable: whether `put` waits for the disk.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self._directory = directory
+        self._durable = durable
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def put(self, data: bytes) -> str:
+        """Stores bytes; see `BlobStore.put`."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            with tempfile.NamedTemporaryFile(dir=self._directory, prefix="new-", delete=False) as file:
+                file.write(data)
+            self._keep(Path(file.name), path)
+        return digest
+
+    def put_file(self, digest: str, path: Path) -> None:
+        """Stores a file; see `BlobStore.put_file`."""
+        if self._path(digest).exists():
+            path.unlink()
+            return
+        if path.stat().st_dev != self._directory.stat().st_dev:
+            with tempfile.NamedTemporaryFile(dir=self._directory, prefix="new-", delete=False) as file:
+                pass
+            path = Path(shutil.move(path, file.name))
+        self._keep(path, self._path(digest))
+
+    def get(self, digest: str) -> bytes:
+        """Returns the bytes; see `BlobStore.get`."""
+        return self.local_path(digest).read_bytes()
+
+    def local_path(self, digest: str) -> Path:
+        """Returns the file; see `BlobStore.local_path`."""
+        path = self._path(digest)
+        if not path.exists():
+            raise BlobMissingError(f"{self._directory} has no blob {digest}")
+        return path
+
+    def delete(self, digest: str) -> None:
+        """Forgets the bytes; see `BlobStore.delete`."""
+        path = self._path(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - _YOUNG_SECONDS:
+                path.unlink()
+
+    def digests(self) -> Iterator[str]:
+        """Yields what has been there for a minute; see `BlobStore.digests`."""
+        for path in self._directory.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _YOUNG_SECONDS:
+                    yield path.name
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / digest[:2] / digest
+
+    def _keep(self, written: Path, path: Path) -> None:
+        """Gives a written file its name, so that there is all of it or nothing after a crash."""
+        path.parent.mkdir(exist_ok=True)
+        if self._durable:
+            _sync(written)
+        written.replace(path)
+        if self._durable:
+            _sync(path.parent)
+
+
+class ObjectBlobs:
+    """Blobs in an object store that speaks S3's protocol, or another that the `obstore` package knows.
+
+    Args:
+        url: as `s3://BUCKET/PREFIX`. Region, endpoint and keys come from the usual variables, as `AWS_ENDPOINT_URL`.
+        cache: a directory for blobs that are needed as files.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        import obstore.store  # noqa: PLC0415 - takes a moment, and few need it
+
+        options = {"client_options": {"allow_http": True}} if "AWS_ENDPOINT_URL" in os.environ else {}
+        self._store: Any = obstore.store.from_url(url, **options)  # type: ignore[call-overload]
+        self._cache = DirectoryBlobs(cache, durable=False)
+
+    def put(self, data: bytes) -> str:
+        """Stores bytes; see `BlobStore.put`."""
+        digest = hashlib.sha256(data).hexdigest()
+        self._store.put(_key(digest), data)
+        return digest
+
+    def put_file(self, digest: str, path: Path) -> None:
+        """Stores a file; see `BlobStore.put_file`."""
+        self._store.put(_key(digest), path)
+        self._cache.put_file(digest, path)
+
+    def get(self, digest: str) -> bytes:
+        """Returns the bytes; see `BlobStore.get`."""
+        try:
+            return bytes(self._store.get(_key(digest)).bytes())
+        except FileNotFoundError:
+            raise BlobMissingError(f"the object store has no blob {digest}") from None
+
+    def local_path(self, digest: str) -> Path:
+        """Returns a file; see `BlobStore.local_path`."""
+        try:
+            return self._cache.local_path(digest)
+        except BlobMissingError:
+            self._cache.put(self.get(digest))
+            return self._cache.local_path(digest)
+
+    def delete(self, digest: str) -> None:
+        """Forgets the bytes; see `BlobStore.delete`."""
+        self._cache.delete(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if self._store.head(_key(digest))["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
+                self._store.delete(_key(digest))
+
+    def digests(self) -> Iterator[str]:
+        """Yields what has been there for a minute; see `BlobStore.digests`."""
+        for page in self._store.list():
+            for one in page:
+                if one["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
+                    yield str(one["path"]).rpartition("/")[2]
+
+
+def _key(digest: str) -> str:
+    return f"{digest[:2]}/{digest}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

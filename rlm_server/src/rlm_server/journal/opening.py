@@ -1,0 +1,63 @@
+"""Opens the journal that the settings describe."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlm_server.journal.blobs import BlobStore, DirectoryBlobs, ObjectBlobs
+from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
+from rlm_server.journal.schema import SchemaVersionError
+from rlm_server.journal.store import Journal, StorageUnavailableError
+from rlm_server.settings import SettingsError
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from rlm_server.settings import Settings
+
+
+class JournalOpenError(OSError):
+    """The journal cannot be used; the message says why."""
+
+
+async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack) -> Journal:
+    """Opens the journal, and has it closed with `resources`.
+
+    Raises:
+        SettingsError: an address is of no kind that is known.
+        JournalOpenError: the database cannot be reached, or is of a later version.
+    """
+    is_kept = settings.data_dir is not None
+    if settings.data_dir is not None:
+        directory = settings.data_dir
+    else:
+        directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="rlm-journal-")))
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        url = settings.database or sqlite_url(directory / "journal.db")
+        database = Database(url, durable=is_kept or settings.database is not None)
+        blobs = await asyncio.to_thread(_open_blobs, settings, directory, durable=is_kept)
+    except DatabaseUrlError as error:
+        raise SettingsError(str(error)) from None
+    except OSError as error:
+        raise JournalOpenError(f"the data directory {directory} cannot be used: {error}") from error
+    journal = Journal(database, blobs, owner=uuid.uuid4().hex, lease_seconds=settings.lease_seconds)
+    resources.push_async_callback(journal.close)
+    try:
+        await journal.open()
+    except (StorageUnavailableError, SchemaVersionError) as error:
+        raise JournalOpenError(f"the journal at {journal.name} cannot be used: {error}") from error
+    return journal
+
+
+def _open_blobs(settings: Settings, directory: Path, *, durable: bool) -> BlobStore:
+    if settings.blob_store is None:
+        return DirectoryBlobs(directory / "blobs", durable=durable)
+    try:
+        return ObjectBlobs(settings.blob_store, directory / "blob-cache")
+    except Exception as error:
+        raise SettingsError(f"blob_store {settings.blob_store} cannot be used: {error}") from error

@@ -1,0 +1,245 @@
+"""Records one run of one completion, and has at hand what earlier runs of it have recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.events import make_event
+from rlm_server.engine.reproducible import event_time
+from rlm_server.engine.run import ROOT_NODE_ID
+from rlm_server.journal.recorded_events import (
+    DELTA_KINDS,
+    STRUCTURAL_KIND_NUMBERS,
+    RecordedEvents,
+    kind_number,
+)
+from rlm_server.journal.states import State, state_of
+from rlm_server.journal.writer import Append, FencedError, Payload, StorageUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rlm_server.engine.events import EventKind
+    from rlm_server.engine.ports import Clock
+    from rlm_server.journal.store import Journal, StoredCompletion
+
+_log = logging.getLogger(__name__)
+
+_MAX_UNCOMMITTED_EVENTS = 1000
+_PAGE = 2000
+
+_repeats = contextvars.ContextVar("repeats", default=False)
+
+
+def repeats_finished_work() -> bool:
+    """Tells whether this task repeats work that has ended before: what is not recorded of it never happened."""
+    return _repeats.get()
+
+
+def context_of_repeated_work() -> contextvars.Context:
+    """Returns a context for tasks that repeat work which has ended before."""
+    context = contextvars.copy_context()
+    context.run(_repeats.set, True)
+    return context
+
+
+class Recorder:
+    """The journal of one completion while it runs here.
+
+    Nothing that a model said, and no result of a block, is acted on before it is committed; events are told to clients
+    once they are. The order in the journal is the order of the calls.
+
+    Args:
+        journal: where to.
+        stored: the completion, which is this server's.
+        clock: tells the time.
+        on_event: gets each event once it is committed.
+        on_lost: is called when another server has taken the completion over.
+        reproducible: the times of events only count them.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        stored: StoredCompletion,
+        clock: Clock,
+        *,
+        on_event: Callable[[event_pb2.Event], None],
+        on_lost: Callable[[], None],
+        reproducible: bool = False,
+    ) -> None:
+        self._journal = journal
+        self.completion_id = stored.completion_id
+        self.epoch = stored.epoch
+        self._clock = clock
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._sequence = stored.last_sequence
+        self._start_seconds = clock.monotonic_seconds()
+        self._seconds_before = stored.running_time / 1e9
+        self._steps: dict[str, Payload] = {}
+        self._events = RecordedEvents(())
+        self._repeating_nodes: set[str] = set()
+        self._reproducible = reproducible
+        self._room = asyncio.Semaphore(_MAX_UNCOMMITTED_EVENTS)
+        self._numbering = asyncio.Lock()
+        self._consumed = 0
+        self.is_repetition = False
+        """Whether an earlier run has recorded something."""
+
+    @property
+    def seconds_before(self) -> float:
+        """How long earlier runs took together."""
+        return self._seconds_before
+
+    async def load(self) -> None:
+        """Fetches what earlier runs have recorded.
+
+        Raises:
+            StorageUnavailableError: the journal cannot be read at present.
+        """
+        self._steps = await self._journal.steps(self.completion_id)
+        told: list[event_pb2.Event] = []
+        while page := await self._journal.events(
+            self.completion_id,
+            told[-1].sequence if told else 0,
+            limit=_PAGE,
+            kinds=STRUCTURAL_KIND_NUMBERS,
+        ):
+            told += page
+        self._events = RecordedEvents(told)
+        self.is_repetition = bool(self._steps or told)
+
+    # --- steps
+
+    async def recorded(self, key: str) -> bytes | None:
+        """Returns what an earlier run recorded under a key, once; None if it recorded nothing."""
+        payload = self._steps.pop(key, None)
+        if payload is None:
+            return None
+        self._consumed += 1
+        if payload.blob is None:
+            return self._journal.bytes_of(payload)
+        return await asyncio.to_thread(self._journal.bytes_of, payload)
+
+    def has_recorded(self, key: str) -> bool:
+        """Tells whether an earlier run recorded something under a key that has not been asked for yet."""
+        return key in self._steps
+
+    async def record(self, key: str, data: bytes) -> None:
+        """Records a step; returns once it is committed.
+
+        Raises:
+            StorageUnavailableError: a large one cannot be stored.
+        """
+        payload = await self._payload(data)
+        append = Append(self.completion_id, self.epoch, steps=[(key, payload)], running_time=self.running_time())
+        try:
+            await self._journal.append(append)
+        except FencedError:
+            self._on_lost()
+            await never()
+
+    async def until_quiet(self) -> None:
+        """Returns once repeated work that goes on by itself has used up what is recorded of it."""
+        still = 0
+        while still < 20:
+            before = self._consumed
+            await asyncio.sleep(0)
+            still = still + 1 if self._consumed == before else 0
+
+    # --- events
+
+    @contextlib.contextmanager
+    def repeating(self, node_id: str) -> Iterator[None]:
+        """While this lasts, what a node says bit by bit comes from the record and has been told before."""
+        self._repeating_nodes.add(node_id)
+        try:
+            yield
+        finally:
+            self._repeating_nodes.discard(node_id)
+
+    def skips_deltas(self, node_id: str) -> bool:
+        """Tells whether what a node says bit by bit comes from the record. See `engine.events.EventSink`."""
+        return node_id in self._repeating_nodes or repeats_finished_work()
+
+    async def put(self, event: event_pb2.Event) -> None:
+        """Numbers and records an event, unless an earlier run has told it. See `engine.events.EventSink`."""
+        is_delta = event.WhichOneof("kind") in DELTA_KINDS
+        if is_delta or not (self._events.take(event) or repeats_finished_work()):
+            await self._append(event)
+
+    async def tell(self, node_id: str, kind: EventKind) -> None:
+        """Records an event of this run itself, whatever earlier runs have told."""
+        await self._append(make_event(node_id, kind, self._clock))
+
+    async def end(self, kind: event_pb2.CompletionFinished | event_pb2.Parked) -> None:
+        """Records the completion's last event, or that it is parked; returns once that is committed."""
+        if isinstance(kind, event_pb2.Parked):
+            changes: dict[str, object] = {"state": State.PARKED, "parked_reason": kind.reason}
+        else:
+            changes = {"state": state_of(kind.finish_reason), "end_time": self._clock.time_nanoseconds()}
+        committed = await self._append(make_event(ROOT_NODE_ID, kind, self._clock), changes)
+        try:
+            await committed
+        except FencedError:
+            await never()
+
+    async def _append(self, event: event_pb2.Event, changes: dict[str, object] | None = None) -> asyncio.Future[None]:
+        await self._room.acquire()
+        async with self._numbering:
+            if self._reproducible:
+                event.event_time.CopyFrom(event_time(self._sequence + 1))
+            payload = await self._payload(event.SerializeToString())  # without what is in the row
+            # From here on nothing waits: a writer that is cancelled before leaves no gap.
+            self._sequence += 1
+        event.completion_id, event.sequence = self.completion_id, self._sequence
+        committed = self._journal.append(
+            Append(
+                self.completion_id,
+                self.epoch,
+                events=[(self._sequence, kind_number(event), payload)],
+                changes=changes or {},
+                running_time=self.running_time(),
+            ),
+            lambda: self._on_event(event),
+        )
+        committed.add_done_callback(self._is_committed)
+        return committed
+
+    def _is_committed(self, committed: asyncio.Future[None]) -> None:
+        self._room.release()
+        if committed.cancelled():
+            return
+        error = committed.exception()
+        if isinstance(error, FencedError):
+            self._on_lost()
+        elif error is not None and not isinstance(error, StorageUnavailableError):
+            _log.error("an event of completion %s was not recorded", self.completion_id, exc_info=error)
+            self._on_lost()
+
+    async def _payload(self, data: bytes) -> Payload:
+        """Returns what goes into the row; waits while the blob store cannot be written."""
+        delay_seconds = 0.1
+        while True:
+            try:
+                return await self._journal.payload(data)
+            except StorageUnavailableError as error:
+                _log.error("completion %s waits: %s", self.completion_id, error)
+                await asyncio.sleep(delay_seconds)
+                delay_seconds = min(delay_seconds * 2, 5.0)
+
+    def running_time(self) -> int:
+        """Returns how long all runs took together, in nanoseconds."""
+        return int((self._seconds_before + self._clock.monotonic_seconds() - self._start_seconds) * 1e9)
+
+
+async def never() -> None:
+    """Waits until the task is cancelled."""
+    await asyncio.get_running_loop().create_future()

@@ -1,0 +1,133 @@
+"""The journal's tables, and how a database gets from one version of them to the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+metadata = sa.MetaData()
+
+_Nanoseconds = sa.BigInteger
+_Digest = sa.String(64)
+
+completions = sa.Table(
+    "completions",
+    metadata,
+    sa.Column("completion_id", sa.String(64), primary_key=True),
+    sa.Column("create_time", _Nanoseconds, nullable=False),
+    sa.Column("end_time", _Nanoseconds),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("request", sa.LargeBinary),
+    sa.Column("request_blob", _Digest),
+    sa.Column("request_id", sa.String(100), unique=True),
+    sa.Column("request_digest", _Digest, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("detached", sa.Boolean, nullable=False),
+    sa.Column("parked_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Who runs it. `epoch` grows with each new owner; writes carry it, so that an earlier owner's are refused.
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("lease_end", _Nanoseconds, nullable=False),
+    sa.Column("watched_time", _Nanoseconds, nullable=False),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("running_time", _Nanoseconds, nullable=False, server_default="0"),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("completions_by_time", "create_time", "completion_id"),
+    sa.Index("completions_by_state", "state", "lease_end"),
+)
+
+labels = sa.Table(
+    "completion_labels",
+    metadata,
+    sa.Column("completion_id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(100), primary_key=True),
+    sa.Column("value", sa.String(100), nullable=False),
+    sa.Index("completion_labels_by_value", "key", "value"),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("completion_id", sa.String(64), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("kind", sa.SmallInteger, nullable=False),
+    sa.Column("data", sa.LargeBinary),
+    sa.Column("blob", _Digest),
+    sqlite_with_rowid=False,
+)
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("completion_id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(400), primary_key=True),
+    sa.Column("data", sa.LargeBinary),
+    sa.Column("blob", _Digest),
+    sqlite_with_rowid=False,
+)
+
+blob_uses = sa.Table(
+    "blob_uses",
+    metadata,
+    sa.Column("digest", _Digest, primary_key=True),
+    sa.Column("used_by", sa.String(100), primary_key=True),
+    sa.Index("blob_uses_by_user", "used_by"),
+    sqlite_with_rowid=False,
+)
+
+contexts = sa.Table(
+    "contexts",
+    metadata,
+    sa.Column("context_id", sa.String(100), primary_key=True),
+    sa.Column("format", sa.String(10), nullable=False),
+    sa.Column("sha256", _Digest, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("outline", sa.Text, nullable=False),
+    sa.Column("used_time", _Nanoseconds, nullable=False),
+)
+
+_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+_LOCK_NUMBER = 0x726C6D  # any number that is the journal's own: replicas that start at once migrate one by one
+
+
+class SchemaVersionError(Exception):
+    """The database is of a later version than this program; the message says so."""
+
+
+def _create_all(connection: sa.Connection) -> None:
+    metadata.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_create_all,)
+"""What leads from each version to the next; version 0 is an empty database. Entries are only ever added."""
+
+
+def migrate(connection: sa.Connection) -> int:
+    """Brings the tables to the latest version, in the connection's transaction; returns the version before.
+
+    Raises:
+        SchemaVersionError: the database is later than this program.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+    version = 0
+    if sa.inspect(connection).has_table(_version.name):
+        version = connection.execute(sa.select(sa.func.max(_version.c.version))).scalar() or 0
+    if version > len(MIGRATIONS):
+        raise SchemaVersionError(
+            f"the journal has version {version} of its tables, and this program knows versions up to "
+            f"{len(MIGRATIONS)}: use the program that wrote it, or another database"
+        )
+    for migration in MIGRATIONS[version:]:
+        migration(connection)
+    if version < len(MIGRATIONS):
+        connection.execute(sa.insert(_version).values(version=len(MIGRATIONS)))
+    return version

@@ -1,0 +1,394 @@
+"""A `ports.Executor` whose sandboxes may die: what they did is recorded, and done again in another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import time
+from typing import TYPE_CHECKING, cast
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.ports import (
+    CellResult,
+    HostCall,
+    HostCallError,
+    SandboxError,
+    SandboxOpenError,
+    SessionSpec,
+    VariablesState,
+)
+from rlm_server.journal.host_calls import Calls, LiveCalls, ReplayedCalls
+from rlm_server.journal.recorder import context_of_repeated_work, never, repeats_finished_work
+from rlm_server.journal.records import CellRecord, text_by_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from rlm_server.engine.limits import CellBounds
+    from rlm_server.engine.ports import Executor, InputValue, OutputHandler, Session, VariableListing
+    from rlm_server.journal.recorder import Recorder
+
+_log = logging.getLogger(__name__)
+
+_MOST_LOSSES_OF_ONE_CELL = 3
+_REPLAY_SECONDS = 120.0
+_REPEAT_SECONDS = 60.0
+_FIRST_RETRY_SECONDS = 0.1
+_GREATEST_RETRY_SECONDS = 2.0
+
+
+class JournalMismatchError(Exception):
+    """The engine does not do what the journal says it did: another version of the program wrote it."""
+
+
+class JournaledExecutor:
+    """Makes sandboxes for one completion that outlive the servers they are on.
+
+    Args:
+        executor: makes the real ones.
+        recorder: the completion's.
+        patience_seconds: how long to look for a sandbox in place of one that died.
+        park: ends the run, as no sandbox is found in that time; gets the reason.
+    """
+
+    def __init__(
+        self, executor: Executor, recorder: Recorder, *, patience_seconds: float, park: Callable[[str], None]
+    ) -> None:
+        self._executor = executor
+        self._recorder = recorder
+        self._patience_seconds = patience_seconds
+        self._park = park
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self._executor.name
+
+    @contextlib.asynccontextmanager
+    async def open(self, spec: SessionSpec) -> AsyncIterator[JournaledSession]:
+        """Makes a sandbox; see `ports.Executor`.
+
+        For a node that has recorded blocks there is none until the first block that is not recorded.
+        """
+        session = JournaledSession(
+            self._executor, self._with_seed(spec), self._recorder, self._patience_seconds, self._park
+        )
+        try:
+            if not session.has_recorded_cells and not repeats_finished_work():
+                await session.open()
+            yield session
+        finally:
+            await session.close()
+
+    def _with_seed(self, spec: SessionSpec) -> SessionSpec:
+        """Returns a specification whose sandboxes all draw the same random numbers, which nobody can foretell."""
+        if spec.seed is not None:
+            return spec
+        name = f"{self._recorder.completion_id}/{spec.node_id}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        return dataclasses.replace(spec, chance_seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """Variables that were set between two blocks."""
+
+    inputs: Sequence[InputValue]
+
+
+class JournaledSession:
+    """One node's sandbox, as a `ports.Session`. `JournaledExecutor.open` makes it."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        spec: SessionSpec,
+        recorder: Recorder,
+        patience_seconds: float,
+        park: Callable[[str], None],
+    ) -> None:
+        self._executor = executor
+        self._spec = spec
+        self._node_id = spec.node_id
+        self._recorder = recorder
+        self._patience_seconds = patience_seconds
+        self._park = park
+        self._cell_count = 0
+        self._history: list[CellRecord | _Inputs] = []
+        self._calls: Calls | None = None
+        self._inner: Session | None = None
+        self._closing: AbstractAsyncContextManager[Session] | None = None
+        self._loss = ""
+
+    @property
+    def has_recorded_cells(self) -> bool:
+        """Whether an earlier run has recorded a block that has not been asked for yet."""
+        return self._recorder.has_recorded(self._key(self._cell_count + 1))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the sandbox can be used: one that died is replaced when it is needed."""
+        return True
+
+    async def open(self) -> None:
+        """Makes the real sandbox.
+
+        Raises:
+            SandboxOpenError: there is none.
+        """
+        deadline = time.monotonic() + self._patience_seconds
+        delay_seconds = _FIRST_RETRY_SECONDS
+        while True:
+            opening = self._executor.open(dataclasses.replace(self._spec, on_host_call=self._on_host_call))
+            try:
+                self._inner = await opening.__aenter__()
+            except SandboxOpenError as error:
+                # One that never was there is the caller's to know at once; one that was, is worth waiting for.
+                if not self._recorder.is_repetition and not self._loss:
+                    raise
+                if not error.may_pass:
+                    raise
+                if time.monotonic() > deadline:
+                    self._park(f"no sandbox can be had from {self._executor.name}: {error}")
+                    await never()
+                await asyncio.sleep(delay_seconds)
+                delay_seconds = min(delay_seconds * 2, _GREATEST_RETRY_SECONDS)
+            else:
+                self._closing = opening
+                return
+
+    async def close(self) -> None:
+        """Frees the real sandbox."""
+        self._inner = None
+        if self._closing is not None:
+            closing, self._closing = self._closing, None
+            await closing.__aexit__(None, None, None)
+
+    async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
+        """Runs a block, or gives its recorded result; see `ports.Session`."""
+        self._cell_count += 1
+        key = self._key(self._cell_count)
+        if (data := await self._recorder.recorded(key)) is not None:
+            record = CellRecord.decode(data)
+            if record.code != code:
+                raise JournalMismatchError(
+                    f"block {self._cell_count} of node {self._node_id} is not the one in the journal"
+                )
+            await self._repeat(record, on_output)
+        else:
+            if repeats_finished_work():
+                await never()
+            record = await self._run(code, bounds, on_output)
+            await self._recorder.record(key, record.encode())
+        self._remember(record)
+        return record.result
+
+    async def settle(self) -> VariablesState:
+        """Kills a block that was cancelled; see `ports.Session`."""
+        if self._inner is None:
+            return VariablesState.KEPT
+        state = await self._inner.settle()
+        if state is VariablesState.LOST:
+            self._history = [step for step in self._history if isinstance(step, _Inputs)]
+        return state
+
+    async def set_inputs(self, inputs: Sequence[InputValue]) -> None:
+        """Sets variables; see `ports.Session`."""
+        if self._inner is not None:
+            await self._inner.set_inputs(inputs)
+        self._history.append(_Inputs(inputs))
+
+    async def variables(self) -> VariableListing:
+        """Describes the variables; see `ports.Session`."""
+        return await (await self._ready()).variables()
+
+    # --- a block that is not recorded
+
+    async def _run(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellRecord:
+        calls = LiveCalls(self._spec.on_host_call)
+        output = _Output(on_output)
+        losses = 0
+        try:
+            while True:
+                try:
+                    session = await self._ready()
+                    self._calls = calls
+                    result = await session.run_cell(code, bounds, output.take)
+                except SandboxOpenError:
+                    raise
+                except SandboxError as error:
+                    losses += 1
+                    if losses >= _MOST_LOSSES_OF_ONE_CELL:
+                        raise SandboxError(f"{error} (the block lost {losses} sandboxes)") from error
+                    await self._lose(str(error))
+                    calls.begin_again()
+                    output.begin_again()
+                else:
+                    break
+        finally:
+            self._calls = None
+            await calls.close()
+        if calls.diverged:
+            await self._warn_diverged(self._cell_count, "made other host calls")
+        return CellRecord(code, bounds, result, output.written, calls.records())
+
+    async def _lose(self, cause: str) -> None:
+        _log.warning(
+            "node %s of completion %s lost its sandbox: %s", self._node_id, self._recorder.completion_id, cause
+        )
+        self._loss = cause
+        with contextlib.suppress(SandboxError):
+            await self.close()
+
+    async def _ready(self) -> Session:
+        """Returns the real sandbox in the state that the recorded blocks leave it in."""
+        for _ in range(_MOST_LOSSES_OF_ONE_CELL):
+            if self._inner is not None:
+                break
+            start_seconds = time.monotonic()
+            try:
+                await self.open()
+                cell_count = await self._replay()
+            except SandboxOpenError:
+                raise
+            except SandboxError as error:
+                await self._lose(str(error))
+                continue
+            await self._recorder.tell(
+                self._node_id,
+                event_pb2.SandboxRestored(
+                    cause=self._loss or "the server that had it has gone",
+                    replayed_cell_count=cell_count,
+                    wall_time=to_duration(time.monotonic() - start_seconds),
+                ),
+            )
+            self._loss = ""
+        if self._inner is not None:
+            return self._inner
+        raise SandboxError(f"every sandbox is lost while it is rebuilt: {self._loss}")
+
+    async def _replay(self) -> int:
+        """Runs the recorded blocks in a new sandbox, with the answers that they got; returns their number."""
+        session = self._inner
+        if session is None:
+            raise SandboxError("there is no sandbox")
+        count = 0
+        for step in self._history:
+            if isinstance(step, _Inputs):
+                await session.set_inputs(step.inputs)
+                continue
+            count += 1
+            calls = ReplayedCalls(step.calls)
+            self._calls = calls
+            output = _Output(None)
+            try:
+                result = await session.run_cell(step.code, self._replay_bounds(step), output.take)
+            finally:
+                self._calls = None
+            same_output = text_by_stream(output.written) == text_by_stream(step.output)
+            if result.outcome != step.result.outcome or calls.diverged or not same_output:
+                await self._warn_diverged(count, "did not do the same once more")
+        return count
+
+    def _replay_bounds(self, step: CellRecord) -> CellBounds:
+        return dataclasses.replace(step.bounds, wall_time_seconds=_REPLAY_SECONDS)
+
+    async def _warn_diverged(self, number: int, what: str) -> None:
+        message = (
+            f"the sandbox was rebuilt, but block {number} {what}, as when it depends on the time; variables may differ "
+            "from what they were"
+        )
+        warning = event_pb2.Warning(code=event_pb2.WARNING_CODE_REPLAY_DIVERGED, message=message)
+        await self._recorder.tell(self._node_id, warning)
+
+    # --- a block that is recorded
+
+    async def _repeat(self, record: CellRecord, on_output: OutputHandler) -> None:
+        """Lets the engine go through a block once more, without a sandbox: its sub-calls, then its output."""
+        context = context_of_repeated_work()
+        given: list[asyncio.Task[object]] = []
+        abandoned: list[asyncio.Task[object]] = []
+        by_position: dict[int, asyncio.Task[object]] = {}
+        for one in record.calls:
+            waited_for = [task for position, task in by_position.items() if position < one.asked_after]
+            await asyncio.gather(*waited_for, return_exceptions=True)
+            task = asyncio.get_running_loop().create_task(_answer(self._spec, one.call), context=context)
+            if one.given is None:
+                abandoned.append(task)
+            else:
+                given.append(task)
+                by_position[one.given] = task
+        try:
+            if given:
+                done, late = await asyncio.wait(given, timeout=_REPEAT_SECONDS)
+                for task in done:
+                    task.result()
+                if late:
+                    _log.error("node %s of %s: a sub-call does not end", self._node_id, self._recorder.completion_id)
+            if abandoned:
+                await self._recorder.until_quiet()
+        finally:
+            for task in (*given, *abandoned):
+                task.cancel()
+            await asyncio.gather(*given, *abandoned, return_exceptions=True)
+        with self._recorder.repeating(self._node_id):
+            for stream, text in record.output:
+                await on_output(cast("event_pb2.OutputStream.ValueType", stream), text)
+
+    # ---
+
+    async def _on_host_call(self, call: HostCall) -> object:
+        if self._calls is None:
+            raise HostCallError("bad_call", "no block is running")
+        return await self._calls.answer(call)
+
+    def _remember(self, record: CellRecord) -> None:
+        if record.result.variables is VariablesState.LOST:
+            self._history = [step for step in self._history if isinstance(step, _Inputs)]
+        elif record.result.variables is VariablesState.KEPT:
+            self._history.append(record)
+
+    def _key(self, number: int) -> str:
+        return f"c/{self._node_id}/{number}"
+
+
+class _Output:
+    """What a block writes. What it wrote in a sandbox that died is not passed on again.
+
+    Args:
+        on_output: gets it; None if nobody does.
+    """
+
+    def __init__(self, on_output: OutputHandler | None) -> None:
+        self._on_output = on_output
+        self.written: list[tuple[int, str]] = []
+        self._to_skip: dict[int, int] = {}
+
+    def begin_again(self) -> None:
+        """Takes note that the block is begun once more."""
+        self._to_skip = {}
+        for stream, text in self.written:
+            self._to_skip[stream] = self._to_skip.get(stream, 0) + len(text)
+
+    async def take(self, stream: event_pb2.OutputStream.ValueType, text: str) -> None:
+        """Takes the next part."""
+        skipped = min(self._to_skip.get(stream, 0), len(text))
+        if skipped:
+            self._to_skip[stream] -= skipped
+            text = text[skipped:]
+        if text:
+            self.written.append((stream, text))
+            if self._on_output is not None:
+                await self._on_output(stream, text)
+
+
+async def _answer(spec: SessionSpec, call: HostCall) -> object:
+    with contextlib.suppress(HostCallError):
+        return await spec.on_host_call(call)
+    return None

@@ -1,0 +1,230 @@
+"""The RPCs about completions that are stored: watch, get, list, cancel, resume, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_common.errors import Violations, invalid_field
+
+from rlm_server.journal.recorded_events import KIND_NUMBERS
+from rlm_server.journal.states import State
+from rlm_server.journal.store import StorageUnavailableError
+from rlm_server.service.feeds import CompletionGoneError
+from rlm_server.service.refusals import (
+    completion_not_found,
+    sequence_out_of_range,
+    storage_unavailable,
+    wrong_state,
+)
+from rlm_server.service.unimplemented import UnimplementedRpcs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.running import RunningCompletions
+    from rlm_server.service.unimplemented import Context
+
+_DEFAULT_PAGE_SIZE = 50
+_MAX_PAGE_SIZE = 1000
+_MAX_LABELS = 20
+_PAGE = 2000
+_CANCEL_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_NODE_KINDS = {KIND_NUMBERS["subcall_started"], KIND_NUMBERS["subcall_finished"]}
+
+_Call = TypeVar("_Call", bound="Callable[..., Awaitable[Any]]")
+
+
+def _maps_errors(call: _Call) -> _Call:
+    """Makes the errors of the journal statuses."""
+
+    @functools.wraps(call)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await call(*args, **kwargs)
+        except StorageUnavailableError as error:
+            raise storage_unavailable(error) from error
+
+    return wrapper  # type: ignore[return-value]
+
+
+class DurableRpcs(UnimplementedRpcs):
+    """Serves what the journal has.
+
+    Args:
+        journal: has it.
+        running: the completions that run on this server.
+    """
+
+    def __init__(self, journal: Journal, running: RunningCompletions) -> None:
+        self._journal = journal
+        self._running = running
+
+    async def WatchCompletion(
+        self, request: pb.WatchCompletionRequest, context: Context
+    ) -> AsyncIterator[pb.WatchCompletionResponse]:
+        """Streams the events of a completion, running or done."""
+        try:
+            stored = await self._find(request.completion_id)
+            if request.after_sequence < 0:
+                raise invalid_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
+            if request.after_sequence > stored.last_sequence:
+                raise sequence_out_of_range(request.after_sequence, stored.last_sequence)
+            async for event in self._running.feeds.events(stored.completion_id, request.after_sequence):
+                yield pb.WatchCompletionResponse(event=event)
+        except CompletionGoneError:
+            raise completion_not_found(request.completion_id) from None
+        except StorageUnavailableError as error:
+            raise storage_unavailable(error) from error
+
+    @_maps_errors
+    async def GetCompletion(self, request: pb.GetCompletionRequest, context: Context) -> pb.GetCompletionResponse:
+        """Describes a completion."""
+        stored = await self._find(request.completion_id)
+        completion = await self._describe(stored)
+        nodes: dict[str, pb.CompletionNode] = {"0": pb.CompletionNode(node_id="0")}
+        sequence = 0
+        while page := await self._journal.events(stored.completion_id, sequence, limit=_PAGE, kinds=_NODE_KINDS):
+            for event in page:
+                node = nodes.setdefault(event.node_id, pb.CompletionNode(node_id=event.node_id))
+                if event.HasField("subcall_started"):
+                    node.parent_node_id = event.subcall_started.parent_node_id
+                    node.started.CopyFrom(event.subcall_started)
+                else:
+                    node.finished.CopyFrom(event.subcall_finished)
+            sequence = page[-1].sequence
+        completion.nodes.extend(nodes.values())
+        return pb.GetCompletionResponse(completion=completion)
+
+    @_maps_errors
+    async def ListCompletions(self, request: pb.ListCompletionsRequest, context: Context) -> pb.ListCompletionsResponse:
+        """Lists completions, latest first."""
+        size, before, states = _check_list(request)
+        found = await self._journal.list(limit=size + 1, before=before, states=states, with_labels=dict(request.labels))
+        page = found[:size]
+        return pb.ListCompletionsResponse(
+            completions=[await self._describe(stored) for stored in page],
+            next_page_token=_to_token(page[-1]) if len(found) > size else "",
+        )
+
+    @_maps_errors
+    async def CancelCompletion(
+        self, request: pb.CancelCompletionRequest, context: Context
+    ) -> pb.CancelCompletionResponse:
+        """Cancels a completion, wherever it runs."""
+        stored = await self._find(request.completion_id)
+        if not stored.state.has_ended:
+            ending = self._running.cancel(stored.completion_id, "it was cancelled")
+            if ending is not None:
+                await asyncio.wait({ending})
+            else:
+                await self._journal.request_cancel(stored.completion_id)
+                await self._running.cancel_parked(stored.completion_id)
+                await self._until_ended(stored)
+        return pb.CancelCompletionResponse(completion=await self._describe(await self._find(stored.completion_id)))
+
+    @_maps_errors
+    async def ResumeCompletion(
+        self, request: pb.ResumeCompletionRequest, context: Context
+    ) -> pb.ResumeCompletionResponse:
+        """Lets a parked completion go on."""
+        stored = await self._find(request.completion_id)
+        if stored.state is not State.PARKED or not await self._running.resume(stored.completion_id):
+            raise wrong_state(_name(stored.state), "only a parked one can be resumed")
+        return pb.ResumeCompletionResponse(completion=await self._describe(await self._find(stored.completion_id)))
+
+    @_maps_errors
+    async def DeleteCompletion(
+        self, request: pb.DeleteCompletionRequest, context: Context
+    ) -> pb.DeleteCompletionResponse:
+        """Forgets a completion that has ended."""
+        stored = await self._find(request.completion_id)
+        if not stored.state.has_ended:
+            raise wrong_state(_name(stored.state), "cancel it before you delete it")
+        await self._journal.delete(stored.completion_id)
+        return pb.DeleteCompletionResponse()
+
+    async def _find(self, completion_id: str) -> StoredCompletion:
+        if not completion_id:
+            raise invalid_field("completion_id", "is empty; give the id that the completion's events carry")
+        stored = await self._journal.get(completion_id) if len(completion_id) <= 64 else None
+        if stored is None:
+            raise completion_not_found(completion_id)
+        return stored
+
+    async def _until_ended(self, stored: StoredCompletion) -> None:
+        """Waits until the server that runs a completion has cancelled it."""
+        deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
+        while not stored.state.has_ended and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+            stored = await self._find(stored.completion_id)
+
+    async def _describe(self, stored: StoredCompletion) -> pb.Completion:
+        completion = pb.Completion(
+            completion_id=stored.completion_id,
+            state=pb.CompletionState.ValueType(stored.state),
+            query=stored.query,
+            model=stored.model,
+            last_sequence=stored.last_sequence,
+            labels=stored.labels,
+            parked_reason=stored.parked_reason,
+        )
+        completion.create_time.FromNanoseconds(stored.create_time)
+        if stored.end_time is not None:
+            completion.end_time.FromNanoseconds(stored.end_time)
+        if stored.state.has_ended:
+            finished = await self._journal.latest_event(stored.completion_id, KIND_NUMBERS["finished"])
+            if finished is not None:
+                completion.finished.CopyFrom(finished.finished)
+                completion.usage.CopyFrom(finished.finished.usage)
+        else:
+            usage = await self._journal.latest_event(stored.completion_id, KIND_NUMBERS["usage_updated"])
+            if usage is not None:
+                completion.usage.CopyFrom(usage.usage_updated.usage)
+        return completion
+
+
+def _check_list(request: pb.ListCompletionsRequest) -> tuple[int, tuple[int, str] | None, list[State]]:
+    violations = Violations()
+    violations.check(
+        0 <= request.page_size <= _MAX_PAGE_SIZE,
+        "page_size",
+        f"is {request.page_size}; must be from 1 to {_MAX_PAGE_SIZE}, or 0 for {_DEFAULT_PAGE_SIZE}",
+    )
+    states = []
+    for index, state in enumerate(request.states):
+        try:
+            states.append(State(state))
+        except ValueError:
+            violations.add(f"states[{index}]", f"is {state}, which is no state that a completion can have")
+    violations.check(
+        len(request.labels) <= _MAX_LABELS, "labels", f"has {len(request.labels)} entries; at most {_MAX_LABELS}"
+    )
+    before = None
+    if request.page_token:
+        before = _from_token(request.page_token)
+        violations.check(before is not None, "page_token", "is none that ListCompletions gave; leave it out to begin")
+    violations.raise_if_any()
+    return request.page_size or _DEFAULT_PAGE_SIZE, before, states
+
+
+def _to_token(last: StoredCompletion) -> str:
+    return base64.urlsafe_b64encode(f"{last.create_time}/{last.completion_id}".encode()).decode()
+
+
+def _from_token(token: str) -> tuple[int, str] | None:
+    try:
+        create_time, _, completion_id = base64.urlsafe_b64decode(token.encode()).decode().partition("/")
+        return (int(create_time), completion_id) if completion_id else None
+    except (ValueError, binascii.Error):
+        return None
+
+
+def _name(state: State) -> str:
+    return state.name

@@ -1,0 +1,63 @@
+"""Errors of calls that are about stored completions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from rlm_common.errors import ServiceError
+
+if TYPE_CHECKING:
+    from rlm_server.journal.store import StorageUnavailableError
+
+_RETRY_DELAY_SECONDS = 1.0
+
+
+def storage_unavailable(error: StorageUnavailableError) -> ServiceError:
+    """Returns the error of a call for which the journal must be read or written, and cannot be."""
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE,
+        "STORAGE_UNAVAILABLE",
+        f"the journal cannot be used at present, so nothing new is taken on; try again later: {error}",
+        retry_delay_seconds=_RETRY_DELAY_SECONDS,
+    )
+
+
+def completion_not_found(completion_id: str) -> ServiceError:
+    """Returns the error of a call that names a completion which is not there."""
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND,
+        "COMPLETION_NOT_FOUND",
+        f"no completion has the id {completion_id[:200]!r}, or it is not kept any more",
+        metadata={"completion_id": completion_id},
+    )
+
+
+def request_id_reused(completion_id: str) -> ServiceError:
+    """Returns the error of a request whose `request_id` another request had."""
+    return ServiceError(
+        grpc.StatusCode.ALREADY_EXISTS,
+        "REQUEST_ID_REUSED",
+        f"request_id was used with another request, for completion {completion_id}; give each request its own",
+        metadata={"completion_id": completion_id},
+    )
+
+
+def sequence_out_of_range(after_sequence: int, last_sequence: int) -> ServiceError:
+    """Returns the error of a call that wants to go on after an event which there is not."""
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "SEQUENCE_OUT_OF_RANGE",
+        f"after_sequence is {after_sequence}, but the last event is {last_sequence}",
+        metadata={"last_sequence": str(last_sequence)},
+    )
+
+
+def wrong_state(state: str, remedy: str) -> ServiceError:
+    """Returns the error of a call that a completion's state does not allow."""
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "WRONG_STATE",
+        f"the completion is {state}: {remedy}",
+        metadata={"state": state},
+    )

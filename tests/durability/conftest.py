@@ -1,0 +1,35 @@
+"""Fixtures: servers that share a journal, and a model that says what the test tells it to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from rlm_server.executors.child_process import SandboxProcess
+
+from tests.support.scripted_model import ScriptedModel, ScriptedModels
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def sandbox_address() -> AsyncIterator[str]:
+    process = SandboxProcess(start_timeout_seconds=300)
+    try:
+        await process.start()
+        yield process.address
+    finally:
+        await process.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def models() -> AsyncIterator[ScriptedModels]:
+    async with ScriptedModels() as running:
+        yield running
+
+
+@pytest.fixture
+def model(models: ScriptedModels) -> ScriptedModel:
+    return models.new_model()
