@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING
 from wasmtime import Engine
 from wasmtime.component import Component
 
-from sandbox_server.image import component_probe, libc_patch
+from sandbox_server.image import component_probe, libc_patch, linking
+from sandbox_server.image.linking.component_linker import link_component
+from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
 from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
 
 if TYPE_CHECKING:
@@ -42,7 +44,11 @@ _GUEST_LIBRARIES = ("fastjsonschema",)
 """Packages of pure Python that are built into the image for its harness."""
 
 _GUEST = Path(__file__).resolve().parent.parent / "guest"
-_CHANGES = (Path(component_probe.__file__), Path(libc_patch.__file__))
+_TOOLS = [
+    *(Path(component_probe.__file__), Path(libc_patch.__file__)),
+    *sorted(Path(linking.__file__).parent.glob("*.py")),
+]
+"""What the image is worked over with after it was built."""
 
 
 class ImageBuildError(Exception):
@@ -102,7 +108,7 @@ def load_or_build_image(directory: Path, progress: Callable[[str], None], *, for
         component = directory / f"{image.digest}.wasm"
         if force or not _is_whole(component):
             progress("building the sandbox image (once, about 15 s) ...")
-            _write(component, _changed(_componentize()))
+            _write(component, _rework(_componentize()))
         progress("compiling the sandbox image for this machine (once, about 10 s) ...")
         _write(image.path, _compile(component))
     return image
@@ -138,7 +144,7 @@ def _locked(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
 def _expected_image(directory: Path) -> CompiledImage:
     digest = _digest(
         [version(name).encode() for name in ("componentize-py", *_GUEST_LIBRARIES)]
-        + [path.read_bytes() for path in _CHANGES]
+        + [path.read_bytes() for path in _TOOLS]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
     machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
@@ -180,10 +186,15 @@ def _write(path: Path, data: bytes) -> None:
             raise
 
 
-def _changed(component: bytes) -> bytes:
+def _rework(component: bytes) -> bytes:
+    """Mends what componentize-py made, links it into one module, and adds what tells the memory's size."""
     try:
-        return component_probe.add_memory_probe(libc_patch.report_full_disk(component))
-    except (component_probe.UnsupportedComponentError, libc_patch.UnknownLibraryError) as error:
+        return component_probe.add_memory_probe(link_component(libc_patch.report_full_disk(component)))
+    except (
+        component_probe.UnsupportedComponentError,
+        libc_patch.UnknownLibraryError,
+        UnsupportedFormatError,
+    ) as error:
         raise ImageBuildError(f"componentize-py made what the sandbox cannot use: {error}") from error
 
 

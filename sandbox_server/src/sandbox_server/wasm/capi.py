@@ -59,6 +59,20 @@ def call_string(store: Store, function: Func, argument: str) -> None:
     _call(store, function, argument, returns_string=False)
 
 
+def call_to_u32(store: Store, function: Func) -> int:
+    """Calls an export of type `func() -> u32`.
+
+    Raises:
+        WasmtimeError: the guest trapped.
+    """
+    result = ffi.wasmtime_component_val()
+    raw = byref(function._func)  # noqa: SLF001
+    context = store._context()  # noqa: SLF001
+    _raise_if(ffi.wasmtime_component_func_call(raw, context, None, 0, byref(result), 1))
+    _raise_if(ffi.wasmtime_component_func_post_return(raw, context))
+    return int(result.of.u32)
+
+
 def _call(store: Store, function: Func, argument: str, *, returns_string: bool) -> str:
     parameter = ffi.wasmtime_component_val()
     values.set_string(parameter, argument)

@@ -133,7 +133,8 @@ class Guest:
         """Returns the size of the linear memory, which is its peak, or 0 if the guest has ended."""
         if self._ended is not None:
             return 0
-        return int(self._enter(lambda: self._memory_pages(self._store), charged=False)) * _WASM_PAGE_BYTES
+        pages = self._enter(lambda: capi.call_to_u32(self._store, self._memory_pages), charged=False)
+        return pages * _WASM_PAGE_BYTES
 
     def load(self, part: str) -> None:
         """Hands the guest a part of a large text.
