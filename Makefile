@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench clean
+.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ lock: setup ## Pin every dependency anew
 
 bench: setup ## Measure; prints tables and writes bench/results; ARGS="PART... --quick" for less
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: setup ## Ten minutes of good and hostile load on a sandbox server; ARGS="--minutes 3" for less
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 clean: ## Remove what setup made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -131,9 +131,10 @@ class Environment:
         server: Server = self._started["sandbox"]
         return server
 
-    async def start_sandbox(self, stack: contextlib.AsyncExitStack, name: str) -> Server:
-        """Starts another sandbox server, which ends with the stack."""
-        return await self._start(stack, name, "sandbox_server", ["serve"], "sandbox server listens on (.+)$")
+    async def start_sandbox(self, stack: contextlib.AsyncExitStack, name: str, *arguments: str) -> Server:
+        """Starts another sandbox server, with flags of its own, which ends with the stack."""
+        command = ["serve", *arguments]
+        return await self._start(stack, name, "sandbox_server", command, "sandbox server listens on (.+)$")
 
     async def rlm(self) -> Server:
         """Returns the RLM server: `rlm serve`, with a sandbox server as its child and the demo model behind it."""

@@ -93,3 +93,21 @@ def _kib(path: Path, name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1])
     return 0
+
+
+def rss_bytes(pid: int) -> int:
+    """Returns the resident memory of a process, all of what it shares with others included."""
+    return _kib(_PROC / str(pid) / "status", "VmRSS:") * 1024
+
+
+def threads(pid: int) -> int:
+    """Returns how many threads a process has."""
+    return sum(1 for _ in (_PROC / str(pid) / "task").iterdir())
+
+
+def descriptors(pid: int) -> int | None:
+    """Returns how many files a process has open; None if Linux keeps that from us."""
+    try:
+        return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+    except PermissionError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.parts import context, fresh_run, host_calls, iteration, live_session, throughput
+from bench.parts import context, fresh_run, host_calls, iteration, live_session, stopping, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,4 +19,5 @@ PARTS: dict[str, Callable[[Environment], Awaitable[PartResult]]] = {
     context.NAME: context.run,
     iteration.NAME: iteration.run,
     throughput.NAME: throughput.run,
+    stopping.NAME: stopping.run,
 }

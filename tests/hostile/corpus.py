@@ -13,6 +13,7 @@ from tests.hostile.programs import (
     output,
     outside,
     recursion,
+    surviving,
     tampering,
 )
 
@@ -26,6 +27,7 @@ FAMILIES = {
     "output": output.PROGRAMS,
     "outside": outside.PROGRAMS,
     "recursion": recursion.PROGRAMS,
+    "surviving": surviving.PROGRAMS,
     "tampering": tampering.PROGRAMS,
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,17 @@ PATIENCE_SECONDS = 30  # for what ends otherwise, however busy the machine is
 LIMITS = limits(
     wall_seconds=WALL_SECONDS, fuel=10**13, memory_bytes=128 << 20, output_bytes=64 << 10, scratch_bytes=4 << 20
 )
-PRELUDE = pb.Prelude(source="__all__ = []")
+PRELUDE = pb.Prelude(
+    source="""
+__all__ = ["FINAL"]
+answer = None
+def FINAL(value):
+    global answer
+    answer = value
+def after_cell():
+    return {"answer": answer}
+"""
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -92,9 +104,28 @@ async def test_it_ends_as_it_must(server: Stack, witness: Session, name: str) ->
     assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"
 
 
+async def test_what_an_application_provides_is_put_back_after_each_cell(server: Stack) -> None:
+    async with session(server.stub, prelude=PRELUDE) as s:
+        await s.run("FINAL = lambda value: print('forged')")
+        cell = await s.run("FINAL('real')")
+        assert (cell.stdout, json.loads(cell.result.after_cell_json)) == ("", {"answer": "real"})
+
+
 async def test_all_of_them_at_once_leave_the_server_as_it_was(server: Stack, witness: Session) -> None:
+    await all_at_once(server, witness, seconds=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_a_minute_of_all_of_them_leaves_the_server_as_it_was(server: Stack, witness: Session) -> None:
+    await all_at_once(server, witness, seconds=60)
+
+
+async def all_at_once(server: Stack, witness: Session, *, seconds: float) -> None:
+    """Runs all programs, eight at a time and in random order, again and again until the time is over."""
     names = [*CORPUS]
-    random.Random(1).shuffle(names)
+    chance = random.Random(1)
+    chance.shuffle(names)
     gate = asyncio.Semaphore(8)
     lost: list[str] = []
 
@@ -107,7 +138,11 @@ async def test_all_of_them_at_once_leave_the_server_as_it_was(server: Stack, wit
 
     await asyncio.gather(*(one(name) for name in names[:20]))  # whatever is made once is made now
     pids = server.server._binding.drainable._pool.pids  # type: ignore[attr-defined]
+    end = time.monotonic() + seconds
     await asyncio.gather(*(one(name) for name in names))
+    while time.monotonic() < end:
+        chance.shuffle(names)
+        await asyncio.gather(*(one(name) for name in names))
     assert lost == []
     assert server.server._binding.drainable._pool.pids == pids, "a worker died"  # type: ignore[attr-defined]
     assert (await witness.run("print(total == sum(values), len(values))")).stdout == "True 1000\n"

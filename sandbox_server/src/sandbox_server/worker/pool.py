@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _STEADY_SECONDS = 10.0
-"""A worker that lived this long is replaced at once; one that did not, after a delay that doubles each time."""
+"""A worker that lived this long is replaced at once. So is the first that did not; the next after a delay that doubles
+each time."""
 
 _FIRST_DELAY_SECONDS = 0.1
 _GREATEST_DELAY_SECONDS = 10.0
@@ -96,15 +97,16 @@ class WorkerPool:
 
     async def _keep(self, worker: WorkerProcess) -> None:
         """Replaces a worker whenever it ends."""
-        delay_seconds = _FIRST_DELAY_SECONDS
+        delay_seconds = 0.0
         while True:
             started = time.monotonic()
             how = await asyncio.shield(worker.ended)
             self._workers.remove(worker)
             _log.error("worker %d is lost with its sessions: %s; it is replaced", worker.pid, how)
-            steady = time.monotonic() - started >= _STEADY_SECONDS
-            delay_seconds = _FIRST_DELAY_SECONDS if steady else min(delay_seconds * 2, _GREATEST_DELAY_SECONDS)
-            worker = await self._replace(0.0 if steady else delay_seconds)
+            if time.monotonic() - started >= _STEADY_SECONDS:
+                delay_seconds = 0.0
+            worker = await self._replace(delay_seconds)
+            delay_seconds = min(max(delay_seconds * 2, _FIRST_DELAY_SECONDS), _GREATEST_DELAY_SECONDS)
             self._workers.append(worker)
             self._changed.set()
 
