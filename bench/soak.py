@@ -89,10 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        (
-            f"{options.minutes:g} minutes, {options.clients} clients: {done}. Calls that went wrong: {len(load.failures)}. "
-            f"Workers lost: {lost}."
-        ),
+        f"{options.minutes:g} minutes, {options.clients} clients: {done}.",
+        f"Calls that went wrong: {len(load.failures)}. Workers lost: {lost}.",
         "",
         f"Measured {where.date}, commit {where.commit}.",
     ]

@@ -37,6 +37,23 @@ async def test_a_seed_makes_entropy_reproducible_to_the_byte(stub: Stub) -> None
     assert runs[0] == runs[1] != runs[2]
 
 
+async def test_two_sessions_with_a_seed_and_a_clock_give_the_same_to_the_byte(stub: Stub) -> None:
+    cells = [
+        UNPREDICTABLE + CLOCKS,
+        "import tempfile\nf = tempfile.NamedTemporaryFile(delete=False)\nprint(f.name, os.stat(f.name).st_mtime_ns)",
+        "print(id(f), {object() for _ in range(3)}, random.sample(range(10**6), 5), sorted({'b', 'a'}, key=hash))",
+        "import secrets, uuid\nuuid.uuid4(), uuid.uuid1().time, secrets.token_bytes(5), datetime.datetime.now()",
+    ]
+    seed = pb.Seed(value=5, clock_start_time=timestamp_pb2.Timestamp(seconds=1_000_000_000))
+    transcripts = []
+    for _ in range(2):
+        async with session(stub, seed=seed) as s:
+            results = [await s.run(code) for code in cells]
+            transcripts.append([(one.outcome, one.stdout, one.stderr, one.result.usage.fuel) for one in results])
+    assert transcripts[0] == transcripts[1]
+    assert [outcome for outcome, *_ in transcripts[0]] == ["OK"] * 4
+
+
 async def test_a_fixed_clock_makes_time_reproducible_and_sleeping_free(stub: Stub) -> None:
     seed = pb.Seed(value=1, clock_start_time=timestamp_pb2.Timestamp(seconds=1_000_000_000))
     code = f"{CLOCKS}\ntime.sleep(10_000)\n{CLOCKS}"
