@@ -131,7 +131,6 @@ UNSERVED_FIELDS = [
     {"conversation_id": "1"},
     {"keep_conversation": True},
     {"direct_answer_allowed": True},
-    {"limits": {"max_cost_microdollars": 1}},
     {"contexts": [rlm.ContextPart(image=rlm.Image(data=b"x", media_type="image/png"))]},
 ]
 
@@ -157,6 +156,4 @@ def test_a_field_that_is_not_served_is_refused_and_on_the_page(field: dict[str, 
 def test_the_page_lists_no_other_fields() -> None:
     section = PAGE.read_text(encoding="utf-8").partition("## Not served yet")[2].partition("\n## ")[0]
     listed = re.findall(r"`([a-z_.]+)`", section.partition("when set:")[2].partition(" in a part")[0])
-    assert sorted(listed) == sorted(
-        [next(iter(field)) for field in UNSERVED_FIELDS[:-2]] + ["limits.max_cost_microdollars", "image"]
-    )
+    assert sorted(listed) == sorted([next(iter(field)) for field in UNSERVED_FIELDS[:-1]] + ["image"])

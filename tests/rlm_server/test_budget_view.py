@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from tests.rlm_server.test_subcalls import policy
+from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Stack
@@ -37,15 +38,16 @@ def shown_to_child(stack: Stack) -> str:
 
 
 async def test_code_can_read_what_is_left(stack: Stack) -> None:
-    limits = limits_pb2.Limits(max_subcalls=5, max_iterations=4, max_input_tokens=100, max_concurrent_subcalls=3)
+    limits = limits_pb2.Limits(max_subcalls=5, max_iterations=4, max_input_tokens=100_000, max_concurrent_subcalls=3)
     events = await stack.play(policy(f"llm_query_batched(['a', 'b'])\n{BUDGET}", str), limits=limits)
     left = json.loads(events.output)
     assert 0 < left.pop("seconds") < 1800
     assert left == {
         "iterations": 3,
         "subcalls": 3,
-        "input_tokens": 70,  # each call is said to take 10, the root's among them
+        "input_tokens": 99_970,  # each call is said to take 10, the root's among them
         "output_tokens": None,
+        "dollars": None,
         "depth": 1,
         "concurrency": 3,
     }
@@ -59,14 +61,14 @@ async def test_the_message_of_each_turn_says_what_is_left(stack: Stack) -> None:
 
 
 async def test_a_child_gets_a_half_of_what_is_left_and_three_quarters_of_the_time(stack: Stack) -> None:
-    limits = limits_pb2.Limits(max_subcalls=11, max_input_tokens=1010)
+    limits = limits_pb2.Limits(max_subcalls=11, max_input_tokens=100_010)
     events = await stack.play(tree("print(rlm_query('x'))", BUDGET), limits=limits)
     (output,) = events.of("output", "0.1")
     left = json.loads(output.text)
     # One sub-call is the child itself; ten tokens each are the root's turn and the child's.
-    assert (left["subcalls"], left["input_tokens"], left["depth"]) == (5, 490, 0)
+    assert (left["subcalls"], left["input_tokens"], left["depth"]) == (5, 49_990, 0)
     assert 1300 < left["seconds"] < 1350
-    assert "Left: 5 sub-calls, 22 min, 500 input tokens." in shown_to_child(stack)
+    assert "Left: 5 sub-calls, 22 min, 50,000 input tokens." in shown_to_child(stack)
 
 
 async def test_the_children_of_a_batch_split_that_half(stack: Stack) -> None:
@@ -95,15 +97,14 @@ async def test_a_child_that_uses_up_its_share_of_tokens_ends_and_its_parent_goes
     endless = "answer['content'] = 'so far'"
     script = tree(root, endless)
 
-    def reply(messages: Messages) -> str:
-        if "What is it?" not in messages[1]["content"]:
-            return f"```repl\n{endless}\n```"
-        return str(script(messages))
+    def reply(messages: Messages) -> ScriptedReply:
+        is_child = "What is it?" not in messages[1]["content"]
+        text = f"```repl\n{endless}\n```" if is_child else str(script(messages))
+        return ScriptedReply(text, usage={"prompt_tokens": 10_000, "completion_tokens": 1})
 
-    events = await stack.play(reply, limits=limits_pb2.Limits(max_input_tokens=90))
-    assert (
-        events.output
-        == "max_tokens the share of node 0.1, 40 of what was left of max_input_tokens, is used up so far\n"
+    events = await stack.play(reply, limits=limits_pb2.Limits(max_input_tokens=90_000))
+    assert events.output == (
+        "max_tokens the share of node 0.1, 40,000 of what was left of max_input_tokens, is used up so far\n"
     )
     assert events.answer == "done"
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlm_server.engine.budget import Budget, LimitReachedError, SubcallsExhaustedError
+from rlm_server.engine.budget import Budget, SubcallsExhaustedError
 from rlm_server.engine.limits import CompletionLimits
-from rlm_server.engine.ports import TokenCounts
 from rlm_server.engine.truncation import HeadAndTail, cut_middle
 from rlm_server.models.sse import EventDecoder
 from rlm_server.settings import Settings, SettingsError
@@ -64,15 +63,6 @@ def test_a_batch_takes_all_its_subcalls_or_none() -> None:
         budget.reserve_subcalls(4)
     assert budget.subcalls_left == 3
     budget.reserve_subcalls(3)
-
-
-def test_tokens_run_out_at_the_limit_and_not_before() -> None:
-    budget = Budget(CompletionLimits(max_input_tokens=10), FixedClock())
-    budget.record_model_call("m", TokenCounts(9, 100))
-    budget.check_tokens()
-    budget.record_model_call("m", TokenCounts(1, 0))
-    with pytest.raises(LimitReachedError, match="max_input_tokens of 10"):
-        budget.check_tokens()
 
 
 def test_remaining_time_never_falls_below_zero() -> None:

@@ -169,7 +169,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
         ("conversation_id", {"conversation_id": "c"}),
         ("keep_conversation", {"keep_conversation": True}),
         ("direct_answer_allowed", {"direct_answer_allowed": True}),
-        ("limits.max_cost_microdollars", limits(max_cost_microdollars=0)),
         ("contexts[1].image", contexts(TEXT, pb.ContextPart(image=pb.Image(data=b"x", media_type="image/png")))),
     ],
 )

@@ -29,7 +29,7 @@ from rlm_client import (
 )
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.configuration import read_configuration
+from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
 from rlm_server.cli.options import (
@@ -39,8 +39,11 @@ from rlm_server.cli.options import (
     CompactAtOption,
     ConfigOption,
     ContextWindowOption,
+    MaxCostOption,
     MaxDepthOption,
+    MaxInputTokensOption,
     MaxIterationsOption,
+    MaxOutputTokensOption,
     MaxSubcallsOption,
     ModelOption,
     SandboxOption,
@@ -87,6 +90,9 @@ def complete(
     max_depth: MaxDepthOption = None,
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
+    max_cost: MaxCostOption = None,
+    max_input_tokens: MaxInputTokensOption = None,
+    max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
     prompts: Annotated[
         str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
@@ -143,7 +149,13 @@ def complete(
     except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     limits = Limits(
-        max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
+        max_depth=max_depth,
+        max_iterations=max_iterations,
+        max_subcalls=max_subcalls,
+        wall_time_seconds=timeout,
+        max_cost_microdollars=microdollars(max_cost),
+        max_input_tokens=max_input_tokens,
+        max_output_tokens=max_output_tokens,
     )
     compaction = Compaction(threshold=compact_at, context_window_tokens=context_window)
     models = _Models(model, sub_model, tuple(child_model or ()))

@@ -21,6 +21,9 @@ FLAGS = {
     "--max-depth": "default_limits.max_depth",
     "--max-iterations": "default_limits.max_iterations",
     "--max-subcalls": "default_limits.max_subcalls",
+    "--max-cost": "default_limits.max_cost_microdollars",
+    "--max-input-tokens": "default_limits.max_input_tokens",
+    "--max-output-tokens": "default_limits.max_output_tokens",
     "--timeout": "default_limits.wall_time_seconds",
     "--data-dir": "data_dir",
     "--database": "database",
@@ -30,6 +33,11 @@ FLAGS = {
     "--log-level": "log_level",
 }
 """The setting that each flag sets."""
+
+
+def microdollars(amount: float | None) -> int | None:
+    """Returns an amount in US dollars in millionths of one."""
+    return None if amount is None else round(amount * 1_000_000)
 
 
 def read_configuration(

@@ -56,6 +56,18 @@ MaxSubcallsOption = Annotated[
     int | None,
     typer.Option("--max-subcalls", help="Sub-calls in all; each item of a batch counts."),
 ]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="DOLLARS", help="What models may cost, in US dollars, as 0.25."),
+]
+MaxInputTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-input-tokens", help="Tokens that may be sent to models."),
+]
+MaxOutputTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-output-tokens", help="Tokens that models may make."),
+]
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),

@@ -14,15 +14,18 @@ import typer
 from rlm_common.logs import configure_logging
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.configuration import read_configuration
+from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.data_directory import with_data_dir
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, choose_endpoint, started
 from rlm_server.cli.options import (
     ApiKeyFileOption,
     BaseUrlOption,
     ConfigOption,
+    MaxCostOption,
     MaxDepthOption,
+    MaxInputTokensOption,
     MaxIterationsOption,
+    MaxOutputTokensOption,
     MaxSubcallsOption,
     ModelOption,
     PromptsDirOption,
@@ -55,6 +58,9 @@ def serve(
     max_depth: MaxDepthOption = None,
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
+    max_cost: MaxCostOption = None,
+    max_input_tokens: MaxInputTokensOption = None,
+    max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
     data_dir: Annotated[
         Path | None,
@@ -92,6 +98,9 @@ def serve(
         "--max-depth": max_depth,
         "--max-iterations": max_iterations,
         "--max-subcalls": max_subcalls,
+        "--max-cost": microdollars(max_cost),
+        "--max-input-tokens": max_input_tokens,
+        "--max-output-tokens": max_output_tokens,
         "--timeout": timeout,
         "--data-dir": data_dir,
         "--database": database,

@@ -8,6 +8,7 @@ from rlm_api.rlm.v1 import event_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
+    from rlm_api.rlm.v1 import limits_pb2
     from rlm_client import Completion
 
 
@@ -74,5 +75,12 @@ def usage(completion: Completion) -> str:
     return (
         f"{completion.finish_reason} in {completion.wall_time_seconds:.1f} s: {completion.iterations} turns, "
         f"{completion.usage.subcall_count} sub-calls, {total.call_count} model calls, {total.input_tokens} tokens in, "
-        f"{total.output_tokens} out"
+        f"{total.output_tokens} out{_cost(total)}"
     )
+
+
+def _cost(total: limits_pb2.TokenUsage) -> str:
+    if not total.cost_microdollars:
+        return ""
+    unknown = f" and {total.unpriced_call_count} calls of unknown cost" if total.unpriced_call_count else ""
+    return f", ${total.cost_microdollars / 1e6:.4f}{unknown}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.budget import dollars
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
@@ -69,6 +70,8 @@ def status_line(tree: Tree, node: Node, iteration: int) -> str:
         texts.append(count(left.input_tokens, "input token"))
     if left.output_tokens is not None:
         texts.append(count(left.output_tokens, "output token"))
+    if left.cost_microdollars is not None:
+        texts.append(f"${dollars(left.cost_microdollars)}")
     return fill(
         run.prompts.turn,
         iteration=iteration,

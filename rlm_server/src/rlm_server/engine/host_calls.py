@@ -70,6 +70,7 @@ class HostCalls:
             "subcalls": left.subcalls,
             "input_tokens": left.input_tokens,
             "output_tokens": left.output_tokens,
+            "dollars": None if left.cost_microdollars is None else left.cost_microdollars / 1e6,
             "depth": limits.max_depth - self._node.depth,
             "concurrency": limits.max_concurrent_subcalls,
         }

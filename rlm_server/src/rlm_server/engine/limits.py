@@ -45,6 +45,7 @@ class CompletionLimits:
         wall_time_seconds: time of the completion.
         max_input_tokens: tokens sent to models.
         max_output_tokens: tokens made by models.
+        max_cost_microdollars: what models cost, in millionths of a US dollar.
         max_subcalls: number of sub-calls; each item of a batch counts.
         max_concurrent_subcalls: sub-calls that run at once.
         max_concurrent_calls_per_model: sub-calls that ask the same model at once.
@@ -59,6 +60,7 @@ class CompletionLimits:
     wall_time_seconds: float = 1800.0
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
+    max_cost_microdollars: int | None = None
     max_subcalls: int = 1000
     max_concurrent_subcalls: int = 16
     max_concurrent_calls_per_model: int | None = None
@@ -75,6 +77,7 @@ class CompletionLimits:
             wall_time=to_duration(self.wall_time_seconds),
             max_input_tokens=self.max_input_tokens,
             max_output_tokens=self.max_output_tokens,
+            max_cost_microdollars=self.max_cost_microdollars,
             max_subcalls=self.max_subcalls,
             max_concurrent_subcalls=self.max_concurrent_subcalls,
             max_concurrent_calls_per_model=self.max_concurrent_calls_per_model,
@@ -104,6 +107,7 @@ LEAST_LIMITS = {
     "max_iterations": 1,
     "max_input_tokens": 0,
     "max_output_tokens": 0,
+    "max_cost_microdollars": 0,
     "max_subcalls": 0,
     "max_concurrent_subcalls": 1,
     "max_concurrent_calls_per_model": 1,

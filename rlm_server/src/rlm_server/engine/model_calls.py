@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import CallRepeated, ModelRequest, ReplyEnd, TextPart
+from rlm_server.engine.budget import Reservation
+from rlm_server.engine.ports import (
+    CallRepeated,
+    ModelError,
+    ModelErrorKind,
+    ModelRequest,
+    ReplyEnd,
+    TextPart,
+    TokenCounts,
+)
 from rlm_server.engine.text import clean
+from rlm_server.engine.token_estimate import TokenBound, text_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rlm_api.rlm.v1 import limits_pb2
 
-    from rlm_server.engine.ports import Message
+    from rlm_server.engine.ports import Message, ModelInfo
     from rlm_server.engine.run import Run
 
 
@@ -32,6 +43,37 @@ class ModelReply:
     time_to_first_token_seconds: float
 
 
+@dataclass
+class _Call:
+    """A call that runs.
+
+    Args:
+        asked: the model that is asked now.
+        models: those that may be asked.
+        request: what is sent.
+        input_tokens: how many tokens that has, at most.
+        reservation: what is set aside for it.
+        received: what has come of the reply.
+        first_seconds: when the first of it came.
+        end: its end.
+        cost_nothing: it failed in a way that is not paid for.
+    """
+
+    asked: ModelInfo
+    models: Sequence[ModelInfo]
+    request: ModelRequest
+    input_tokens: int
+    reservation: Reservation
+    received: list[TextPart] = field(default_factory=list)
+    first_seconds: float | None = None
+    end: ReplyEnd | None = None
+    cost_nothing: bool = False
+
+    def estimate(self) -> TokenCounts:
+        """Returns what it took, as far as can be told without the endpoint's word."""
+        return TokenCounts(self.input_tokens, text_tokens([part.text for part in self.received]))
+
+
 class ModelCaller:
     """Calls models for the nodes of one completion.
 
@@ -41,7 +83,9 @@ class ModelCaller:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._bound = TokenBound()
         self._models_without_usage: set[str] = set()
+        self._models_without_price: set[str] = set()
 
     async def ask(
         self,
@@ -59,57 +103,109 @@ class ModelCaller:
             on_text: gets the reply as it comes in.
 
         Raises:
-            LimitReachedError: a limit of tokens is reached; nothing was sent.
+            LimitReachedError: what is left of tokens or money is not enough for the call, or for repeating it.
             ModelError: the call failed for good.
         """
-        run = self._run
-        run.budget.check_tokens()
-        start_seconds = run.clock.monotonic_seconds()
-        first_seconds: float | None = None
-        texts: list[str] = []
-        end: ReplyEnd | None = None
-        usage: limits_pb2.TokenUsage | None = None
-        request = ModelRequest(model, messages, run.spec.sampling, node_id)
-        asked = model
+        start_seconds = self._run.clock.monotonic_seconds()
+        call = await self._begin(node_id, model, messages)
         try:
-            async with contextlib.aclosing(run.models.stream(request)) as parts:
+            async with contextlib.aclosing(self._run.models.stream(call.request)) as parts:
                 async for part in parts:
                     if isinstance(part, ReplyEnd):
-                        end = part
-                        continue
-                    if isinstance(part, CallRepeated):
-                        texts.clear()
-                        if part.reply_had_begun:
-                            run.budget.record_model_call(asked, None)
-                        asked = part.model or asked
-                        await self._tell_repeated(node_id, part)
-                        continue
-                    if first_seconds is None:
-                        first_seconds = run.clock.monotonic_seconds()
-                    cleaned = TextPart(clean(part.text), part.reasoning)
-                    if not part.reasoning:
-                        texts.append(cleaned.text)
-                    if on_text is not None:
-                        await on_text(cleaned)
+                        call.end = part
+                    elif isinstance(part, CallRepeated):
+                        await self._repeat(node_id, call, part)
+                    else:
+                        cleaned = TextPart(clean(part.text), part.reasoning)
+                        call.received.append(cleaned)
+                        call.first_seconds = call.first_seconds or self._run.clock.monotonic_seconds()
+                        if on_text is not None:
+                            await on_text(cleaned)
+        except ModelError as error:
+            call.cost_nothing = not call.received and error.kind is not ModelErrorKind.TIMEOUT
+            raise
         finally:
-            # A call that fails or is cancelled after it was sent has cost something, but nobody says how much.
-            usage = run.budget.record_model_call(asked, end.tokens if end else None)
-        end_seconds = run.clock.monotonic_seconds()
-        if usage.unreported_call_count and asked not in self._models_without_usage:
-            self._models_without_usage.add(asked)
-            await run.events.warn(
-                node_id,
-                event_pb2.WARNING_CODE_USAGE_UNKNOWN,
-                f"the endpoint of {asked} does not report token usage, so limits on tokens cannot be kept",
-            )
+            usage = self._settle(call)
+        end_seconds = self._run.clock.monotonic_seconds()
+        await self._tell_of_unknown_usage(node_id, call.asked.name, usage)
         return ModelReply(
-            model=asked,
-            text="".join(texts),
-            stop_reason=end.stop_reason if end else "",
+            model=call.asked.name,
+            text="".join(part.text for part in call.received if not part.reasoning),
+            stop_reason=call.end.stop_reason if call.end else "",
             usage=usage,
             wall_time_seconds=end_seconds - start_seconds,
-            time_to_first_token_seconds=(first_seconds or end_seconds) - start_seconds,
+            time_to_first_token_seconds=(call.first_seconds or end_seconds) - start_seconds,
         )
+
+    async def _begin(self, node_id: str, model: str, messages: Sequence[Message]) -> _Call:
+        """Sets aside what a call can use, and makes its request.
+
+        Raises:
+            LimitReachedError: there is not enough left.
+        """
+        run = self._run
+        asked = run.models.info(model)
+        models = [asked, *(run.models.info(name) for name in asked.fallbacks)]
+        if run.spec.limits.max_cost_microdollars is not None:
+            await self._tell_of_unknown_prices(node_id, models)
+        input_tokens = self._bound.tokens(model, messages)
+        sampling = run.spec.sampling
+        reservation = await run.budget.reserve(
+            models, input_tokens, sampling.max_output_tokens or asked.max_output_tokens
+        )
+        if reservation.output_tokens is not None:
+            sampling = dataclasses.replace(sampling, max_output_tokens=reservation.output_tokens)
+        return _Call(asked, models, ModelRequest(model, messages, sampling, node_id), input_tokens, reservation)
+
+    async def _repeat(self, node_id: str, call: _Call, repeated: CallRepeated) -> None:
+        """Takes note that a call failed and is made again; what had come of its reply is void, but may have cost.
+
+        Raises:
+            LimitReachedError: with that, there is not enough left.
+        """
+        budget = self._run.budget
+        if repeated.reply_had_begun:
+            budget.record_model_call(call.asked, None, call.estimate())
+            budget.release(call.reservation)
+            call.reservation = Reservation()
+            call.received.clear()
+        if repeated.model:
+            call.asked = self._run.models.info(repeated.model)
+        await self._tell_repeated(node_id, repeated)
+        if repeated.reply_had_begun:
+            call.reservation = await budget.reserve(
+                call.models, call.input_tokens, call.request.sampling.max_output_tokens
+            )
+
+    def _settle(self, call: _Call) -> limits_pb2.TokenUsage:
+        """Counts a call that is over, however it ended, and ends its reservation."""
+        budget = self._run.budget
+        tokens = call.end.tokens if call.end else None
+        usage = budget.record_model_call(call.asked, tokens, None if call.cost_nothing else call.estimate())
+        budget.release(call.reservation)
+        if tokens is not None:
+            self._bound.learn(call.asked.name, call.request.messages, tokens.input_tokens)
+        return usage
+
+    async def _tell_of_unknown_usage(self, node_id: str, model: str, usage: limits_pb2.TokenUsage) -> None:
+        if usage.unreported_call_count and model not in self._models_without_usage:
+            self._models_without_usage.add(model)
+            await self._run.events.warn(
+                node_id,
+                event_pb2.WARNING_CODE_USAGE_UNKNOWN,
+                f"the endpoint of {model} does not report token usage, so limits on tokens are kept by estimates",
+            )
+
+    async def _tell_of_unknown_prices(self, node_id: str, models: Sequence[ModelInfo]) -> None:
+        for model in models:
+            if model.price is None and model.name not in self._models_without_price:
+                self._models_without_price.add(model.name)
+                await self._run.events.warn(
+                    node_id,
+                    event_pb2.WARNING_CODE_PRICE_UNKNOWN,
+                    f"the price of {model.name} is not configured, so the limit on cost holds only for what its "
+                    "endpoint reports itself, and after the fact",
+                )
 
     async def _tell_repeated(self, node_id: str, repeated: CallRepeated) -> None:
         code = event_pb2.WARNING_CODE_MODEL_FALLBACK if repeated.model else event_pb2.WARNING_CODE_MODEL_RETRY

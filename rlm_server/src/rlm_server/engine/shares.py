@@ -33,12 +33,14 @@ class Left:
         subcalls: sub-calls.
         input_tokens: tokens to be sent to models.
         output_tokens: tokens to be made by models.
+        cost_microdollars: what models cost, in millionths of a US dollar.
     """
 
     seconds: float
     subcalls: int
     input_tokens: int | None
     output_tokens: int | None
+    cost_microdollars: int | None
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Share:
             subcalls=max(0, self.given.subcalls - self.subcalls),
             input_tokens=_minus(self.given.input_tokens, self.usage.input_tokens),
             output_tokens=_minus(self.given.output_tokens, self.usage.output_tokens),
+            cost_microdollars=_minus(self.given.cost_microdollars, self.usage.cost_microdollars),
         )
 
 
@@ -81,6 +84,7 @@ class Shares:
             subcalls=min([budget.subcalls_left, *(left.subcalls for left in lefts)]),
             input_tokens=_least([budget.input_tokens_left, *(left.input_tokens for left in lefts)]),
             output_tokens=_least([budget.output_tokens_left, *(left.output_tokens for left in lefts)]),
+            cost_microdollars=_least([budget.cost_microdollars_left, *(left.cost_microdollars for left in lefts)]),
         )
 
     def give(self, parent_id: str, child_ids: Sequence[str]) -> None:
@@ -100,6 +104,7 @@ class Shares:
             subcalls=max(0, left.subcalls - sum(one.subcalls for one in promised)) // parts,
             input_tokens=_part(left.input_tokens, [one.input_tokens for one in promised], parts),
             output_tokens=_part(left.output_tokens, [one.output_tokens for one in promised], parts),
+            cost_microdollars=_part(left.cost_microdollars, [one.cost_microdollars for one in promised], parts),
         )
         for child_id in child_ids:
             self._shares[child_id] = _Share(share, now_seconds)
@@ -117,11 +122,15 @@ class Shares:
         now_seconds = self._clock.monotonic_seconds()
         for child_id, share in self._above(node_id):
             left = share.left(now_seconds)
-            for name in ("input_tokens", "output_tokens"):
+            for name, reason in (
+                ("input_tokens", event_pb2.FINISH_REASON_MAX_TOKENS),
+                ("output_tokens", event_pb2.FINISH_REASON_MAX_TOKENS),
+                ("cost_microdollars", event_pb2.FINISH_REASON_MAX_COST),
+            ):
                 if getattr(left, name) == 0:
                     given: int = getattr(share.given, name)
                     raise LimitReachedError(
-                        event_pb2.FINISH_REASON_MAX_TOKENS,
+                        reason,
                         f"the share of node {child_id}, {given:,} of what was left of max_{name}, is used up",
                     )
 

@@ -213,6 +213,10 @@ class Subcalls:
             return SubcallOutcome(event_pb2.FINISH_REASON_MODEL_ERROR, kind=error.kind.value, message=error.message)
         self._tree.add_usage(node_id, reply.usage)
         await self._tree.caller.emit_usage(node_id)
+        if reply.stop_reason == "length":
+            await self._run.events.warn(
+                node_id, event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens"
+            )
         if not reply.text.strip():
             message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"
             if reply.stop_reason == "length":

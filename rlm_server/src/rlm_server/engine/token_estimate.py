@@ -1,28 +1,57 @@
-"""How many tokens messages are likely to have, told without the model's own tokenizer."""
+"""An upper bound of the tokens that messages have, told without the model's own tokenizer.
+
+`tokens` has the estimate that is as often too low as too high; this one is for what must not be exceeded.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.tokens import size_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlm_server.engine.ports import Message
 
-_BYTES_PER_TOKEN = 3
+_TOKENS_PER_BYTE = 0.5
+_LEAST_TOKENS_PER_BYTE = 0.3
+_MOST_TOKENS_PER_BYTE = 1.0
+_MARGIN = 1.2
 _TOKENS_PER_MESSAGE = 8
+_LEAST_BYTES_TO_LEARN_FROM = 1000
 
 
-def estimate_tokens(messages: Sequence[Message]) -> int:
-    """Returns a number of tokens that messages rarely exceed.
+class TokenBound:
+    """Bounds the tokens of messages by their bytes in UTF-8, and learns from what endpoints report.
 
-    Tokenizers make a token of some four bytes of English prose, and of three or more of code and of most other
-    languages in UTF-8.
+    Until a model's endpoint has reported something, a token is taken for two bytes, which few texts exceed. After that
+    it is the most that was seen, and a fifth more.
     """
-    return sum(estimate_text_tokens(message.content) + _TOKENS_PER_MESSAGE for message in messages)
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def tokens(self, model: str, messages: Sequence[Message]) -> int:
+        """Returns a number of tokens that messages rarely exceed."""
+        seen = self._seen.get(model)
+        ratio = _TOKENS_PER_BYTE if seen is None else max(_LEAST_TOKENS_PER_BYTE, seen * _MARGIN)
+        return estimate_tokens(messages, min(ratio, _MOST_TOKENS_PER_BYTE))
+
+    def learn(self, model: str, messages: Sequence[Message], input_tokens: int) -> None:
+        """Takes note of the tokens that an endpoint counted in these messages."""
+        size = size_bytes(messages)
+        if size >= _LEAST_BYTES_TO_LEARN_FROM:
+            ratio = (input_tokens - _TOKENS_PER_MESSAGE * len(messages)) / size
+            self._seen[model] = max(ratio, self._seen.get(model, 0.0))
 
 
-def estimate_text_tokens(text: str) -> int:
-    """Returns a number of tokens that a text rarely exceeds."""
-    return math.ceil((len(text) if text.isascii() else len(text.encode())) / _BYTES_PER_TOKEN)
+def estimate_tokens(messages: Sequence[Message], tokens_per_byte: float = _TOKENS_PER_BYTE) -> int:
+    """Returns the tokens of messages that have so many for a byte."""
+    return math.ceil(size_bytes(messages) * tokens_per_byte) + _TOKENS_PER_MESSAGE * len(messages)
+
+
+def text_tokens(texts: Sequence[str]) -> int:
+    """Returns a number of tokens that texts rarely exceed."""
+    return math.ceil(sum(len(text) if text.isascii() else len(text.encode()) for text in texts) * _TOKENS_PER_BYTE)

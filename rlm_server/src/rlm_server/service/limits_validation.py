@@ -46,6 +46,7 @@ def resolve_limits(
         max_iterations=number("max_iterations"),
         max_input_tokens=optional_number("max_input_tokens"),
         max_output_tokens=optional_number("max_output_tokens"),
+        max_cost_microdollars=optional_number("max_cost_microdollars"),
         max_subcalls=number("max_subcalls"),
         max_concurrent_subcalls=number("max_concurrent_subcalls"),
         max_concurrent_calls_per_model=optional_number("max_concurrent_calls_per_model"),

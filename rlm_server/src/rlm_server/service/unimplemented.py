@@ -68,8 +68,6 @@ def refuse_unimplemented_fields(request: pb.CompleteRequest) -> None:
     for name in _SCALAR_FIELDS:
         if getattr(request, name):
             raise not_implemented(name)
-    if request.limits.HasField("max_cost_microdollars"):
-        raise not_implemented("limits.max_cost_microdollars")
     for index, part in enumerate(request.contexts):
         if part.WhichOneof("value") == "image":
             raise not_implemented(f"contexts[{index}].image")

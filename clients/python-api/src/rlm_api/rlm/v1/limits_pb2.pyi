@@ -48,11 +48,17 @@ class Limits(message.Message):
     max_iterations: builtins.int
     """max_iterations is the number of turns of one node, at least 1. Default 30."""
     max_input_tokens: builtins.int
-    """max_input_tokens is how many tokens may be sent to models. Default unlimited."""
+    """max_input_tokens is how many tokens may be sent to models. Default unlimited. Before a call the most that it is
+    likely to send is set aside, so that calls at once cannot overshoot; likewise with the next two.
+    """
     max_output_tokens: builtins.int
-    """max_output_tokens is how many tokens models may produce. Default unlimited."""
+    """max_output_tokens is how many tokens models may produce. Default unlimited. With a limit on this or on cost, each
+    reply is given a limit of its own.
+    """
     max_cost_microdollars: builtins.int
-    """max_cost_microdollars is how much models may cost, in millionths of a US dollar. Default unlimited."""
+    """max_cost_microdollars is how much models may cost, in millionths of a US dollar. Default unlimited. Of a model
+    whose price the server does not know, only what its endpoint reports is counted; a PRICE_UNKNOWN warning says so.
+    """
     max_subcalls: builtins.int
     """max_subcalls is the number of sub-calls; each item of a batch counts. Default 1000."""
     max_concurrent_subcalls: builtins.int
@@ -195,6 +201,7 @@ class TokenUsage(message.Message):
     REASONING_TOKENS_FIELD_NUMBER: builtins.int
     COST_MICRODOLLARS_FIELD_NUMBER: builtins.int
     UNREPORTED_CALL_COUNT_FIELD_NUMBER: builtins.int
+    UNPRICED_CALL_COUNT_FIELD_NUMBER: builtins.int
     call_count: builtins.int
     """call_count is the number of model calls."""
     input_tokens: builtins.int
@@ -211,6 +218,10 @@ class TokenUsage(message.Message):
     """unreported_call_count is the number of calls whose tokens the endpoint did not report, and which are not counted in
     the other fields.
     """
+    unpriced_call_count: builtins.int
+    """unpriced_call_count is the number of calls whose cost is not known, as neither the server's configuration nor the
+    endpoint tells it; `cost_microdollars` is without them.
+    """
     def __init__(
         self,
         *,
@@ -221,10 +232,11 @@ class TokenUsage(message.Message):
         reasoning_tokens: builtins.int = ...,
         cost_microdollars: builtins.int = ...,
         unreported_call_count: builtins.int = ...,
+        unpriced_call_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cached_input_tokens", b"cached_input_tokens", "call_count", b"call_count", "cost_microdollars", b"cost_microdollars", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "unreported_call_count", b"unreported_call_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cached_input_tokens", b"cached_input_tokens", "call_count", b"call_count", "cost_microdollars", b"cost_microdollars", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "unpriced_call_count", b"unpriced_call_count", "unreported_call_count", b"unreported_call_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
