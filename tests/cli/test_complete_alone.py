@@ -135,3 +135,44 @@ def test_functions_of_a_file_are_tools_in_the_sandbox(run_rlm, tmp_path):
     assert "0 answer | 42" in done.stdout, done.stderr
     bad = run_rlm("complete", "--context", str(tools), "--tool", str(tmp_path / "missing.py"), query)
     assert (bad.returncode, "missing.py cannot be read" in bad.stderr) == (2, True)
+
+
+def test_an_answer_schema_gives_json(run_rlm, documents, tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {
+            "count": {"type": "integer"},
+            "found": {"type": "boolean"},
+            "lines": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"file": {"type": "string"}, "line": {"type": "integer"}}},
+            },
+        },
+        "required": ["count", "found", "lines"],
+    }
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    done = run_rlm("complete", "--quiet", "--answer-schema", str(file), "--context", str(documents), QUERY)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["count"], answer["found"]) == (13, True)
+    assert {"file": "package/07.py", "line": 3} in answer["lines"]
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "Expecting"), ("[]", "is no JSON object"), (None, "No such file")])
+def test_a_file_that_is_no_answer_schema_is_bad_input(run_rlm, documents, tmp_path, text, words):
+    file = tmp_path / "schema.json"
+    if text is not None:
+        file.write_text(text)
+    done = run_rlm("complete", "--answer-schema", str(file), "--context", str(documents), QUERY)
+    assert done.returncode == 2
+    assert f"--answer-schema {file}" in done.stderr
+    assert words in done.stderr
+
+
+def test_a_schema_that_the_server_does_not_take_is_bad_input(run_rlm, documents, tmp_path):
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "text"}')
+    done = run_rlm("complete", "--answer-schema", str(file), "--context", str(documents), QUERY)
+    assert done.returncode == 2
+    assert "answer_schema: is no JSON Schema" in done.stderr

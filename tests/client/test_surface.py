@@ -11,8 +11,9 @@ from rlm_client import _errors
 from rlm_client._channel import SERVICE_CONFIG
 
 PUBLIC_NAMES = """
-AccessError AlreadyExistsError AsyncClient AsyncEventStream CallCancelledError CallDeadlineError Client Compaction
-Completion Context ContextError Directory Event EventStream FieldViolation FinishReason InvalidRequestError Limits
+AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient AsyncEventStream CallCancelledError
+CallDeadlineError Client Compaction Completion Context ContextError Directory Event EventStream FieldViolation
+FinishReason InvalidRequestError JsonSchema Limits
 Models NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError
 Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError Tool
 ToolDefinitionError UnavailableError WrongStateError prepare read_directory
@@ -64,4 +65,4 @@ def test_only_unary_calls_are_retried():
 def test_the_package_needs_neither_server():
     requirements = importlib.metadata.requires("rlm-client") or []
     names = {requirement.partition("=")[0].partition(">")[0] for requirement in requirements}
-    assert names == {"grpcio", "grpcio-status", "protobuf", "rlm-api"}
+    assert names == {"grpcio", "grpcio-status", "protobuf", "rlm-api", "typing-extensions"}

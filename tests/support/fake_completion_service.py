@@ -76,9 +76,12 @@ def finished(
     *,
     partial: bool = False,
     error: str = "",
+    answer_json: str = "",
 ) -> event_pb2.CompletionFinished:
     """The last event's content."""
-    return event_pb2.CompletionFinished(finish_reason=reason, answer=answer, partial=partial, error=error, iterations=1)
+    return event_pb2.CompletionFinished(
+        finish_reason=reason, answer=answer, answer_json=answer_json, partial=partial, error=error, iterations=1
+    )
 
 
 def ending_with(last: event_pb2.CompletionFinished) -> list[event_pb2.Event]:

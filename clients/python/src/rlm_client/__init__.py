@@ -8,6 +8,7 @@ print(client.completion(Path("book.txt"), "Who dies first?").answer)
 
 from rlm_api.rlm.v1.event_pb2 import Event
 
+from rlm_client._answer_types import JsonSchema
 from rlm_client._async import AsyncClient, AsyncEventStream
 from rlm_client._completion import Completion, FinishReason, Models
 from rlm_client._context import Context, Part, PreparedContext, prepare
@@ -15,6 +16,8 @@ from rlm_client._directory import Directory, SkippedFile, read_directory
 from rlm_client._errors import (
     AccessError,
     AlreadyExistsError,
+    AnswerTypeError,
+    AnswerValueError,
     CallCancelledError,
     CallDeadlineError,
     ContextError,
@@ -40,6 +43,8 @@ from rlm_client._tools import Tool
 __all__ = [
     "AccessError",
     "AlreadyExistsError",
+    "AnswerTypeError",
+    "AnswerValueError",
     "AsyncClient",
     "AsyncEventStream",
     "CallCancelledError",
@@ -55,6 +60,7 @@ __all__ = [
     "FieldViolation",
     "FinishReason",
     "InvalidRequestError",
+    "JsonSchema",
     "Limits",
     "Models",
     "NotFoundError",

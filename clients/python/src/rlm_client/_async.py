@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 
+from rlm_client._answer_types import JsonSchema, resolve
 from rlm_client._channel import OPTIONS
-from rlm_client._completion import Completion, EventFold, Models
+from rlm_client._completion import Completion, EventFold, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import CallCancelledError, from_rpc_error
 from rlm_client._prompts import PromptSets
@@ -65,8 +66,10 @@ class AsyncClient:
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
+        answer_type: type[T] | JsonSchema | None = None,
+        look_required: bool | None = None,
         timeout_seconds: float | None = None,
-    ) -> Completion:
+    ) -> Completion[T]:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
         stream = await self.stream(
             context,
@@ -81,6 +84,8 @@ class AsyncClient:
             tools=tools,
             cache_subcalls=cache_subcalls,
             seed=seed,
+            answer_type=answer_type,
+            look_required=look_required,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -101,8 +106,10 @@ class AsyncClient:
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
+        answer_type: type[T] | JsonSchema | None = None,
+        look_required: bool | None = None,
         timeout_seconds: float | None = None,
-    ) -> AsyncEventStream:
+    ) -> AsyncEventStream[T]:
         """Answers a query over a context, event by event.
 
         Arguments are those of `Client.completion`. A large context is uploaded before this returns.
@@ -110,9 +117,12 @@ class AsyncClient:
         Raises:
             ContextError: the context cannot be read or sent.
             ToolDefinitionError: a function cannot be a tool.
+            AnswerTypeError: the type has no JSON Schema.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
         all_tools = as_tools(tools)
+        wanted = resolve(answer_type) if answer_type is not None else None
+        read = wanted.read if wanted is not None else None
         request = build_request(
             query,
             model=model,
@@ -125,15 +135,18 @@ class AsyncClient:
             tools=all_tools,
             cache_subcalls=cache_subcalls,
             seed=seed,
+            answer_type=wanted,
+            look_required=look_required,
         )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
         if not served:
-            return AsyncEventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+            plain = self._stub.Complete(request, timeout=timeout_seconds)
+            return AsyncEventStream(plain, prepared.skipped_files, read=read)
         calls = ToolTasks(request, served)
         call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
-        return AsyncEventStream(call, prepared.skipped_files, calls)
+        return AsyncEventStream(call, prepared.skipped_files, calls, read=read)
 
     async def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -182,7 +195,7 @@ class AsyncClient:
         return part.uploaded(response.context_id)
 
 
-class AsyncEventStream:
+class AsyncEventStream(Generic[T]):
     """The events of a completion, as they happen. Leaving its `async with` block cancels a completion that runs."""
 
     def __init__(
@@ -191,11 +204,12 @@ class AsyncEventStream:
         | grpc.aio.StreamStreamCall[pb.CompleteWithToolsRequest, pb.CompleteWithToolsResponse],
         skipped_files: Sequence[SkippedFile],
         tool_calls: ToolTasks | None = None,
+        read: Callable[[str], T] | None = None,
     ) -> None:
         self._call = call
         self._tool_calls = tool_calls
         self._responses: AsyncIterator[pb.CompleteResponse | pb.CompleteWithToolsResponse] = aiter(call)
-        self._fold = EventFold(skipped_files)
+        self._fold = EventFold(skipped_files, read)
         self._cancelled = False
         self.skipped_files = tuple(skipped_files)
         """Files of directories in the context that were left out."""
@@ -231,7 +245,7 @@ class AsyncEventStream:
             self._tool_calls.take(response.event)
         return response.event
 
-    async def result(self) -> Completion:
+    async def result(self) -> Completion[T]:
         """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
 
         Raises:

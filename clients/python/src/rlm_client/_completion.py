@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic
 
 from rlm_api.rlm.v1 import event_pb2
+from typing_extensions import TypeVar
 
+from rlm_client._answer_types import read_value
 from rlm_client._errors import StreamEndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rlm_api.rlm.v1 import completion_service_pb2 as pb
     from rlm_api.rlm.v1 import limits_pb2
@@ -47,8 +49,11 @@ class FinishReason(enum.StrEnum):
             return cls.UNSPECIFIED
 
 
+T = TypeVar("T", default=Any)
+
+
 @dataclass(frozen=True)
-class Completion:
+class Completion(Generic[T]):
     """A completion that has ended.
 
     Args:
@@ -62,6 +67,8 @@ class Completion:
         wall_time_seconds: how long it took.
         event_count: number of its events.
         skipped_files: files of directories in the context that were left out.
+        answer_json: the answer as JSON, if a type was asked for and the answer, a partial one too, matches it.
+        read: makes the value of it; None if no type was asked for.
     """
 
     completion_id: str
@@ -74,6 +81,17 @@ class Completion:
     wall_time_seconds: float
     event_count: int
     skipped_files: Sequence[SkippedFile]
+    answer_json: str = ""
+    read: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def value(self) -> T | None:
+        """The answer as a value of the type that was asked for; None if there is none, or no type was asked for.
+
+        Raises:
+            AnswerValueError: it matches the type's schema, but not what the type checks besides.
+        """
+        return None if self.read is None or not self.answer_json else read_value(self.read, self.answer_json)
 
 
 @dataclass(frozen=True)
@@ -106,8 +124,9 @@ class Models:
 class EventFold:
     """Follows the events of a stream until it can tell what the completion came to."""
 
-    def __init__(self, skipped_files: Sequence[SkippedFile]) -> None:
+    def __init__(self, skipped_files: Sequence[SkippedFile], read: Callable[[str], Any] | None = None) -> None:
         self._skipped_files = tuple(skipped_files)
+        self._read = read
         self._last: event_pb2.Event | None = None
         self._count = 0
 
@@ -121,7 +140,7 @@ class EventFold:
         """Whether the last event has come."""
         return self._last is not None and self._last.WhichOneof("kind") == "finished"
 
-    def completion(self) -> Completion:
+    def completion(self) -> Completion[Any]:
         """Returns what the completion came to.
 
         Raises:
@@ -142,4 +161,6 @@ class EventFold:
             wall_time_seconds=finished.wall_time.ToNanoseconds() / 1e9,
             event_count=self._count,
             skipped_files=self._skipped_files,
+            answer_json=finished.answer_json,
+            read=self._read,
         )

@@ -3,6 +3,8 @@
     RlmError                            anything that this package raises on purpose
     ├── ContextError                    a context that cannot be read or sent; raised before any call (a ValueError too)
     ├── ToolDefinitionError             a function that cannot be a tool; raised before any call (a ValueError too)
+    ├── AnswerTypeError                 a type that has no JSON Schema; raised before any call (a ValueError too)
+    ├── AnswerValueError                an answer that its type does not take, though its JSON Schema does (likewise)
     ├── StreamEndedError                a stream ended without its `finished` event
     └── StatusError                     an RPC failed: code, reason, message, metadata
         ├── InvalidRequestError         INVALID_ARGUMENT: field_violations names each wrong field
@@ -52,6 +54,14 @@ class ContextError(RlmError, ValueError):
         super().__init__(f"{source}: {message}")
         self.source = source
         self.byte_offset = byte_offset
+
+
+class AnswerTypeError(RlmError, ValueError):
+    """A type that an answer cannot have, as it has no JSON Schema."""
+
+
+class AnswerValueError(RlmError, ValueError):
+    """An answer that matches the JSON Schema of its type, but not what the type checks besides."""
 
 
 class ToolDefinitionError(RlmError, ValueError):

@@ -9,6 +9,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rlm_client._answer_types import AnswerType
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -27,6 +28,8 @@ def build_request(
     tools: Sequence[Tool],
     cache_subcalls: bool,
     seed: int | None,
+    answer_type: AnswerType | None,
+    look_required: bool | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
     return pb.CompleteRequest(
@@ -41,4 +44,6 @@ def build_request(
         tools=[tool.to_proto() for tool in tools],
         cache_subcalls=cache_subcalls,
         seed=seed,
+        answer_schema=answer_type.schema_json if answer_type is not None else "",
+        look_required=look_required,
     )

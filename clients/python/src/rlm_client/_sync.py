@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 
+from rlm_client._answer_types import JsonSchema, resolve
 from rlm_client._channel import OPTIONS
-from rlm_client._completion import Completion, EventFold, Models
+from rlm_client._completion import Completion, EventFold, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
@@ -64,8 +65,10 @@ class Client:
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
+        answer_type: type[T] | JsonSchema | None = None,
+        look_required: bool | None = None,
         timeout_seconds: float | None = None,
-    ) -> Completion:
+    ) -> Completion[T]:
         """Answers a query over a context.
 
         Args:
@@ -86,6 +89,9 @@ class Client:
             cache_subcalls: identical sub-calls are made once.
             seed: the same replies of models give the same events, but for the completion's id; sub-calls are made one
                 at a time. Default: unpredictable.
+            answer_type: what the answer must be: a pydantic model, a dataclass, another type that JSON can express, or
+                a JSON Schema. `Completion.value` is then of that type. Default: any text.
+            look_required: an answer is refused that comes before any look at the context. Default: the server's.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -97,6 +103,7 @@ class Client:
         Raises:
             ContextError: the context cannot be read or sent.
             ToolDefinitionError: a function cannot be a tool.
+            AnswerTypeError: the type has no JSON Schema.
             StatusError: the call failed; the subclass says how.
             StreamEndedError: the server broke off.
         """
@@ -113,6 +120,8 @@ class Client:
             tools=tools,
             cache_subcalls=cache_subcalls,
             seed=seed,
+            answer_type=answer_type,
+            look_required=look_required,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
@@ -132,8 +141,10 @@ class Client:
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
+        answer_type: type[T] | JsonSchema | None = None,
+        look_required: bool | None = None,
         timeout_seconds: float | None = None,
-    ) -> EventStream:
+    ) -> EventStream[T]:
         """Answers a query over a context, event by event.
 
         Arguments are those of `completion`. A large context is uploaded before this returns.
@@ -141,9 +152,12 @@ class Client:
         Raises:
             ContextError: the context cannot be read or sent.
             ToolDefinitionError: a function cannot be a tool.
+            AnswerTypeError: the type has no JSON Schema.
             StatusError: the upload failed. Errors of the completion itself are raised by the stream.
         """
         all_tools = as_tools(tools)
+        wanted = resolve(answer_type) if answer_type is not None else None
+        read = wanted.read if wanted is not None else None
         request = build_request(
             query,
             model=model,
@@ -156,15 +170,18 @@ class Client:
             tools=all_tools,
             cache_subcalls=cache_subcalls,
             seed=seed,
+            answer_type=wanted,
+            look_required=look_required,
         )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
         if not served:
-            return EventStream(self._stub.Complete(request, timeout=timeout_seconds), prepared.skipped_files)
+            plain = self._stub.Complete(request, timeout=timeout_seconds)
+            return EventStream(plain, prepared.skipped_files, read=read)
         calls = ToolThreads(request, served)
         call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
-        return EventStream(call, prepared.skipped_files, calls)
+        return EventStream(call, prepared.skipped_files, calls, read=read)
 
     def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -213,7 +230,7 @@ class Client:
         return part.uploaded(response.context_id)
 
 
-class EventStream:
+class EventStream(Generic[T]):
     """The events of a completion, as they happen. Leaving its `with` block cancels a completion that still runs."""
 
     def __init__(
@@ -221,10 +238,11 @@ class EventStream:
         call: grpc._CallIterator[pb.CompleteResponse] | grpc._CallIterator[pb.CompleteWithToolsResponse],
         skipped_files: Sequence[SkippedFile],
         tool_calls: ToolThreads | None = None,
+        read: Callable[[str], T] | None = None,
     ) -> None:
         self._call = call
         self._tool_calls = tool_calls
-        self._fold = EventFold(skipped_files)
+        self._fold = EventFold(skipped_files, read)
         self.skipped_files = tuple(skipped_files)
         """Files of directories in the context that were left out."""
 
@@ -254,7 +272,7 @@ class EventStream:
         event: event_pb2.Event = response.event
         return event
 
-    def result(self) -> Completion:
+    def result(self) -> Completion[T]:
         """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
 
         Raises:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from rlm_client import (
     CallCancelledError,
     Compaction,
     ContextError,
+    JsonSchema,
     Limits,
     PreparedContext,
     Prompts,
@@ -29,6 +31,7 @@ from rlm_client import (
 )
 
 from rlm_server.cli import exit_codes
+from rlm_server.cli.answer_schema import read_schema
 from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
@@ -114,6 +117,13 @@ def complete(
         int | None,
         typer.Option("--seed", help="The same replies give the same events; sub-calls are made one at a time."),
     ] = None,
+    answer_schema: Annotated[
+        Path | None,
+        typer.Option("--answer-schema", metavar="FILE", help="JSON Schema that the answer must match; gives JSON."),
+    ] = None,
+    require_look: Annotated[
+        bool, typer.Option("--require-look", help="Refuse answers that come before any look at the context.")
+    ] = False,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
@@ -134,6 +144,7 @@ def complete(
         read, skipped = read_contexts(context, glob=glob, exclude=exclude or (), charset=charset)
         chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
         tools = [one for path in tool or () for one in Tool.all_in_file(path)]
+        wanted = _Answer(read_schema(answer_schema), True if require_look else None)
         endpoint = None
         if server is None:
             flags = {
@@ -170,6 +181,7 @@ def complete(
         chosen_prompts,
         compaction,
         tools,
+        wanted,
         cache_subcalls,
         seed,
         output,
@@ -185,6 +197,12 @@ class _Models:
 
 
 @dataclass(frozen=True)
+class _Answer:
+    schema: JsonSchema | None
+    look_required: bool | None
+
+
+@dataclass(frozen=True)
 class _Call:
     query: str
     context: PreparedContext
@@ -196,6 +214,7 @@ class _Call:
     prompts: Prompts
     compaction: Compaction
     tools: Sequence[Tool]
+    answer: _Answer
     cache_subcalls: bool
     seed: int | None
     output: Path | None
@@ -248,12 +267,16 @@ class _Call:
                 tools=self.tools,
                 cache_subcalls=self.cache_subcalls,
                 seed=self.seed,
+                answer_type=self.answer.schema,
+                look_required=self.answer.look_required,
             )
             async with stream:
                 with renderer:
                     async for event in stream:
                         renderer.event(event)
                 completion = await stream.result()
+            if completion.answer_json:
+                completion = dataclasses.replace(completion, answer=completion.answer_json)
             renderer.completion(completion)
         if self.output is not None:
             await asyncio.to_thread(self.output.write_text, completion.answer, encoding="utf-8")

@@ -30,6 +30,7 @@ _QUERY = (
     re.compile(r"^(?:Query|Question|Task|Answer the following):[ \n](.*)", re.MULTILINE),
 )
 _DICTATED = re.compile(r"<reply>\n?(.*?)\n?</reply>", re.DOTALL)
+_SCHEMA = re.compile(r"matches this JSON Schema:\n\n(\{.*\})$", re.MULTILINE)
 _STEP = re.compile(r"^# demo-model step (\d):", re.MULTILINE)
 
 
@@ -42,11 +43,12 @@ def reply_to(messages: Sequence[Message]) -> str:
     if dictated:
         return dictated[len(said)] if len(said) < len(dictated) else "FINAL(demo-model: nothing more was dictated)"
     if "llm_query" in system:
-        return _repl_reply(asked, said)
+        schema = _SCHEMA.search(system)
+        return _repl_reply(asked, said, schema[1] if schema else "")
     return read(asked[-1])
 
 
-def _repl_reply(asked: Sequence[str], said: Sequence[str]) -> str:
+def _repl_reply(asked: Sequence[str], said: Sequence[str], schema: str) -> str:
     step = _last_step(said)
     if step == 0:
         code = repl_code.LOOK.replace("@QUERY@", repr(_query(asked[0])))
@@ -61,6 +63,9 @@ def _repl_reply(asked: Sequence[str], said: Sequence[str]) -> str:
         return _with_code("Sub-models judge the lines found; code adds their verdicts up.", repl_code.ASK)
     if _CHILD in _query(asked[0]):
         return _with_code("The report is ready for the parent.", repl_code.ANSWER_OF_CHILD)
+    if schema:
+        code = repl_code.ANSWER_TYPED.replace("@SCHEMA@", repr(schema))
+        return _with_code("The answer has a schema, which I fill in.", code)
     return f"The report holds the answer. {_SELF}\n\nFINAL_VAR(report)"
 
 

@@ -129,6 +129,42 @@ answer["content"] = report
 answer["ready"] = True
 """
 
+ANSWER_TYPED = r'''
+# demo-model step 4: fill the schema by the kind of each value
+schema = json.loads(@SCHEMA@)
+
+def fill(part, name="", place=None, depth=0):
+    """Numbers count the lines found, texts are the report; in a list of objects they tell of one line each."""
+    if "$ref" in part and depth < 8:
+        target = schema
+        for key in part["$ref"].split("/")[1:]:
+            target = target[key]
+        return fill(target, name, place, depth + 1)
+    if "const" in part or "enum" in part:
+        return part["const"] if "const" in part else part["enum"][0]
+    choices = [one for one in part.get("anyOf") or part.get("oneOf") or [] if one.get("type") != "null"]
+    if choices:
+        return fill(choices[0], name, place, depth + 1)
+    kind = part.get("type")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    where, _, number = (place or "").rpartition(":")
+    if kind == "object":
+        wanted = part.get("properties", {}) if depth < 8 else {}
+        return {key: fill(one, key, place, depth + 1) for key, one in wanted.items()}
+    if kind == "array":
+        places = yes if depth < 8 and place is None else []
+        return [fill(part.get("items", {"type": "string"}), name, one, depth + 1) for one in places]
+    if kind in ("integer", "number"):
+        return int(number) if place else len(yes)
+    if kind in ("boolean", "null"):
+        return bool(yes) if kind == "boolean" else None
+    if place is None:
+        return report
+    return where if "file" in name or "path" in name else read(where, int(number)) if "text" in name else place
+
+FINAL(fill(schema))
+'''
+
 GIVE_UP = """
 # demo-model step 5: give up
 answer["content"] = @MESSAGE@
