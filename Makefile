@@ -14,6 +14,7 @@ demo: setup ## Answer a real question over the standard library's source, with t
 	@scripts/demo.sh
 
 test: setup lint types ## Lint, check types, run the tests
+	@$(BIN)/rlm-sandbox image build
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## Run the tests that take too long for `make test`

@@ -95,7 +95,7 @@ def test_each_flag_of_the_sandbox_server_is_there_with_its_variable_and_default(
 
 def test_each_flag_of_the_other_commands_is_there() -> None:
     table = next(tables(PAGE, "The other commands"))
-    listed = {command: sorted(flags.split(", ")) for command, flags in table[1:]}
+    listed = {command: sorted(flags.split(", ")) if flags else [] for command, flags in table[1:]}
     others = [name for name in all_commands() if not name.endswith(" serve")]
     assert listed == {name: sorted(options(name)) for name in others}
 

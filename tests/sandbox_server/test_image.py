@@ -54,7 +54,7 @@ def test_of_several_processes_one_compiles_a_damaged_image_again_and_the_others_
     builders = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
     said = "".join(builder.communicate(timeout=100)[1] for builder in builders)
     assert [builder.returncode for builder in builders] == [0, 0, 0]
-    assert said.count("compiling the sandbox image for this machine (once, about 10 s) ...") == 1
+    assert said.count("compiling the standard sandbox image for this machine (once, about 10 s) ...") == 1
     assert said.count("waiting for another process that builds the sandbox image ...") <= 2
     assert said.count(f"image standard {image.digest[:16]} is in {whole}") == 3
     assert find_image(whole) == image
@@ -82,14 +82,14 @@ def test_other_sources_or_another_machine_have_another_name(
     before = find_image(whole)
     assert before is not None
     monkeypatch.setattr(cache, "_cpu_features", lambda: b"another machine")
-    other_machine = cache._expected_image(whole)
+    other_machine = cache._expected_image(whole, None)
     assert other_machine.digest == before.digest
     assert other_machine.path != before.path
     guest = tmp_path / "guest"
     shutil.copytree(cache._GUEST, guest)
     (guest / "app.py").write_text((guest / "app.py").read_text() + "\n# changed\n")
     monkeypatch.setattr(cache, "_GUEST", guest)
-    assert cache._expected_image(whole).digest != before.digest
+    assert cache._expected_image(whole, None).digest != before.digest
 
 
 def test_a_failed_build_tells_what_the_tool_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

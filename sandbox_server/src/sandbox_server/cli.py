@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sys
-import typing
 from pathlib import Path
 from typing import Annotated
 
@@ -16,18 +15,18 @@ import typer
 from rlm_common.logs import configure_logging
 
 from sandbox_server import local_run
-from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image, load_or_build_image
-from sandbox_server.model import MIB, Limits, Outcome, SandboxSpec
+from sandbox_server.cli_image import image_app
+from sandbox_server.cli_words import EXIT_CODE_TROUBLE, fail, say
+from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image
+from sandbox_server.model import MIB, STANDARD_IMAGE, Limits, Outcome, SandboxSpec
 from sandbox_server.server import create_server
 from sandbox_server.settings import DEFAULT_LISTEN, Settings
 from sandbox_server.worker.process import WorkerStartError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs Python code in WebAssembly sandboxes.")
-image_app = typer.Typer(no_args_is_help=True, help="The guest image.")
 app.add_typer(image_app, name="image")
 
 _EXIT_CODE_FAILED_CODE = 1
-_EXIT_CODE_TROUBLE = 3
 
 
 class _LogLevel(enum.Enum):
@@ -116,13 +115,13 @@ def serve(
     try:
         asyncio.run(_serve(settings))
     except (ImageBuildError, WorkerStartError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 async def _serve(settings: Settings) -> None:
-    server = await create_server(settings, _say)
+    server = await create_server(settings, say)
     await server.start()
-    _say(f"sandbox server listens on {', '.join(server.addresses)}")
+    say(f"sandbox server listens on {', '.join(server.addresses)}")
     await server.serve_until_signal(settings.grace_seconds)
 
 
@@ -155,6 +154,7 @@ def run(
     timeout: Annotated[
         float, typer.Option(min=0.001, max=1e6, help="Seconds it may take.")
     ] = Limits().wall_time_seconds,
+    image: Annotated[str, typer.Option(help="The guest image; see `rlm-sandbox image list`.")] = STANDARD_IMAGE,
     output_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Runs one cell in a fresh sandbox, and shows its result and what it cost.
@@ -170,15 +170,16 @@ def run(
             limits=limits,
             inputs=local_run.read_inputs(input_file or []),
             files=local_run.read_files(scratch_file or []),
+            image=image,
         )
         outputs = local_run.read_outputs(output_file or [])
-        result = local_run.run_cell(code, spec, _say, echo=not output_json, outputs=outputs)
+        result = local_run.run_cell(code, spec, say, echo=not output_json, outputs=outputs)
     except BrokenPipeError:
         # The reader, as `head`, has seen enough. What is left in the buffer must not fail at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(_EXIT_CODE_TROUBLE) from None
+        raise typer.Exit(EXIT_CODE_TROUBLE) from None
     except (ImageBuildError, local_run.BadInputError, local_run.NoOutputError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(local_run.to_json(result) if output_json else local_run.summary(result), err=not output_json)
     if result.outcome is Outcome.EXITED:
         raise typer.Exit(result.exit_code or 0)
@@ -203,7 +204,7 @@ def doctor(
         problem = "the sandbox image is not built yet: run `rlm-sandbox image build` (the first start does it too)"
     else:
         try:
-            result = local_run.run_cell("40 + 2", SandboxSpec(), _say, echo=False)
+            result = local_run.run_cell("40 + 2", SandboxSpec(), say, echo=False)
             findings["trial"] = f"{result.outcome.name} in {result.usage.wall_time_seconds * 1000:.1f} ms"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked for
             problem = f"a trial cell failed: {error}; run `rlm-sandbox image build --force`"
@@ -216,37 +217,15 @@ def doctor(
     raise typer.Exit(1 if problem else 0)
 
 
-@image_app.command("build")
-def build(
-    force: Annotated[bool, typer.Option(help="Build it even if the cache has it.")] = False,
-) -> None:
-    """Builds and compiles the guest image, unless the cache has it."""
-    directory = default_cache_directory()
-    try:
-        image = load_or_build_image(directory, _say, force=force)
-    except (ImageBuildError, OSError) as error:
-        _fail(str(error))
-    _say(f"image {image.name} {image.digest[:16]} is in {directory}")
-
-
 def _read_text(path: Path) -> str:
     try:
         return _decode(str(path), path.read_bytes())
     except OSError as error:
-        _fail(f"{path} cannot be read: {error.strerror}")
+        fail(f"{path} cannot be read: {error.strerror}")
 
 
 def _decode(name: str, source: bytes) -> str:
     try:
         return source.decode()
     except UnicodeDecodeError as error:
-        _fail(f"{name} is not valid UTF-8 at byte {error.start}")
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _fail(message: str) -> typing.NoReturn:
-    _say(f"rlm-sandbox: {message}")
-    raise typer.Exit(_EXIT_CODE_TROUBLE)
+        fail(f"{name} is not valid UTF-8 at byte {error.start}")

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.image import package_set
 from sandbox_server.image.cache import default_cache_directory, load_or_build_image
 from sandbox_server.model import (
+    STANDARD_IMAGE,
     CellResult,
     FileInput,
     FileSource,
@@ -32,6 +34,8 @@ from sandbox_server.wasm.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from sandbox_server.image.cache import CompiledImage
 
 
 _PART_BYTES = 1024 * 1024
@@ -99,6 +103,18 @@ def read_outputs(arguments: Sequence[str]) -> dict[str, Path]:
     return outputs
 
 
+def _find_image(name: str, progress: Callable[[str], None]) -> CompiledImage:
+    cache = default_cache_directory()
+    if name == STANDARD_IMAGE:
+        return load_or_build_image(cache, progress)
+    kept = {packages.name: packages for packages in package_set.find_all(cache)}
+    if name not in kept:
+        raise BadInputError(
+            f"--image {name}: there is none of that name; there are: {', '.join([STANDARD_IMAGE, *kept])}"
+        )
+    return load_or_build_image(cache, progress, kept[name])
+
+
 def run_cell(
     code: str,
     spec: SandboxSpec,
@@ -122,7 +138,7 @@ def run_cell(
         ImageBuildError: the image could not be built.
         OSError: the output could not be written.
     """
-    image = load_or_build_image(default_cache_directory(), progress)
+    image = _find_image(spec.image, progress)
     watchdog = Watchdog()
     output = _Echo() if echo else None
     session = Session(SandboxFactory(GuestEngine(image.path), watchdog), spec, output)

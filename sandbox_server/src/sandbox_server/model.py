@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 
 MIB = 1024 * 1024
 
+STANDARD_IMAGE = "standard"
+"""Name of the guest image with the standard library and nothing else."""
+
 _MORE_PATIENCE = 4
 _PATIENCE_SECONDS = 10.0
 
@@ -136,6 +139,7 @@ class SandboxSpec:
         prelude: Python source that runs before the first cell.
         seed: makes entropy reproducible.
         clock_start_ns: makes the clocks reproducible; nanoseconds since the Unix epoch.
+        image: name of the guest image.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -145,6 +149,7 @@ class SandboxSpec:
     prelude: str = ""
     seed: int | None = None
     clock_start_ns: int | None = None
+    image: str = STANDARD_IMAGE
 
 
 @dataclass(frozen=True)

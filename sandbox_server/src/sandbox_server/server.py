@@ -12,7 +12,7 @@ from rlm_common.server import GrpcServer, ServiceBinding
 
 from sandbox_server.admission import available_memory_bytes
 from sandbox_server.blobs import BlobCache
-from sandbox_server.image.cache import load_or_build_image
+from sandbox_server.image.cache import load_or_build_images
 from sandbox_server.service.execute_service import ExecuteService
 from sandbox_server.worker.pool import WorkerPool
 from sandbox_server.worker.process import WorkerOptions
@@ -37,24 +37,24 @@ async def create_server(settings: Settings, progress: Callable[[str], None]) -> 
 
     Args:
         settings: what it is started with.
-        progress: is told, in a line for people, if the image has to be built first.
+        progress: is told, in a line for people, if an image has to be built first.
 
     Raises:
         ImageBuildError: the image could not be built.
         WorkerStartError: a worker process did not come up.
         OSError: the image cache cannot be written.
     """
-    image = await asyncio.to_thread(load_or_build_image, settings.cache_directory, progress)
+    images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, progress)
     settings = _with_memory_limits(settings)
     blobs = BlobCache(settings.max_blob_cache_bytes, settings.max_client_blob_bytes)
-    options = WorkerOptions(image.path, blobs.directory, settings.max_sessions)
+    options = WorkerOptions({image.name: image.path for image in images}, blobs.directory, settings.max_sessions)
     pool = WorkerPool(settings.workers or os.cpu_count() or 1, options)
     try:
         await pool.start()
     except BaseException:
         blobs.close()
         raise
-    service = ExecuteService(settings, pool, blobs, image)
+    service = ExecuteService(settings, pool, blobs, images)
     binding = ServiceBinding(
         SERVICE_NAME,
         lambda server: pb_grpc.add_ExecuteServiceServicer_to_server(service, server),

@@ -14,6 +14,7 @@ import types
 
 import event_loop
 import host_calls
+import image_packages
 import image_settling
 import preimports
 import wit_world
@@ -22,6 +23,7 @@ from streams import Meter, NoInput, OutputStream
 from variables import describe
 
 preimports.import_all()
+preimports.import_packages(image_packages.MODULES, image_packages.REQUIRED)
 event_loop.install()
 
 # The user's code runs as `__main__`, as in a REPL, so that pickle, dataclasses and warnings find it.

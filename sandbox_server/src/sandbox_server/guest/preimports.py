@@ -8,6 +8,8 @@ import importlib
 import pkgutil
 import sys
 
+import stand_ins
+
 MISSING = {}
 """Module name to the error that importing it raised."""
 
@@ -36,9 +38,31 @@ def import_all():
             _import_tree(info)
 
 
+def import_packages(modules, required):
+    """Imports the packages that the image was asked to hold, with all their submodules.
+
+    Args:
+        modules: names of all modules at the top level.
+        required: for each package without which the image is not what it was asked to be, its modules.
+
+    Raises:
+        ImportError: of a required package no module imports.
+    """
+    if modules:
+        stand_ins.install()
+    for name in modules:
+        module = _import(name)
+        for info in pkgutil.iter_modules(getattr(module, "__path__", ()), name + "."):
+            _import_tree(info)
+    for package, names in required.items():
+        if all(name in MISSING for name in names):
+            reasons = "; ".join(f"import {name}: {MISSING[name]}" for name in names)
+            raise ImportError(f"{package} does not work in the sandbox: {reasons or 'it has no module'}")
+
+
 def _import_tree(info):
     last = info.name.rpartition(".")[2]
-    if last in ("__main__", "tests", "test") or info.name == "json.tool":
+    if last in ("__main__", "tests", "test", "conftest", "benchmarks") or info.name == "json.tool":
         return
     module = _import(info.name)
     if info.ispkg:

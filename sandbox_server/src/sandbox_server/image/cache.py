@@ -26,22 +26,24 @@ from typing import TYPE_CHECKING
 from wasmtime import Engine
 from wasmtime.component import Component
 
-from sandbox_server.image import component_probe, libc_patch, linking
+from sandbox_server.image import component_probe, libc_patch, linking, package_set
 from sandbox_server.image.linking.component_linker import link_component
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
+from sandbox_server.model import STANDARD_IMAGE
 from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-STANDARD_IMAGE = "standard"
-"""Name of the image with the standard library and nothing else."""
+    from sandbox_server.image.package_set import PackageSet
 
 PYTHON_VERSION = "3.14.0"
 """Version of CPython that the pinned componentize-py carries; a test asks the image itself."""
 
 _GUEST_LIBRARIES = ("fastjsonschema",)
 """Packages of pure Python that are built into the image for its harness."""
+
+_BUILD_TIMES = ("about 15 s", "up to a few minutes")
 
 _GUEST = Path(__file__).resolve().parent.parent / "guest"
 _TOOLS = [
@@ -64,12 +66,14 @@ class CompiledImage:
         path: the compiled file.
         digest: hash of the sources and tools that the image was built from, 64 hexadecimal digits.
         python_version: version of the CPython in it.
+        packages: what it holds beyond the standard library, as `name==version`.
     """
 
     name: str
     path: Path
     digest: str
     python_version: str
+    packages: Sequence[str] = ()
 
 
 def default_cache_directory() -> Path:
@@ -80,25 +84,46 @@ def default_cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm-sandbox"
 
 
-def find_image(directory: Path) -> CompiledImage | None:
-    """Returns the image if it is in the cache and whole."""
-    image = _expected_image(directory)
+def find_image(directory: Path, packages: PackageSet | None = None) -> CompiledImage | None:
+    """Returns the image, without packages or with these, if it is in the cache and whole."""
+    image = _expected_image(directory, packages)
     return image if _is_whole(image.path) else None
 
 
-def load_or_build_image(directory: Path, progress: Callable[[str], None], *, force: bool = False) -> CompiledImage:
+def load_or_build_images(directory: Path, progress: Callable[[str], None]) -> list[CompiledImage]:
+    """Returns the standard image, and then all those with packages that were built into this cache.
+
+    One with packages that cannot be built any more, as after an update, is left out, and `progress` is told why.
+
+    Raises:
+        ImageBuildError: the standard image could not be built.
+        OSError: the cache cannot be written.
+    """
+    images = [load_or_build_image(directory, progress)]
+    for packages in package_set.find_all(directory):
+        try:
+            images.append(load_or_build_image(directory, progress, packages))
+        except ImageBuildError as error:
+            progress(f"image {packages.name} is left out: {error}")
+    return images
+
+
+def load_or_build_image(
+    directory: Path, progress: Callable[[str], None], packages: PackageSet | None = None, *, force: bool = False
+) -> CompiledImage:
     """Returns the image, and makes it first if the cache does not have it.
 
     Args:
         directory: the cache; made if it does not exist.
         progress: is told, in a line for people, what takes time.
+        packages: what it holds beyond the standard library.
         force: make it even if the cache has it.
 
     Raises:
         ImageBuildError: the image could not be built.
         OSError: the cache cannot be written.
     """
-    image = _expected_image(directory)
+    image = _expected_image(directory, packages)
     if not force and _is_whole(image.path):
         return image
     _make_writable(directory)
@@ -107,9 +132,9 @@ def load_or_build_image(directory: Path, progress: Callable[[str], None], *, for
             return image
         component = directory / f"{image.digest}.wasm"
         if force or not _is_whole(component):
-            progress("building the sandbox image (once, about 15 s) ...")
-            _write(component, _rework(_componentize()))
-        progress("compiling the sandbox image for this machine (once, about 10 s) ...")
+            progress(f"building the {image.name} sandbox image (once, {_BUILD_TIMES[packages is not None]}) ...")
+            _write(component, _rework(_componentize(packages)))
+        progress(f"compiling the {image.name} sandbox image for this machine (once, about 10 s) ...")
         _write(image.path, _compile(component))
     return image
 
@@ -141,14 +166,17 @@ def _locked(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
         os.close(lock)
 
 
-def _expected_image(directory: Path) -> CompiledImage:
+def _expected_image(directory: Path, packages: PackageSet | None) -> CompiledImage:
     digest = _digest(
-        [version(name).encode() for name in ("componentize-py", *_GUEST_LIBRARIES)]
+        [packages.digest.encode() for packages in (packages,) if packages]
+        + [version(name).encode() for name in ("componentize-py", *_GUEST_LIBRARIES)]
         + [path.read_bytes() for path in _TOOLS]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
     machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
-    return CompiledImage(STANDARD_IMAGE, directory / f"{digest[:16]}-{machine[:16]}.cwasm", digest, PYTHON_VERSION)
+    path = directory / f"{digest[:16]}-{machine[:16]}.cwasm"
+    name, held = (packages.name, packages.packages) if packages else (STANDARD_IMAGE, ())
+    return CompiledImage(name, path, digest, PYTHON_VERSION, tuple(held))
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -227,18 +255,25 @@ def _package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _componentize() -> bytes:
+def _componentize(packages: PackageSet | None) -> bytes:
     """Runs componentize-py in a process of its own: it writes to stdout, and a failure must not take this one along."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "image.wasm"
         libraries = Path(directory) / "libraries"
         for name in _GUEST_LIBRARIES:
             shutil.copytree(_package(name), libraries / name, ignore=shutil.ignore_patterns("__pycache__"))
+        site = [packages.directory] if packages else []
+        if packages:
+            libraries.joinpath("image_packages.py").write_text(
+                f"MODULES = {tuple(packages.modules)!r}\nREQUIRED = {dict(packages.required)!r}\n"
+            )
+        # What is found first is taken: the list of packages before the one of none, and the guest before any package.
+        paths = [part for path in (libraries, _GUEST, *site) for part in ("--python-path", str(path))]
         arguments = ["--wit-path", str(_GUEST / "guest.wit"), "--world", "guest", "componentize", "app"]
         completed = subprocess.run(
             [
                 *(sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())"),
-                *(*arguments, "--python-path", str(_GUEST), "--python-path", str(libraries), "--output", str(output)),
+                *(*arguments, *paths, "--output", str(output)),
             ],
             # Out of the sources, and without what a developer's environment may hold for other interpreters.
             env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1", "HOME": directory},

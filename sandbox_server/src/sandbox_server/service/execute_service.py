@@ -24,7 +24,7 @@ from sandbox_server.service.refusals import blob_cache_full, draining, refusals
 from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader, check_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from sandbox_server.admission import Grant
     from sandbox_server.blobs import Blob, BlobCache
@@ -42,15 +42,17 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         settings: limits.
         pool: has the sandboxes; the service ends it.
         blobs: uploaded inputs.
-        image: the image of the pool.
+        images: those of the pool, the standard one first.
     """
 
-    def __init__(self, settings: Settings, pool: WorkerPool, blobs: BlobCache, image: CompiledImage) -> None:
+    def __init__(self, settings: Settings, pool: WorkerPool, blobs: BlobCache, images: Sequence[CompiledImage]) -> None:
         self._settings = settings
         self._pool = pool
         self._blobs = blobs
-        self._image = image
-        self._reader = RequestReader(blobs, settings.default_limits, settings.max_limits)
+        self._images = images
+        self._reader = RequestReader(
+            blobs, settings.default_limits, settings.max_limits, [image.name for image in images]
+        )
         self._admission = Admission(
             Quota(settings.max_sessions, settings.max_memory_bytes),
             Quota(settings.max_client_sessions, settings.max_client_memory_bytes),
@@ -142,8 +144,8 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         """Describes the server."""
         return pb.GetServerInfoResponse(
             server_version=version("sandbox-server"),
-            python_version=self._image.python_version,
-            images=[pb.Image(name=self._image.name, digest=self._image.digest)],
+            python_version=self._images[0].python_version,
+            images=[pb.Image(name=one.name, digest=one.digest, packages=one.packages) for one in self._images],
             default_limits=to_limits(self._settings.default_limits),
             max_limits=to_limits(self._settings.max_limits),
             max_sessions=self._settings.max_sessions,

@@ -12,9 +12,9 @@ import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations
 
-from sandbox_server.image.cache import STANDARD_IMAGE
 from sandbox_server.model import (
     MIB,
+    STANDARD_IMAGE,
     FileInput,
     FileSource,
     HostFunction,
@@ -62,12 +62,14 @@ class RequestReader:
         blobs: where uploaded inputs are.
         default_limits: for requests that give none.
         max_limits: the greatest that a request can have.
+        images: names of the guest images that there are.
     """
 
-    def __init__(self, blobs: BlobCache, default_limits: Limits, max_limits: Limits) -> None:
+    def __init__(self, blobs: BlobCache, default_limits: Limits, max_limits: Limits, images: Sequence[str]) -> None:
         self._blobs = blobs
         self._default_limits = default_limits
         self._max_limits = max_limits
+        self._images = images
 
     def read_run(self, request: pb.RunRequest) -> tuple[SandboxSpec, VariableQuery, list[Blob]]:
         """Reads everything of a `Run` but the code, which is checked.
@@ -86,8 +88,7 @@ class RequestReader:
         spec = SandboxSpec(limits=limits, inputs=inputs, files=files)
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"))
         violations.raise_if_any()
-        _check_image(request.image)
-        return spec, query, blobs + file_blobs
+        return replace(spec, image=self._find_image(request.image)), query, blobs + file_blobs
 
     def read_open(self, request: pb.OpenSession) -> tuple[SandboxSpec, list[Blob]]:
         """Reads the `open` of a session.
@@ -107,8 +108,7 @@ class RequestReader:
         spec = SandboxSpec(limits=limits, inputs=inputs, files=files, host_functions=functions, prelude=source)
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"), prefix="open.")
         violations.raise_if_any()
-        _check_image(request.image)
-        return spec, blobs + file_blobs
+        return replace(spec, image=self._find_image(request.image)), blobs + file_blobs
 
     def read_limits(self, limits: pb.Limits, path: str, defaults: Limits, violations: Violations) -> Limits:
         """Reads limits: what is absent or 0 is the default, what is over the greatest is lowered."""
@@ -219,6 +219,22 @@ class RequestReader:
             )
         return blob
 
+    def _find_image(self, name: str) -> str:
+        """Returns the image that a request names, or means if it names none.
+
+        Raises:
+            ServiceError: NOT_FOUND, with the images that there are.
+        """
+        if name and name not in self._images:
+            available = ", ".join(self._images)
+            raise ServiceError(
+                grpc.StatusCode.NOT_FOUND,
+                "IMAGE_NOT_FOUND",
+                f"there is no image {name[:MAX_NAME_CHARS]!r}; this server has {available}",
+                metadata={"image": name[:MAX_NAME_CHARS], "available": available},
+            )
+        return name or STANDARD_IMAGE
+
 
 def check_code(code: str, path: str, violations: Violations) -> None:
     """Checks source code."""
@@ -268,16 +284,6 @@ def _check_output_files(paths: Sequence[str], violations: Violations) -> None:
     violations.check(len(paths) <= MAX_FILES, "output_files", f"must have at most {MAX_FILES} elements")
     for index, path in enumerate(paths[:MAX_FILES]):
         check_path(path, f"output_files[{index}]", violations)
-
-
-def _check_image(image: str) -> None:
-    if image not in ("", STANDARD_IMAGE):
-        raise ServiceError(
-            grpc.StatusCode.NOT_FOUND,
-            "IMAGE_NOT_FOUND",
-            f"there is no image {image!r}; this server has {STANDARD_IMAGE!r}",
-            metadata={"image": image, "available": STANDARD_IMAGE},
-        )
 
 
 def _check_name(name: str, path: str, violations: Violations, *, private_prefix: str) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_server.model import Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
+from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
 from sandbox_server.sandbox import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
@@ -26,14 +26,14 @@ from sandbox_server.worker import protocol as wire
 from sandbox_server.worker.stack import release_unused_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
-def main(image: str, readable_directory: str, max_sessions: int, socket_number: int) -> None:
+def main(images: dict[str, str], readable_directory: str, max_sessions: int, socket_number: int) -> None:
     """Works until the socket is closed, and then ends the process.
 
     Args:
-        image: path of the compiled image.
+        images: paths of the compiled images by name.
         readable_directory: the only place from which files can be read once the walls are up.
         max_sessions: how many threads may be needed.
         socket_number: descriptor of the worker's end of the socket pair.
@@ -41,14 +41,16 @@ def main(image: str, readable_directory: str, max_sessions: int, socket_number: 
     faulthandler.enable()  # what is written goes to the server's log
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     channel = _Channel(socket.socket(fileno=socket_number))
-    engine = GuestEngine(Path(image))
+    # All now, as no file can be mapped later; it takes no memory until a sandbox uses it.
+    engines = {name: GuestEngine(Path(path)) for name, path in images.items()}
     threading.stack_size(THREAD_STACK_BYTES)
-    _warm_up(engine)
+    _warm_up(engines[STANDARD_IMAGE])
     # Before there are threads, as the walls are around the thread that calls, and those that it starts.
     walls = jail.enter(readable_directory)
-    factory = SandboxFactory(engine, Watchdog())
+    watchdog = Watchdog()
+    factories = {name: SandboxFactory(engine, watchdog) for name, engine in engines.items()}
     threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
-    worker = _Worker(factory, channel, threads)
+    worker = _Worker(factories, channel, threads)
     channel.send(wire.Ready(0, walls))
     for message in channel.messages():
         worker.take(message)
@@ -98,8 +100,8 @@ class _Channel:
 class _Worker:
     """Gives each message to the session that it is for."""
 
-    def __init__(self, factory: SandboxFactory, channel: _Channel, threads: ThreadPoolExecutor) -> None:
-        self._factory = factory
+    def __init__(self, factories: Mapping[str, SandboxFactory], channel: _Channel, threads: ThreadPoolExecutor) -> None:
+        self._factories = factories
         self._channel = channel
         self._threads = threads
         self._sessions: dict[int, Session] = {}
@@ -109,13 +111,13 @@ class _Worker:
         number = message.session
         if isinstance(message, wire.Run):
             collected = _CollectedOutput()
-            session = self._sessions[number] = Session(self._factory, message.spec, collected)
+            session = self._sessions[number] = Session(self._factories[message.spec.image], message.spec, collected)
             collected.session = session
             self._work(number, lambda: self._run(message, session, collected), is_last=True)
             return
         if isinstance(message, wire.Open):
             listener = _Reporter(number, self._channel)
-            session = self._sessions[number] = Session(self._factory, message.spec, listener)
+            session = self._sessions[number] = Session(self._factories[message.spec.image], message.spec, listener)
             self._work(number, lambda: wire.Opened(number, session.open()))
             return
         known = self._sessions.get(number)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ if sys.platform == "linux":
 if os.getppid() != {parent}:
     sys.exit("the server has gone")
 from sandbox_server.worker.main import main
-main({image!r}, {directory!r}, {max_sessions}, {socket})
+main({images!r}, {directory!r}, {max_sessions}, {socket})
 """
 
 
@@ -48,12 +49,12 @@ class WorkerOptions:
     """What a worker is started with.
 
     Attributes:
-        image: the compiled image.
+        images: the compiled images by name.
         readable_directory: the only place from which it may read files.
         max_sessions: how many sessions it may have to hold.
     """
 
-    image: Path
+    images: Mapping[str, Path]
     readable_directory: Path
     max_sessions: int
 
@@ -94,7 +95,7 @@ class WorkerProcess:
                 "-c",
                 _LAUNCHER.format(
                     parent=os.getpid(),
-                    image=str(options.image),
+                    images={name: str(path) for name, path in options.images.items()},
                     directory=str(options.readable_directory),
                     max_sessions=options.max_sessions,
                     socket=theirs.fileno(),
