@@ -128,8 +128,6 @@ def test_an_rpc_is_served_exactly_if_the_page_says_so(method: Method, servers: t
 
 
 UNSERVED_FIELDS = [
-    {"conversation_id": "1"},
-    {"keep_conversation": True},
     {"direct_answer_allowed": True},
     {"contexts": [rlm.ContextPart(image=rlm.Image(data=b"x", media_type="image/png"))]},
 ]

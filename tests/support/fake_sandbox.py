@@ -46,6 +46,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.refuse_open: grpc.StatusCode | None = None
         self.break_on_code = ""
         self.all_closed = asyncio.Event()
+        self.session_closed = asyncio.Event()
         self.address = ""
         self._directory = tempfile.TemporaryDirectory()
         self._blobs: dict[str, StoredBytes] = {}
@@ -80,6 +81,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         finally:
             await session.end()
             self.open_sessions -= 1
+            self.session_closed.set()
             if not self.open_sessions:
                 self.all_closed.set()
 

@@ -67,6 +67,9 @@ class Settings:
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
         default_prompts: the set of texts that is used where a request names none.
+        max_conversations: conversations that are kept at once, each with a sandbox; more are refused.
+        conversation_ttl_seconds: how long a conversation is kept after each use, where a request does not say.
+        max_conversation_ttl_seconds: the longest that a request can have.
         context_window_tokens: size of the window of models of which nothing else is known.
         compaction_threshold: the part of a model's window beyond which the messages of a node are summed up, over 0 and
             at most 1, where a request does not say.
@@ -113,6 +116,9 @@ class Settings:
     sandbox_patience_seconds: float = 60.0
     prompts_dir: Path | None = None
     default_prompts: str = DEFAULT_PROMPTS
+    max_conversations: int = 64
+    conversation_ttl_seconds: float = 900.0
+    max_conversation_ttl_seconds: float = 86_400.0
     context_window_tokens: int = 128_000
     compaction_threshold: float = 0.8
     look_required: bool = False
@@ -163,7 +169,7 @@ class Settings:
                     raise SettingsError(f"models.{name}.fallbacks names the model itself")
 
     def _check_numbers(self) -> None:
-        for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes"):
+        for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes", "max_conversations"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")
         for name in (
@@ -172,6 +178,8 @@ class Settings:
             "model_total_timeout_seconds",
             "sandbox_start_timeout_seconds",
             "lease_seconds",
+            "conversation_ttl_seconds",
+            "max_conversation_ttl_seconds",
         ):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be more than 0")

@@ -47,9 +47,11 @@ class AnswerGate:
         self._run = run
         self._node = node
         self._schema = run.spec.answer_schema_of(node.node_id)
-        names = "|".join(sorted({"context", *(re.escape(part.value.name) for part in task.contexts)}))
+        parts = [*task.contexts, *(task.past.parts if task.past is not None else ())]
+        names = "|".join(sorted({"context", *(re.escape(part.value.name) for part in parts)}))
         self._mention = re.compile(rf"\b(?:{names})\b")
-        self._has_looked = False
+        # What goes on with a conversation, with nothing new to look at, may rest on what was seen before.
+        self._has_looked = task.past is not None and not task.contexts
         self._has_run = False
         self._was_asked_to_confirm = False
         self._refusals = 0

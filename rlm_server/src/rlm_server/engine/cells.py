@@ -122,8 +122,13 @@ class CellRunner:
         await self._warn_about(cell, output)
         return cell
 
-    async def interrupt(self, cause: str) -> None:
-        """Tells the end of the block that was running when its task was cancelled; does nothing if none was."""
+    async def interrupt(self, cause: str, variables: VariablesState) -> None:
+        """Tells the end of the block that was running when its task was cancelled; does nothing if none was.
+
+        Args:
+            cause: why it was.
+            variables: what became of the session's variables.
+        """
         running = self._running
         if running is None:
             return
@@ -133,7 +138,7 @@ class CellRunner:
             event_pb2.CODE_OUTCOME_CANCELLED,
             "Cancelled",
             cause,
-            variables=VariablesState.LOST,
+            variables=variables,
             wall_time_seconds=elapsed_seconds,
         )
         await self._run.events.emit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from rlm_server.engine.budget import Budget
 from rlm_server.engine.host_calls import HostCalls
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
-from rlm_server.engine.ports import SandboxOpenError, SessionSpec
-from rlm_server.engine.prelude import prelude_source
+from rlm_server.engine.memory import memory_bytes
+from rlm_server.engine.ports import SandboxOpenError, SessionSpec, VariablesState
+from rlm_server.engine.prelude import begin_code, prelude_source
 from rlm_server.engine.reproducible import node_seed
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import Subcalls
@@ -25,14 +27,11 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.client_tools import ToolCaller
     from rlm_server.engine.events import EventStream
+    from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.engine.run import CompletionSpec
 
 _log = logging.getLogger(__name__)
-
-_LARGE_CONTEXT_BYTES = 32 * 1024 * 1024
-_BASE_MEMORY_BYTES = 256 * 1024 * 1024
-_MEMORY_PER_CONTEXT_BYTE = 4
 
 
 class Completion:
@@ -46,6 +45,7 @@ class Completion:
         clock: tells the time.
         client_tools: has the client run the tools that it serves.
         elapsed_seconds: how long earlier runs took, if this one repeats them and goes on.
+        repl: the conversation's, through which `executor` must have the root's sandbox; None if there is none.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Completion:
         clock: Clock,
         client_tools: ToolCaller,
         elapsed_seconds: float = 0.0,
+        repl: KeptRepl | None = None,
     ) -> None:
         run = Run(
             spec=spec,
@@ -70,6 +71,7 @@ class Completion:
             client_tools=client_tools,
         )
         self._run = run
+        self._repl = repl
         self._tree = Tree(run)
         self._root_loop: NodeLoop | None = None
         self._has_started = False
@@ -118,38 +120,49 @@ class Completion:
         """
         subcalls = Subcalls(self._tree, node, self._run_node)
         host_calls = HostCalls(self._tree, node, subcalls)
+        names = [part.value.name for part in task.contexts]
+        is_typed = self._run.spec.answer_schema_of(node.node_id) is not None
         session_spec = SessionSpec(
             inputs=[part.value for part in task.contexts],
             prelude_source=prelude_source(
-                [part.value.name for part in task.contexts],
-                self._run.spec.tools,
-                node.depth,
-                typed=self._run.spec.answer_schema_of(node.node_id) is not None,
-                in_order=self._run.spec.seed is not None,
+                names, self._run.spec.tools, node.depth, typed=is_typed, in_order=self._run.spec.seed is not None
             ),
+            begin_code=begin_code(names, typed=is_typed),
             host_functions=host_calls.functions,
             on_host_call=host_calls.answer,
-            memory_bytes=self._memory_bytes(task),
+            memory_bytes=memory_bytes(
+                self._run.spec.limits.cell.memory_bytes, sum(part.size_bytes for part in task.contexts)
+            ),
             seed=None if self._run.spec.seed is None else node_seed(self._run.spec.seed, node.node_id),
             node_id=node.node_id,
         )
+        is_root = node.node_id == ROOT_NODE_ID
         async with self._run.executor.open(session_spec) as session:
+            if is_root:
+                task = await self._begin(task)
             loop = NodeLoop(self._tree, node, task, session, subcalls)
-            if node.node_id == ROOT_NODE_ID:
+            if is_root:
                 self._root_loop = loop
-                await self._start()
+                if self._repl is not None:
+                    self._repl.keep(loop.transcript)
             self._tree.add_loop(node.node_id, loop)
             result = await loop.run()
             self._tree.remove_loop(node.node_id)
         return result
 
-    def _memory_bytes(self, task: NodeTask) -> int:
-        """Returns the memory to ask for: what the request says, or more than the default for a large context."""
-        requested = self._run.spec.limits.cell.memory_bytes
-        context_bytes = sum(part.size_bytes for part in task.contexts)
-        if requested or context_bytes < _LARGE_CONTEXT_BYTES:
-            return requested
-        return _BASE_MEMORY_BYTES + _MEMORY_PER_CONTEXT_BYTE * context_bytes
+    async def _begin(self, task: NodeTask) -> NodeTask:
+        """Tells of the start; returns the root's task with what there was before in its conversation."""
+        past = self._repl.begin(task.query, task.contexts) if self._repl is not None else None
+        await self._start()
+        if past is None or not past.completion_count:
+            return task
+        if past.variables_lost:
+            await self._run.events.warn(
+                ROOT_NODE_ID,
+                event_pb2.WARNING_CODE_VARIABLES_LOST,
+                "the conversation's sandbox was lost, and with it the variables that earlier completions made",
+            )
+        return dataclasses.replace(task, past=past)
 
     async def _start(self) -> None:
         spec = self._run.spec
@@ -162,6 +175,7 @@ class Completion:
                 sub_model=spec.sub_model,
                 contexts=[part.to_proto() for part in spec.contexts],
                 limits=spec.limits.to_proto(),
+                conversation_id=spec.conversation_id,
             ),
         )
 
@@ -180,12 +194,16 @@ class Completion:
         if root is None:
             return NodeResult(reason, "", partial=True, error=message)
         await self._tree.end_below(ROOT_NODE_ID, reason, message)
-        await root.interrupt(message)
+        # A sandbox of a conversation outlives the block that was killed; any other is gone.
+        variables = VariablesState.LOST if self._repl is None else await self._repl.settled()
+        await root.interrupt(message, variables)
         return NodeResult(reason, root.best_answer, partial=True, error=message, iterations=root.iterations)
 
     async def _finish(self, result: NodeResult) -> event_pb2.CompletionFinished:
         if not self._has_started:
             await self._start()
+        if self._repl is not None and self._root_loop is not None:
+            self._repl.conclude(result.answer, is_final=not result.partial)
         schema, answer_json = self._run.spec.answer_schema, result.answer_json
         if schema is not None and result.answer and not answer_json:
             answer_json = schema.check(Answer(result.answer, AnswerForm.WRITTEN)).json_text

@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.budget import dollars
+from rlm_server.engine.follow_ups import earlier_parts, follow_up
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
@@ -32,13 +33,17 @@ _SUBCALL_CHARS = 100_000
 def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
     """Returns the messages that a node begins with."""
     run = tree.run
-    share = _MAX_OUTLINE_CHARS // len(task.contexts)
+    share = _MAX_OUTLINE_CHARS // max(1, len(task.contexts))
     parts = [_describe(run.prompts, part, share) for part in task.contexts]
-    if len(parts) > 1:
+    if task.past is not None:
+        parts += earlier_parts(task.past)
+    elif len(parts) > 1:
         parts.append("- `context`: a dict of all of these by name")
     elif task.contexts[0].value.name != "context":
         parts.append("- `context`: the same value")
     question = fill(run.prompts.task, query=task.query, contexts="\n".join(parts))
+    if task.past is not None:
+        question = f"{follow_up(run.prompts, task.past)}\n\n{question}"
     system = system_message(run, node, task.model)
     return [Message("system", system), Message("user", f"{question}\n\n{status_line(tree, node, 1)}")]
 

@@ -16,7 +16,7 @@ from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
-from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart
+from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
 from rlm_server.engine.progress import MAX_REPEATED_TURNS, Progress
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.python_source import is_expression
@@ -62,9 +62,12 @@ class NodeLoop:
         self._task = task
         self._subcalls = subcalls
         self._cells = CellRunner(tree, node, session)
-        self._compactor = Compactor(tree, node, task.model, session)
+        history_index = task.past.completion_count if task.past is not None else 0
+        self._compactor = Compactor(tree, node, task.model, session, history_index)
         self._gate = AnswerGate(tree.run, node, task)
         self._progress = Progress()
+        self.transcript = Transcript(conversation.opening(tree, node, task))
+        """What the node and its model have said."""
         self._last_text = ""
         self._idle_replies = 0
         self._failed_turns = 0
@@ -88,16 +91,21 @@ class NodeLoop:
         except SandboxError as error:
             return self._partial(event_pb2.FINISH_REASON_SANDBOX_ERROR, str(error))
 
-    async def interrupt(self, cause: str) -> None:
-        """Tells the end of the block that was running when the loop's task was cancelled."""
-        await self._cells.interrupt(cause)
+    async def interrupt(self, cause: str, variables: VariablesState = VariablesState.LOST) -> None:
+        """Tells the end of the block that was running when the loop's task was cancelled.
+
+        Args:
+            cause: why it was.
+            variables: what became of the session's variables.
+        """
+        await self._cells.interrupt(cause, variables)
 
     async def _take_turns(self) -> NodeResult:
         limits = self._run.spec.limits
-        transcript = Transcript(conversation.opening(self._tree, self._node, self._task))
         while self.iterations < limits.max_iterations:
             self.iterations += 1
-            reply = await self._ask(transcript)
+            reply = await self._ask()
+            self.transcript.append(Message("assistant", reply.text))
             turn = await self._take_turn(reply)
             if turn.answer is not None:
                 return NodeResult(
@@ -106,14 +114,13 @@ class NodeLoop:
                     iterations=self.iterations,
                     answer_json=turn.answer_json,
                 )
-            transcript.append(Message("assistant", reply.text))
             turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
-            transcript.append(Message("user", "\n\n".join(turn.notes)))
+            self.transcript.append(Message("user", "\n\n".join(turn.notes)))
         return self._partial(
             event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
         )
 
-    async def _ask(self, transcript: Transcript) -> ModelReply:
+    async def _ask(self) -> ModelReply:
         run, node_id, iteration = self._run, self._node.node_id, self.iterations
         run.budget.record_iteration()
         await run.events.emit(
@@ -129,7 +136,7 @@ class NodeLoop:
             )
 
         async with self._tree.slots.model_call(self._node.depth, self._task.model):
-            reply = await self._compactor.ask(iteration, transcript, pass_on)
+            reply = await self._compactor.ask(iteration, self.transcript, pass_on)
         self._tree.add_usage(node_id, reply.usage)
         await run.events.emit(
             node_id,

@@ -272,6 +272,7 @@ class SessionSpec:
         on_host_call: returns a call's value, which JSON can express; may raise `HostCallError`. Several may run
             at once; each is cancelled and gone before the block that made it ends.
         memory_bytes: size of the memory; 0 takes the sandbox's default.
+        begin_code: what a session that has been kept runs in place of the prelude.
         node_id: the node that runs code in it.
         seed: makes what code sees of chance and clocks the same each time, where the executor can; None does not.
         chance_seed: where `seed` is None, makes what code sees of chance the same each time, and leaves clocks alone.
@@ -282,6 +283,7 @@ class SessionSpec:
     host_functions: Sequence[str]
     on_host_call: Callable[[HostCall], Awaitable[object]]
     memory_bytes: int = 0
+    begin_code: str = ""
     node_id: str = ""
     seed: int | None = None
     chance_seed: int | None = None

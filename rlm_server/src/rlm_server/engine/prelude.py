@@ -57,3 +57,13 @@ def prelude_source(
         elif in_scope:
             lines.append(f"_add_served_tool({tool.name!r}, {tool.description!r}, {tool.schema!r})")
     return "\n\n".join([*lines, "_link_tools()\n"])
+
+
+def begin_code(context_names: Sequence[str], *, typed: bool = False) -> str:
+    """Returns the code that makes the REPL of a conversation ready for the next completion.
+
+    Args:
+        context_names: the variables that the new parts of its context are.
+        typed: its answer must match a schema.
+    """
+    return f"_begin_completion({list(context_names)!r}, typed={typed})"

@@ -32,6 +32,7 @@ __all__ = [
     "SHOW_VARS",
     "SubcallError",
     "ToolError",
+    "_begin_completion",
     "answer",
     "budget",
     "llm_query",
@@ -508,6 +509,13 @@ def _restore_names() -> list[str]:
             variables[name] = value
             restored.append(name)
     return restored
+
+
+def _begin_completion(context_names: list[str], *, typed: bool = False) -> None:
+    """Makes a REPL that has been kept ready for the next completion. The engine calls this, before it runs code."""
+    answer.update(content="", ready=False)
+    _typed[:] = ["json"] if typed else []
+    _given.update((name, variables[name]) for name in context_names)
 
 
 def _configure(context_names: list[str], *, typed: bool = False, in_order: bool = False) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
+    from rlm_server.engine.kept_repl import Past
     from rlm_server.engine.limits import CompletionLimits
     from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
@@ -36,7 +37,7 @@ class CompletionSpec:
     Args:
         completion_id: names the completion.
         query: the question.
-        contexts: at least one.
+        contexts: at least one, unless the completion goes on with a conversation.
         model: the root's.
         sub_model: that of sub-calls which name none.
         child_models: those of `rlm_query` children which name none, by depth from 1, the last for all deeper ones; none
@@ -52,6 +53,7 @@ class CompletionSpec:
         seed: makes the completion reproducible; see `reproducible.py`.
         look_required: an answer is refused that comes before any look at the context.
         answer_schema: what the root's answer must match; None means any text.
+        conversation_id: the conversation that it belongs to, or empty.
     """
 
     completion_id: str
@@ -71,6 +73,7 @@ class CompletionSpec:
     seed: int | None = None
     look_required: bool = False
     answer_schema: AnswerSchema | None = None
+    conversation_id: str = ""
 
     def answer_schema_of(self, node_id: str) -> AnswerSchema | None:
         """Returns what a node's answer must match. Children answer with text."""
@@ -121,11 +124,12 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeTask:
-    """What a node that runs a loop is asked."""
+    """What a node that runs a loop is asked; `past` is there if it goes on with a conversation."""
 
     query: str
     contexts: Sequence[ContextPart]
     model: str
+    past: Past | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rlm_common.errors import ServiceError, invalid_field
 from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.engine.tools import source_problem
 from rlm_server.journal.store import StorageUnavailableError
+from rlm_server.service.conversations import Conversations
 from rlm_server.service.durable_rpcs import DurableRpcs
 from rlm_server.service.prompts import describe_prompts
 from rlm_server.service.refusals import storage_unavailable
@@ -63,9 +64,11 @@ class CompletionService(DurableRpcs):
         journal: Journal,
         clock: Clock,
     ) -> None:
+        conversations = Conversations(settings, executor, contexts, clock)
         running = RunningCompletions(
             settings,
             journal=journal,
+            conversations=conversations,
             validator=RequestValidator(settings, model_names, contexts, prompts),
             models=models,
             executor=executor,
@@ -73,6 +76,7 @@ class CompletionService(DurableRpcs):
             clock=clock,
         )
         super().__init__(journal, running)
+        self._conversations = conversations
         self._model_names = model_names
         self._executor = executor
         self._contexts = contexts
@@ -83,12 +87,14 @@ class CompletionService(DurableRpcs):
         self._running.start()
 
     def start_draining(self, grace_seconds: float) -> None:
-        """Takes no new completions."""
+        """Takes no new completions, and closes the conversations that are not in use."""
         self._running.drain()
+        self._conversations.drain()
 
     async def close(self) -> None:
         """Stops the completions that still run, and leaves them to other servers."""
         await self._running.close()
+        await self._conversations.close_all()
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
         """Runs a completion and streams its events."""
@@ -153,6 +159,23 @@ class CompletionService(DurableRpcs):
             ) from error
         except StorageUnavailableError as error:
             raise storage_unavailable(error) from error
+
+    async def ListConversations(
+        self, request: pb.ListConversationsRequest, context: Context
+    ) -> pb.ListConversationsResponse:
+        """Lists the conversations that are kept."""
+        return self._conversations.page(request)
+
+    async def ListVariables(self, request: pb.ListVariablesRequest, context: Context) -> pb.ListVariablesResponse:
+        """Describes the variables of a conversation."""
+        return await self._conversations.variables(request.conversation_id)
+
+    async def CloseConversation(
+        self, request: pb.CloseConversationRequest, context: Context
+    ) -> pb.CloseConversationResponse:
+        """Ends a conversation."""
+        await self._conversations.close(request.conversation_id)
+        return pb.CloseConversationResponse()
 
     async def UploadContext(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rlm_server.context_uploads import StoredContext
     from rlm_server.contexts import ContextStore
 
+_HISTORY_NAME = re.compile(r"history(_\d+)?")
 _MAX_PARTS = 100
 _MAX_NAME_CHARS = 100
 _MAX_DESCRIPTION_CHARS = 1000
@@ -51,16 +53,26 @@ class _Inline:
 
 
 async def check_contexts(
-    parts: Sequence[pb.ContextPart], store: ContextStore, violations: Violations
+    parts: Sequence[pb.ContextPart],
+    store: ContextStore,
+    violations: Violations,
+    earlier_names: Sequence[str] | None = None,
 ) -> CheckedContexts:
-    """Returns the variables that the parts make; what is wrong goes to `violations`."""
+    """Returns the variables that the parts make.
+
+    Args:
+        parts: the request's.
+        store: has the uploaded ones.
+        violations: collects wrong fields.
+        earlier_names: the variables that earlier parts of the conversation are; None if there is no conversation.
+    """
     checked = CheckedContexts([], [], [])
-    if not parts:
+    if not parts and not earlier_names:
         violations.add("contexts", "is empty; give at least one part")
     if len(parts) > _MAX_PARTS:
         violations.add("contexts", f"has {len(parts)} parts; at most {_MAX_PARTS} are allowed: join some of them")
         return checked
-    names = _check_names(parts, violations)
+    names = _check_names(parts, earlier_names, violations)
     for index, (part, name) in enumerate(zip(parts, names, strict=True)):
         path = f"contexts[{index}]"
         if len(part.description) > _MAX_DESCRIPTION_CHARS:
@@ -88,12 +100,16 @@ async def check_contexts(
     return checked
 
 
-def _check_names(parts: Sequence[pb.ContextPart], violations: Violations) -> list[str]:
+def _check_names(
+    parts: Sequence[pb.ContextPart], earlier_names: Sequence[str] | None, violations: Violations
+) -> list[str]:
     names: list[str] = []
+    is_alone = len(parts) == 1 and earlier_names is None
+    first_number = len(earlier_names or ())
     for index, part in enumerate(parts):
-        name = part.name or ("context" if len(parts) == 1 else f"context_{index}")
-        problem = _problem_with_name(name, several=len(parts) > 1)
-        if not problem and name in names:
+        name = part.name or ("context" if is_alone else f"context_{first_number + index}")
+        problem = _problem_with_name(name, several=len(parts) > 1 or bool(earlier_names))
+        if not problem and name in (*(earlier_names or ()), *names):
             problem = f"{name!r} is the name of an earlier part, too; give each its own"
         if problem:
             violations.add(f"contexts[{index}].name", problem)
@@ -110,7 +126,7 @@ def _problem_with_name(name: str, *, several: bool) -> str:
         return f"{name!r} is a Python keyword; choose another name"
     if name.startswith("_"):
         return f"{name!r} begins with an underscore; choose another name"
-    if name in REPL_NAMES:
+    if name in REPL_NAMES or _HISTORY_NAME.fullmatch(name):
         return f"{name!r} is a name that the REPL provides itself; choose another"
     if several and name == "context":
         return "'context' is the dict of all parts where there are several; choose another name"

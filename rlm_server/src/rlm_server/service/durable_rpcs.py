@@ -9,6 +9,7 @@ import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 from rlm_common.errors import Violations, invalid_field
 
 from rlm_server.journal.recorded_events import KIND_NUMBERS
@@ -21,7 +22,6 @@ from rlm_server.service.refusals import (
     storage_unavailable,
     wrong_state,
 )
-from rlm_server.service.unimplemented import UnimplementedRpcs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +54,7 @@ def _maps_errors(call: _Call) -> _Call:
     return wrapper  # type: ignore[return-value]
 
 
-class DurableRpcs(UnimplementedRpcs):
+class DurableRpcs(pb_grpc.CompletionServiceServicer):
     """Serves what the journal has.
 
     Args:

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from rlm_server.contexts import ContextStore
+    from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.conversations import Conversation, Conversations
     from rlm_server.service.validation import CheckedRequest, RequestValidator
     from rlm_server.settings import Settings
 
@@ -63,6 +65,7 @@ class _Run:
         parked_reason: why it is to be parked; empty if it is not.
         seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
         watched_time: what the journal says of that.
+        repl: the conversation's, if the completion belongs to one.
     """
 
     stored: StoredCompletion
@@ -74,6 +77,7 @@ class _Run:
     cause: str
     seen_time: float
     watched_time: int
+    repl: KeptRepl | None
     cancel_cause: str = ""
     parked_reason: str = ""
     has_begun: bool = False
@@ -104,6 +108,7 @@ class RunningCompletions:
     Args:
         settings: the server's.
         journal: records them.
+        conversations: those that they belong to.
         validator: makes of a request what the engine takes.
         models: calls models.
         executor: makes sandboxes.
@@ -116,6 +121,7 @@ class RunningCompletions:
         settings: Settings,
         *,
         journal: Journal,
+        conversations: Conversations,
         validator: RequestValidator,
         models: ModelClient,
         executor: Executor,
@@ -124,6 +130,7 @@ class RunningCompletions:
     ) -> None:
         self._settings = settings
         self._journal = journal
+        self._conversations = conversations
         self._validator = validator
         self._models = models
         self._executor = executor
@@ -156,12 +163,13 @@ class RunningCompletions:
         with contextlib.ExitStack() as resources:
             resources.enter_context(self._place())
             completion_id = uuid.uuid4().hex
+            digest = _digest_of(request)
+            conversation = resources.enter_context(self._conversations.held(request, completion_id))
             try:
-                checked = await self._validator.check(request, completion_id, client_serves=client_serves)
+                checked = await self._validator.check(request, completion_id, conversation, client_serves=client_serves)
             except StorageUnavailableError as error:
                 raise storage_unavailable(error) from error
             resources.enter_context(self._contexts.in_use(checked.stored))
-            digest = _digest_of(request)
             new = NewCompletion(
                 completion_id=completion_id,
                 request=request.SerializeToString(),
@@ -178,7 +186,7 @@ class RunningCompletions:
             except StorageUnavailableError as error:
                 raise storage_unavailable(error) from error
             if is_new:
-                self._start(stored, checked, resources.pop_all(), cause="")
+                self._start(stored, checked, resources.pop_all(), conversation, cause="")
             elif stored.request_digest != digest:
                 raise request_id_reused(stored.completion_id)
             return stored.completion_id
@@ -231,22 +239,30 @@ class RunningCompletions:
         """Runs a completion that has run before."""
         with resources:
             try:
-                checked: CheckedRequest | ServiceError = await _with_patience(lambda: self._check_again(stored))
+                request = await _with_patience(lambda: self._request_of(stored))
+                # A conversation that other completions began was with the server that is gone.
+                conversation = resources.enter_context(self._conversations.held(request, stored.completion_id))
+                checked = await _with_patience(
+                    lambda: self._validator.check(request, stored.completion_id, conversation, client_serves=True)
+                )
             except ServiceError as error:
-                checked = error
-            if isinstance(checked, ServiceError):
-                message = f"the completion cannot go on on this server: {checked.message}"
+                message = f"the completion cannot go on on this server: {error.message}"
                 await self._end_at_once(stored, event_pb2.FINISH_REASON_INTERNAL_ERROR, message)
                 return
             resources.enter_context(self._contexts.in_use(checked.stored))
-            self._start(stored, checked, resources.pop_all(), cause=cause)
+            self._start(stored, checked, resources.pop_all(), conversation, cause=cause)
 
-    async def _check_again(self, stored: StoredCompletion) -> CheckedRequest:
-        request = pb.CompleteRequest.FromString(await self._journal.request_of(stored.completion_id))
-        return await self._validator.check(request, stored.completion_id, client_serves=True)
+    async def _request_of(self, stored: StoredCompletion) -> pb.CompleteRequest:
+        return pb.CompleteRequest.FromString(await self._journal.request_of(stored.completion_id))
 
     def _start(
-        self, stored: StoredCompletion, checked: CheckedRequest, resources: contextlib.ExitStack, *, cause: str
+        self,
+        stored: StoredCompletion,
+        checked: CheckedRequest,
+        resources: contextlib.ExitStack,
+        conversation: Conversation | None,
+        *,
+        cause: str,
     ) -> None:
         feed = self.feeds.open_local(stored.completion_id, stored.last_sequence)
         now = asyncio.get_running_loop().time()
@@ -270,7 +286,10 @@ class RunningCompletions:
             cause,
             seen_time=now,
             watched_time=stored.watched_time,
+            repl=None if conversation is None else conversation.repl,
         )
+        if conversation is not None:
+            self._conversations.start(conversation, checked.stored, run.cancel)
         if stored.cancel_requested:
             run.cancel_cause = "it was cancelled"
         self._runs[stored.completion_id] = run
@@ -316,7 +335,7 @@ class RunningCompletions:
             events=run.events,
             models=JournaledModels(self._models, recorder, run.park),
             executor=JournaledExecutor(
-                self._executor,
+                run.repl or self._executor,
                 recorder,
                 patience_seconds=self._settings.sandbox_patience_seconds,
                 park=run.park,
@@ -324,6 +343,7 @@ class RunningCompletions:
             clock=self._clock,
             client_tools=JournaledTools(run.client_tools, recorder),
             elapsed_seconds=recorder.seconds_before,
+            repl=run.repl,
         )
         running = asyncio.create_task(completion.run(lambda: run.cancel_cause))
         run.has_begun = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlm_server.context_uploads import StoredContext
     from rlm_server.contexts import ContextStore
     from rlm_server.engine.prompts import PromptLibrary
+    from rlm_server.service.conversations import Conversation
     from rlm_server.service.models import ModelNames
     from rlm_server.settings import Settings
 
@@ -69,13 +70,19 @@ class RequestValidator:
         self._contexts = contexts
 
     async def check(
-        self, request: pb.CompleteRequest, completion_id: str, *, client_serves: bool = False
+        self,
+        request: pb.CompleteRequest,
+        completion_id: str,
+        conversation: Conversation | None = None,
+        *,
+        client_serves: bool = False,
     ) -> CheckedRequest:
         """Returns what the engine takes.
 
         Args:
             request: a caller's.
             completion_id: the id that the completion is to have.
+            conversation: the one that it belongs to.
             client_serves: whether the client can serve tools.
 
         Raises:
@@ -86,7 +93,8 @@ class RequestValidator:
         violations = Violations()
         _check_query(request.query, violations)
         await self._contexts.load([part.context_id for part in request.contexts if part.context_id])
-        contexts = await check_contexts(request.contexts, self._contexts, violations)
+        earlier_names = None if conversation is None else conversation.repl.part_names
+        contexts = await check_contexts(request.contexts, self._contexts, violations, earlier_names)
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
         if request.HasField("seed"):
@@ -142,6 +150,7 @@ class RequestValidator:
             cache_subcalls=request.cache_subcalls,
             tools=tools,
             answer_schema=answer_schema,
+            conversation_id="" if conversation is None else conversation.conversation_id,
             seed=request.seed if request.HasField("seed") else None,
             look_required=(
                 request.look_required if request.HasField("look_required") else self._settings.look_required

@@ -64,6 +64,8 @@ class PromptSet:
         answer_doubtful: the same for what reads like a plan or a placeholder.
         repeated_turn: code ran that had run before, and came to the same.
         names_restored: code had rebound names of the REPL.
+        follow_up: what comes before the question in a completion that goes on with a conversation.
+        variables_kept: its part on variables, where none were lost.
     """
 
     system: string.Template
@@ -90,6 +92,8 @@ class PromptSet:
     answer_doubtful: string.Template
     repeated_turn: string.Template
     names_restored: string.Template
+    follow_up: string.Template
+    variables_kept: string.Template
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> Self:

@@ -155,6 +155,7 @@ class CompleteRequest(message.Message):
     DIRECT_ANSWER_ALLOWED_FIELD_NUMBER: builtins.int
     CACHE_SUBCALLS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    CONVERSATION_TIME_TO_LIVE_FIELD_NUMBER: builtins.int
     COMPACTION_FIELD_NUMBER: builtins.int
     CHILD_MODELS_FIELD_NUMBER: builtins.int
     LOOK_REQUIRED_FIELD_NUMBER: builtins.int
@@ -171,9 +172,16 @@ class CompleteRequest(message.Message):
     detached: builtins.bool
     """detached lets the completion go on when the client goes away. Default false: it is cancelled after a grace time."""
     conversation_id: builtins.str
-    """conversation_id continues a conversation, with its variables and history. Default: none."""
+    """conversation_id continues a conversation, with its variables and history; it is kept after the completion, too. The
+    completions before are variables there: `history_n` has the messages of the n-th, counted from 0, as a list of dicts
+    with `role` and `content`, and `history` is `history_0`. What a sandbox is opened with is that of the first
+    completion: the limit on memory, the seed, and the tools, of which later ones give the same, or none for those that
+    run in the sandbox. Default: none.
+    """
     keep_conversation: builtins.bool
-    """keep_conversation keeps the REPL after the completion, as a conversation. Default false."""
+    """keep_conversation keeps the REPL after the completion, as a new conversation, however the completion ends. `started`
+    has its id. Default false.
+    """
     answer_schema: builtins.str
     """answer_schema is a JSON Schema, as a JSON object, that the answer must match, at most 100,000 characters. Drafts 4, 6,
     7, 2019-09 and 2020-12 are known by `$schema`; default 2020-12. References lead to places within it, as
@@ -222,6 +230,13 @@ class CompleteRequest(message.Message):
         """labels are kept with the completion, for `ListCompletions`. At most 20, keys and values at most 100 characters."""
 
     @builtins.property
+    def conversation_time_to_live(self) -> duration_pb2.Duration:
+        """conversation_time_to_live is how long the conversation is kept after each use, from now on; a use is a completion, or
+        `ListVariables`. Greater values are lowered to the server's greatest, a day. Only with `keep_conversation` or
+        `conversation_id`. Default: what it was, or the server's setting, 15 minutes.
+        """
+
+    @builtins.property
     def compaction(self) -> Compaction:
         """compaction says when a node's messages are summed up to fit its model's window. Default: the server's settings."""
 
@@ -251,13 +266,14 @@ class CompleteRequest(message.Message):
         direct_answer_allowed: builtins.bool = ...,
         cache_subcalls: builtins.bool = ...,
         labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        conversation_time_to_live: duration_pb2.Duration | None = ...,
         compaction: Compaction | None = ...,
         child_models: abc.Iterable[builtins.str] | None = ...,
         look_required: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "compaction", b"compaction", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__look_required: _TypeAlias = typing.Literal["look_required"]  # noqa: Y015
     _WhichOneofArgType__look_required: _TypeAlias = typing.Literal["_look_required", b"_look_required"]  # noqa: Y015
@@ -319,9 +335,10 @@ class ContextPart(message.Message):
     ENCODED_FIELD_NUMBER: builtins.int
     IMAGE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is the variable's name in the REPL: a Python identifier, no keyword, and none that the REPL provides. Default:
-    `context` for a single part; the n-th of several, counted from 0, is `context_n`, and `context` is a dict of all by
-    name.
+    """name is the variable's name in the REPL: a Python identifier, no keyword, and none that the REPL provides, as
+    `history`. Default: `context` for a single part; the n-th of several, counted from 0, is `context_n`, and `context`
+    is a dict of all by name. In a conversation the parts of all completions are counted, `context_0` being the first
+    even if it is the only one, and `context` stays what the first completion had.
     """
     description: builtins.str
     """description tells the model what it is, at most 1000 characters. Default empty."""
@@ -1584,8 +1601,19 @@ class Conversation(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: builtins.int
+    VARIABLES_LOST_FIELD_NUMBER: builtins.int
+    RUNNING_COMPLETION_ID_FIELD_NUMBER: builtins.int
+    QUERY_PREVIEW_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """conversation_id is what `CompleteRequest.conversation_id` takes."""
+    variables_lost: builtins.bool
+    """variables_lost tells that its sandbox is lost, and with it what the code of earlier completions made; contexts and
+    histories are there again. The next completion is told, and its client warned with VARIABLES_LOST.
+    """
+    running_completion_id: builtins.str
+    """running_completion_id is the completion that runs in it, or empty."""
+    query_preview: builtins.str
+    """query_preview is the beginning of its first question, at most 200 characters."""
     @builtins.property
     def completion_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """completion_ids are its completions, first to last."""
@@ -1596,7 +1624,7 @@ class Conversation(message.Message):
 
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """expire_time is when it will be closed if it is not used."""
+        """expire_time is when it will be closed if it is not used; absent while a completion runs in it."""
 
     @builtins.property
     def time_to_live(self) -> duration_pb2.Duration:
@@ -1610,10 +1638,13 @@ class Conversation(message.Message):
         create_time: timestamp_pb2.Timestamp | None = ...,
         expire_time: timestamp_pb2.Timestamp | None = ...,
         time_to_live: duration_pb2.Duration | None = ...,
+        variables_lost: builtins.bool = ...,
+        running_completion_id: builtins.str = ...,
+        query_preview: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["completion_ids", b"completion_ids", "conversation_id", b"conversation_id", "create_time", b"create_time", "expire_time", b"expire_time", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["completion_ids", b"completion_ids", "conversation_id", b"conversation_id", "create_time", b"create_time", "expire_time", b"expire_time", "query_preview", b"query_preview", "running_completion_id", b"running_completion_id", "time_to_live", b"time_to_live", "variables_lost", b"variables_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1644,18 +1675,32 @@ class ListVariablesResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     VARIABLES_FIELD_NUMBER: builtins.int
+    OMITTED_COUNT_FIELD_NUMBER: builtins.int
+    VARIABLES_LOST_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    omitted_count: builtins.int
+    """omitted_count is how many more there are."""
+    variables_lost: builtins.bool
+    """variables_lost is that of `Conversation`."""
+    error: builtins.str
+    """error says why they could not be listed, as when describing one takes too long; empty if they could."""
     @builtins.property
     def variables(self) -> containers.RepeatedCompositeFieldContainer[ReplVariable]:
-        """variables of its REPL."""
+        """variables of its REPL, contexts and histories included; at most 200. Modules, names that begin with an underscore and
+        what the REPL provides are left out.
+        """
 
     def __init__(
         self,
         *,
         variables: abc.Iterable[ReplVariable] | None = ...,
+        omitted_count: builtins.int = ...,
+        variables_lost: builtins.bool = ...,
+        error: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "omitted_count", b"omitted_count", "variables", b"variables", "variables_lost", b"variables_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -132,8 +132,9 @@ class CompletionServiceServicer:
         does `CancelCompletion`: model calls stop and sandboxes are freed.
 
         Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
-        reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
-        cannot be written), UNIMPLEMENTED (field not served yet).
+        reused with another request), FAILED_PRECONDITION (a completion runs in the conversation), RESOURCE_EXHAUSTED (too
+        many completions or conversations), UNAVAILABLE (draining, no sandbox, journal cannot be written), UNIMPLEMENTED
+        (field not served yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,14 +243,15 @@ class CompletionServiceServicer:
     def ListVariables(self, request, context):
         """ListVariables describes the variables of a conversation's REPL.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
+        other).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseConversation(self, request, context):
-        """CloseConversation ends a conversation and frees its sandbox.
+        """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
 
         Errors: NOT_FOUND.
         """

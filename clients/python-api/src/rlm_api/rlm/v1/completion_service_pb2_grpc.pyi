@@ -49,8 +49,9 @@ class CompletionServiceStub:
     does `CancelCompletion`: model calls stop and sandboxes are freed.
 
     Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
-    reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
-    cannot be written), UNIMPLEMENTED (field not served yet).
+    reused with another request), FAILED_PRECONDITION (a completion runs in the conversation), RESOURCE_EXHAUSTED (too
+    many completions or conversations), UNAVAILABLE (draining, no sandbox, journal cannot be written), UNIMPLEMENTED
+    (field not served yet).
     """
     CompleteWithTools: _grpc.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
@@ -109,10 +110,11 @@ class CompletionServiceStub:
     ListVariables: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListVariablesRequest, _completion_service_pb2.ListVariablesResponse]
     """ListVariables describes the variables of a conversation's REPL.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
+    other).
     """
     CloseConversation: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.CloseConversationRequest, _completion_service_pb2.CloseConversationResponse]
-    """CloseConversation ends a conversation and frees its sandbox.
+    """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
 
     Errors: NOT_FOUND.
     """
@@ -138,8 +140,9 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     does `CancelCompletion`: model calls stop and sandboxes are freed.
 
     Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
-    reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
-    cannot be written), UNIMPLEMENTED (field not served yet).
+    reused with another request), FAILED_PRECONDITION (a completion runs in the conversation), RESOURCE_EXHAUSTED (too
+    many completions or conversations), UNAVAILABLE (draining, no sandbox, journal cannot be written), UNIMPLEMENTED
+    (field not served yet).
     """
     CompleteWithTools: _aio.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]  # type: ignore[assignment]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
@@ -198,10 +201,11 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     ListVariables: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListVariablesRequest, _completion_service_pb2.ListVariablesResponse]  # type: ignore[assignment]
     """ListVariables describes the variables of a conversation's REPL.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
+    other).
     """
     CloseConversation: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.CloseConversationRequest, _completion_service_pb2.CloseConversationResponse]  # type: ignore[assignment]
-    """CloseConversation ends a conversation and frees its sandbox.
+    """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
 
     Errors: NOT_FOUND.
     """
@@ -230,8 +234,9 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         does `CancelCompletion`: model calls stop and sandboxes are freed.
 
         Errors: INVALID_ARGUMENT (bad field, unknown model), NOT_FOUND (context, conversation), ALREADY_EXISTS (`request_id`
-        reused with another request), RESOURCE_EXHAUSTED (too many completions), UNAVAILABLE (draining, no sandbox, journal
-        cannot be written), UNIMPLEMENTED (field not served yet).
+        reused with another request), FAILED_PRECONDITION (a completion runs in the conversation), RESOURCE_EXHAUSTED (too
+        many completions or conversations), UNAVAILABLE (draining, no sandbox, journal cannot be written), UNIMPLEMENTED
+        (field not served yet).
         """
 
     @_abc_1.abstractmethod
@@ -362,7 +367,8 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_completion_service_pb2.ListVariablesResponse, _abc.Awaitable[_completion_service_pb2.ListVariablesResponse]]:
         """ListVariables describes the variables of a conversation's REPL.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
+        other).
         """
 
     @_abc_1.abstractmethod
@@ -371,7 +377,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_service_pb2.CloseConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_completion_service_pb2.CloseConversationResponse, _abc.Awaitable[_completion_service_pb2.CloseConversationResponse]]:
-        """CloseConversation ends a conversation and frees its sandbox.
+        """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
 
         Errors: NOT_FOUND.
         """

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rlm/v1/error_reason.proto\x12\x06rlm.v1*\xde\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_CONTEXT_NOT_FOUND\x10\x02\x12%\n!ERROR_REASON_COMPLETION_NOT_FOUND\x10\x03\x12\'\n#ERROR_REASON_CONVERSATION_NOT_FOUND\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x05\x12%\n!ERROR_REASON_TOO_MANY_COMPLETIONS\x10\x06\x12#\n\x1f\x45RROR_REASON_CONTEXT_STORE_FULL\x10\x07\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x08\x12$\n ERROR_REASON_SANDBOX_UNAVAILABLE\x10\t\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12&\n\"ERROR_REASON_SEQUENCE_OUT_OF_RANGE\x10\x0c\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\r\x12$\n ERROR_REASON_STORAGE_UNAVAILABLE\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\x0f\x12#\n\x1f\x45RROR_REASON_TOOL_CALL_NOT_OPEN\x10\x10\x42:Z8github.com/rlm-server/rlm-server/clients/go/rlm/v1;rlmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rlm/v1/error_reason.proto\x12\x06rlm.v1*\xab\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_CONTEXT_NOT_FOUND\x10\x02\x12%\n!ERROR_REASON_COMPLETION_NOT_FOUND\x10\x03\x12\'\n#ERROR_REASON_CONVERSATION_NOT_FOUND\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_UNKNOWN_MODEL\x10\x05\x12%\n!ERROR_REASON_TOO_MANY_COMPLETIONS\x10\x06\x12#\n\x1f\x45RROR_REASON_CONTEXT_STORE_FULL\x10\x07\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x08\x12$\n ERROR_REASON_SANDBOX_UNAVAILABLE\x10\t\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12&\n\"ERROR_REASON_SEQUENCE_OUT_OF_RANGE\x10\x0c\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\r\x12$\n ERROR_REASON_STORAGE_UNAVAILABLE\x10\x0e\x12\x1c\n\x18\x45RROR_REASON_WRONG_STATE\x10\x0f\x12#\n\x1f\x45RROR_REASON_TOOL_CALL_NOT_OPEN\x10\x10\x12\"\n\x1e\x45RROR_REASON_CONVERSATION_BUSY\x10\x11\x12\'\n#ERROR_REASON_TOO_MANY_CONVERSATIONS\x10\x12\x42:Z8github.com/rlm-server/rlm-server/clients/go/rlm/v1;rlmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z8github.com/rlm-server/rlm-server/clients/go/rlm/v1;rlmv1'
   _globals['_ERRORREASON']._serialized_start=38
-  _globals['_ERRORREASON']._serialized_end=644
+  _globals['_ERRORREASON']._serialized_end=721
 # @@protoc_insertion_point(module_scope)

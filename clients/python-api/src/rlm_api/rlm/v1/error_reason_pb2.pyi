@@ -66,6 +66,14 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """FAILED_PRECONDITION: a `tool_result` is for a call that there was not, or that was answered before.
     Metadata: `call_id`.
     """
+    ERROR_REASON_CONVERSATION_BUSY: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION: a completion runs in the conversation, which has one at a time. Wait for its end, or cancel it.
+    Metadata: `conversation_id`, `completion_id`.
+    """
+    ERROR_REASON_TOO_MANY_CONVERSATIONS: _ErrorReason.ValueType  # 18
+    """RESOURCE_EXHAUSTED: the server keeps as many conversations as it may. Close one, or try again when one has expired;
+    a `google.rpc.RetryInfo` detail says when the next does. Metadata: `limit`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable reason of a failed RPC. It is carried, without the `ERROR_REASON_` prefix, in the
@@ -116,4 +124,12 @@ ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 15
 ERROR_REASON_TOOL_CALL_NOT_OPEN: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: a `tool_result` is for a call that there was not, or that was answered before.
 Metadata: `call_id`.
+"""
+ERROR_REASON_CONVERSATION_BUSY: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION: a completion runs in the conversation, which has one at a time. Wait for its end, or cancel it.
+Metadata: `conversation_id`, `completion_id`.
+"""
+ERROR_REASON_TOO_MANY_CONVERSATIONS: ErrorReason.ValueType  # 18
+"""RESOURCE_EXHAUSTED: the server keeps as many conversations as it may. Close one, or try again when one has expired;
+a `google.rpc.RetryInfo` detail says when the next does. Metadata: `limit`.
 """
