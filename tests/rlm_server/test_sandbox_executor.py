@@ -120,6 +120,12 @@ async def test_a_large_context_is_uploaded_once_however_many_sessions_use_it(
     assert len(sandbox.uploads) == 1
 
 
+async def test_code_runs_in_the_image_that_is_set(model: ScriptedModel, sandbox: FakeSandbox) -> None:
+    async with running_stack(model, sandbox=sandbox.address, sandbox_image="maths") as stack:
+        await stack.complete("FINAL(x)")
+    assert sandbox.opened[0].image == "maths"
+
+
 async def test_a_small_context_goes_inline(stack: Stack, sandbox: FakeSandbox) -> None:
     await stack.complete("FINAL(x)")
     assert sandbox.uploads == []

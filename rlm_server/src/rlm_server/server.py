@@ -168,6 +168,6 @@ def _make_executor(
         )
         return LocalExecutor()
     address = sandbox_process.address if sandbox_process else str(settings.sandbox)
-    executor = SandboxExecutor(address)
+    executor = SandboxExecutor(address, settings.sandbox_image)
     resources.push_async_callback(executor.close)
     return executor

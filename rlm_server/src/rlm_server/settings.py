@@ -63,6 +63,8 @@ class Settings:
         retention_bytes: how much all that have ended may take; the oldest go first. None means any.
         client_grace_seconds: how long a completion that is not detached goes on while no client watches it.
         lease_seconds: after how long without a sign of life of the server that runs it a completion is taken over.
+        sandbox_image: guest image that code runs in, of those that the sandbox server has; empty means its standard
+            one. `local` has none.
         sandbox_patience_seconds: how long to look for a sandbox in place of one that died, before the completion parks.
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
@@ -113,6 +115,7 @@ class Settings:
     retention_bytes: int | None = 10 * 1024**3
     client_grace_seconds: float = 15.0
     lease_seconds: float = 6.0
+    sandbox_image: str = ""
     sandbox_patience_seconds: float = 60.0
     prompts_dir: Path | None = None
     default_prompts: str = DEFAULT_PROMPTS

@@ -36,10 +36,12 @@ class SandboxExecutor:
 
     Args:
         address: `unix:PATH`, `dns:///HOST:PORT` or `HOST:PORT`.
+        image: name of the guest image; empty for the sandbox server's standard one.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, image: str = "") -> None:
         self.name = address
+        self._image = image
         self._channel = grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
         self._stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(self._channel)
         self._blobs = BlobUploader(self._stub)
@@ -73,6 +75,7 @@ class SandboxExecutor:
             host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
             prelude=pb.Prelude(source=spec.prelude_source),
             seed=_seed(spec),
+            image=self._image,
         )
 
     async def _input(self, one: InputValue) -> pb.Input:
