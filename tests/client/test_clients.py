@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from rlm_common.errors import InvalidRequestError as ServerInvalidRequestError
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from tests.support.fake_completion_service import FakeCompletionService, ending_with, finished
+from tests.support.pictures import png
 
 MIB = 1024 * 1024
 
@@ -200,6 +202,32 @@ async def test_a_directory_is_sent_as_documents_and_what_was_left_out_is_told(cl
     }
 
 
+async def test_pictures_go_with_their_type(client, service, tmp_path):
+    path = tmp_path / "flag.png"
+    path.write_bytes(png())
+    parts = [rlm_client.Part("a", path), rlm_client.Part("b", rlm_client.Image(b"x", "image/gif"))]
+    await client.completion(parts, "?")
+    sent = [(part.image.data, part.image.media_type) for part in service.requests[0].contexts]
+    assert sent == [(png(), "image/png"), (b"x", "image/gif")]
+
+
+async def test_a_large_picture_is_uploaded(client, service):
+    large = png(padding=2 * MIB)
+    await client.completion(rlm_client.Image(large), "?")
+    (metadata,) = service.upload_metadata
+    assert (metadata.format, metadata.size_bytes) == (pb.CONTEXT_FORMAT_IMAGE, len(large))
+    assert list(service.uploads.values()) == [large]
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [(rlm_client.Image(b"text"), "it is no PNG"), (Path("/nowhere/a.png"), "cannot be read")],
+)
+async def test_what_is_no_picture_is_told(client, value, complaint):
+    with pytest.raises(rlm_client.ContextError, match=complaint):
+        await client.completion(value, "?")
+
+
 async def test_bytes_and_files_in_another_charset_go_as_they_are_with_its_name(client, service, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")
@@ -378,3 +406,9 @@ async def test_the_sets_of_texts_of_a_server_can_be_listed(client):
     assert [one.name for one in found.sets] == ["v1", "mine"]
     assert found.default_name == "v1"
     assert found.model_notes[0].family == "gpt-5"
+
+
+async def test_a_direct_answer_can_be_allowed(client, service):
+    await client.completion("text", "?", direct_answer_allowed=True)
+    await client.completion("text", "?")
+    assert [request.direct_answer_allowed for request in service.requests] == [True, False]

@@ -13,7 +13,7 @@ from rlm_client._channel import SERVICE_CONFIG
 PUBLIC_NAMES = """
 AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient AsyncEventStream CallCancelledError
 CallDeadlineError Client Compaction Completion Context ContextError Directory Event EventStream FieldViolation
-FinishReason InvalidRequestError JsonSchema Limits
+FinishReason Image InvalidRequestError JsonSchema Limits
 Models NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError
 Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError Tool
 ToolDefinitionError UnavailableError WrongStateError prepare read_directory

@@ -131,7 +131,7 @@ async def test_a_prompt_of_several_megabytes_arrives_whole(stack: Stack) -> None
         ("llm_query('x', model=7)", "TypeError: model must be the name"),
         ("rlm_query('x', 'long text ' * 100)", "use context="),
         ("rlm_query_batched(['a', 'b'], contexts=['c'])", "2 prompts but 1 contexts"),
-        ("rlm_query('x', context=object())", "a context must be text or what JSON can express"),
+        ("rlm_query('x', context=object())", "a context must be text, images, or what JSON can express"),
     ],
 )
 async def test_a_wrong_call_raises_with_the_remedy(stack: Stack, call: str, error: str) -> None:

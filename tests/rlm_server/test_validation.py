@@ -163,49 +163,6 @@ async def test_an_unknown_context_is_not_found(local_stack: Stack, context_id: s
     assert_status(error, grpc.StatusCode.NOT_FOUND, "CONTEXT_NOT_FOUND", context_id=context_id)
 
 
-@pytest.mark.parametrize(
-    ("feature", "request_fields"),
-    [
-        ("conversation_id", {"conversation_id": "c"}),
-        ("keep_conversation", {"keep_conversation": True}),
-        ("direct_answer_allowed", {"direct_answer_allowed": True}),
-        ("contexts[1].image", contexts(TEXT, pb.ContextPart(image=pb.Image(data=b"x", media_type="image/png")))),
-    ],
-)
-async def test_a_field_that_is_not_served_yet_is_refused_and_not_ignored(
-    local_stack: Stack, feature: str, request_fields: dict[str, Any]
-) -> None:
-    error = await refusal(local_stack, request_fields)
-    assert_status(error, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", feature=feature)
-    assert feature in str(error.details())
-
-
-SERVED = {
-    *(
-        "Complete",
-        "CompleteWithTools",
-        "UploadContext",
-        "ListModels",
-        "ListPrompts",
-        "WatchCompletion",
-        "GetCompletion",
-    ),
-    *("ListCompletions", "CancelCompletion", "ResumeCompletion", "DeleteCompletion"),
-}
-METHODS = pb.DESCRIPTOR.services_by_name["CompletionService"].methods
-
-
-@pytest.mark.parametrize("rpc", [method.name for method in METHODS if method.name not in SERVED])
-async def test_an_rpc_that_is_not_served_yet_says_so(local_stack: Stack, rpc: str) -> None:
-    method = METHODS[[one.name for one in METHODS].index(rpc)]
-    request = getattr(pb, f"{rpc}Request")()
-    call = getattr(local_stack.stub, rpc)(iter([request]) if method.client_streaming else request)
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await (call.read() if method.server_streaming else call)
-    assert_status(failure.value, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", feature=rpc)
-    assert rpc in str(failure.value.details())
-
-
 async def test_more_completions_than_allowed_are_refused(model: ScriptedModel) -> None:
     async with running_stack(model, max_concurrent_completions=1) as stack:
         first = stack.start([ScriptedReply("FINAL(x)", release=asyncio.Event())])

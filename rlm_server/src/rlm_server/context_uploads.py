@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rlm_server.charsets import text_decoder
-from rlm_server.engine.outlines import Outline, TextScan, outline_json
+from rlm_server.engine.images import ImageInfo, check_image
+from rlm_server.engine.outlines import Outline, TextScan, outline_image, outline_json
 from rlm_server.engine.ports import StoredBytes, ValueFormat
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ContextKind(enum.StrEnum):
     TEXT = "text"
     JSON = "json"
     DOCUMENTS = "documents"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,22 @@ class StoredContext:
         format: how its bytes become a value.
         stored: the file.
         outline: what models are told of it.
+        image: what is known of it, if it is a picture.
     """
 
     context_id: str
     format: ValueFormat
     stored: StoredBytes
     outline: Outline
+    image: ImageInfo | None = None
+
+
+_FORMATS = {
+    ContextKind.TEXT: ValueFormat.TEXT,
+    ContextKind.JSON: ValueFormat.JSON,
+    ContextKind.DOCUMENTS: ValueFormat.JSON,
+    ContextKind.IMAGE: ValueFormat.BYTES,
+}
 
 
 class ContextUpload:
@@ -85,7 +97,9 @@ class ContextUpload:
         self._kind = kind
         self._charset = charset or _UTF8
         self._decoder = text_decoder(self._charset)
-        self._is_utf8 = self._charset.lower().replace("_", "-") in (_UTF8, "utf8")
+        self._is_text = kind is not ContextKind.IMAGE
+        self._max_bytes = store.max_context_bytes if self._is_text else store.max_image_bytes
+        self._is_utf8 = not self._is_text or self._charset.lower().replace("_", "-") in (_UTF8, "utf8")
         self._received_hash = hashlib.sha256()
         self._hash = self._received_hash if self._is_utf8 else hashlib.sha256()
         self._scan = TextScan()
@@ -116,9 +130,8 @@ class ContextUpload:
             ContextStoreFullError: they are too many.
         """
         encoded = await asyncio.to_thread(self._convert, chunk)
-        limit_bytes = self._store.max_context_bytes
-        if self._stored_bytes + len(encoded) > limit_bytes:
-            raise ContextStoreFullError(limit_bytes, f"the context is larger than {limit_bytes:,} bytes")
+        if self._stored_bytes + len(encoded) > self._max_bytes:
+            raise ContextStoreFullError(self._max_bytes, f"the context is larger than {self._max_bytes:,} bytes")
         await self._store.reserve(len(encoded))
         self._reserved_bytes += len(encoded)
         await asyncio.to_thread(self._write, encoded)
@@ -130,15 +143,15 @@ class ContextUpload:
             InvalidContextError: it ends within a character, or is not of its kind.
             StorageUnavailableError: it cannot be kept at present.
         """
-        outline = await asyncio.to_thread(self._finish)
+        outline, image = await asyncio.to_thread(self._finish)
         digest = self._hash.hexdigest()
         context_id = f"{self._kind.value}-{digest}"
         await self._store.load([context_id])
         known = self._store.get(context_id)
         if known is not None:
             return known, True
-        value_format = ValueFormat.TEXT if self._kind is ContextKind.TEXT else ValueFormat.JSON
-        context = StoredContext(context_id, value_format, StoredBytes(self._path, digest, self._stored_bytes), outline)
+        stored = StoredBytes(self._path, digest, self._stored_bytes)
+        context = StoredContext(context_id, _FORMATS[self._kind], stored, outline, image)
         kept = await self._store.add(context, self._path)
         self._reserved_bytes = 0
         return kept, False
@@ -149,8 +162,9 @@ class ContextUpload:
 
     def _convert(self, chunk: bytes) -> bytes:
         """Checks bytes that have come, and returns them as UTF-8."""
-        text = self._decode(chunk, final=False)
-        self._scan.feed(text)
+        if self._is_text:
+            text = self._decode(chunk, final=False)
+            self._scan.feed(text)
         self._received_hash.update(chunk)
         self.size_bytes += len(chunk)
         if self._is_utf8:
@@ -176,16 +190,20 @@ class ContextUpload:
             charset = "UTF-8" if self._is_utf8 else self._charset
             raise InvalidContextError(f"it is not {charset}: {error.reason} near byte {position:,}; {remedy}") from None
 
-    def _finish(self) -> Outline:
-        self._decode(b"", final=True)
-        self._file.close()
-        if self._kind is ContextKind.TEXT:
-            return self._scan.outline()
-        text = self._path.read_text(encoding=_UTF8)
+    def _finish(self) -> tuple[Outline, ImageInfo | None]:
         try:
+            if not self._is_text:
+                self._file.close()
+                image = check_image(self._path.read_bytes(), "", self._max_bytes).info
+                return outline_image(image), image
+            self._decode(b"", final=True)
+            self._file.close()
+            if self._kind is ContextKind.TEXT:
+                return self._scan.outline(), None
+            text = self._path.read_text(encoding=_UTF8)
             if self._kind is ContextKind.DOCUMENTS:
                 check_documents(text)
-            return outline_json(text)
+            return outline_json(text), None
         except ValueError as error:
             raise InvalidContextError(str(error)) from None
 

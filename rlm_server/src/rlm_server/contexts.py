@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from rlm_server.context_uploads import ContextStoreFullError, ContextUpload, StoredContext
+from rlm_server.engine.images import ImageInfo
 from rlm_server.engine.outlines import Outline
 from rlm_server.engine.ports import StoredBytes, ValueFormat
 from rlm_server.journal.blobs import BlobMissingError
@@ -33,14 +34,25 @@ class ContextStore:
         journal: keeps them.
         capacity_bytes: room for all together.
         max_context_bytes: size of one.
+        max_image_bytes: size of one that is a picture.
         directory: where uploads are until they are complete.
     """
 
-    def __init__(self, journal: Journal, *, capacity_bytes: int, max_context_bytes: int, directory: Path) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        capacity_bytes: int,
+        max_context_bytes: int,
+        max_image_bytes: int,
+        directory: Path,
+    ) -> None:
         self._journal = journal
         self._directory = directory
         self._capacity_bytes = capacity_bytes
         self._max_context_bytes = min(max_context_bytes, capacity_bytes)
+        self.max_image_bytes = min(max_image_bytes, self._max_context_bytes)
+        """Size that one picture can have."""
         self._contexts: dict[str, StoredContext] = {}
         self._users: dict[str, int] = {}
         self._used_bytes = 0
@@ -80,7 +92,7 @@ class ContextStore:
                 row.context_id,
                 ValueFormat(row.format),
                 StoredBytes(path, row.sha256, row.size_bytes),
-                Outline(**json.loads(row.outline)),
+                *_outline_from_json(row.outline),
             )
 
     def get(self, context_id: str) -> StoredContext | None:
@@ -170,10 +182,21 @@ class ContextStore:
             "format": context.format.value,
             "sha256": stored.sha256,
             "size_bytes": stored.size_bytes,
-            "outline": json.dumps(dataclasses.asdict(context.outline)),
+            "outline": _outline_to_json(context),
         }
         await self._journal.execute(lambda database, connection: keep(database, connection, row))
         kept_path = await asyncio.to_thread(self._journal.blobs.local_path, stored.sha256)
         kept = dataclasses.replace(context, stored=dataclasses.replace(stored, path=kept_path))
         self._contexts[context.context_id] = kept
         return kept
+
+
+def _outline_to_json(context: StoredContext) -> str:
+    image = None if context.image is None else dataclasses.asdict(context.image)
+    return json.dumps(dataclasses.asdict(context.outline) | {"image": image})
+
+
+def _outline_from_json(text: str) -> tuple[Outline, ImageInfo | None]:
+    fields = json.loads(text)
+    image = fields.pop("image", None)
+    return Outline(**fields), None if image is None else ImageInfo(**image)

@@ -123,6 +123,7 @@ async def create_server(settings: Settings) -> RlmServer:
             capacity_bytes=settings.context_store_bytes,
             max_context_bytes=settings.max_context_bytes,
             directory=uploads,
+            max_image_bytes=settings.max_image_bytes,
         )
         await contexts.open()
         models = ModelRegistry(settings)

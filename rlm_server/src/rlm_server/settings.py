@@ -10,6 +10,7 @@ import pydantic
 import pydantic.dataclasses
 from rlm_common.addresses import is_loopback
 
+from rlm_server.engine.images import DEFAULT_MAX_IMAGE_BYTES
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits, limits_problem
 from rlm_server.engine.prompts import DEFAULT_PROMPTS
 from rlm_server.models.profile import ModelProfile
@@ -53,6 +54,9 @@ class Settings:
         max_concurrent_completions: completions that run at once; more are refused.
         context_store_bytes: room for uploaded contexts; the least recently used go first.
         max_context_bytes: size of one uploaded context.
+        max_direct_answer_tokens: how large a context may be, by estimate, to be answered by one plain call where a
+            request allows that; half of the model's window is a limit, too.
+        max_image_bytes: size of one picture, in a context or a sub-call.
         data_dir: where completions and uploaded contexts are kept. None means a temporary directory, and that nothing
             outlives the server.
         database: where the journal of completions is, `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST:PORT/NAME`,
@@ -108,6 +112,8 @@ class Settings:
     max_concurrent_completions: int = 256
     context_store_bytes: int = 4 * 1024**3
     max_context_bytes: int = 1024**3
+    max_direct_answer_tokens: int = 16_384
+    max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
     data_dir: Path | None = None
     database: str | None = field(default=None, repr=False)
     blob_store: str | None = None
@@ -172,7 +178,10 @@ class Settings:
                     raise SettingsError(f"models.{name}.fallbacks names the model itself")
 
     def _check_numbers(self) -> None:
-        for name in ("max_concurrent_completions", "context_store_bytes", "max_context_bytes", "max_conversations"):
+        for name in (
+            *("max_concurrent_completions", "max_conversations", "context_store_bytes", "max_context_bytes"),
+            *("max_image_bytes",),
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")
         for name in (

@@ -35,6 +35,7 @@ from rlm_client._errors import (
     UnavailableError,
     WrongStateError,
 )
+from rlm_client._image import Image
 from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
 from rlm_client._sync import Client, EventStream
@@ -59,6 +60,7 @@ __all__ = [
     "EventStream",
     "FieldViolation",
     "FinishReason",
+    "Image",
     "InvalidRequestError",
     "JsonSchema",
     "Limits",

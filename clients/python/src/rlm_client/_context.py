@@ -14,6 +14,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
 from rlm_client._directory import SkippedFile, read_directory
 from rlm_client._errors import ContextError
+from rlm_client._image import IMAGE_SUFFIXES, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ UTF8 = "utf-8"
 Json: TypeAlias = dict[str, Any] | list[Any]
 """A value that `json.dumps` takes."""
 
-Value: TypeAlias = str | bytes | Json | Path
-"""A context: text, UTF-8 bytes, a JSON value, a file, or a directory."""
+Value: TypeAlias = str | bytes | Json | Path | Image
+"""A context: text, UTF-8 bytes, a JSON value, a file, a directory, or a picture. A file whose name ends as those of
+pictures do is one."""
 
 UPLOAD_THRESHOLD_BYTES = 1024 * 1024
 """Contexts larger than this, in all, are uploaded; smaller ones travel in the request."""
@@ -39,7 +41,7 @@ class Part:
 
     Args:
         name: the variable's name in the REPL, a Python identifier.
-        value: text, the bytes of a text, a JSON value, or the path of a text file or of a directory.
+        value: text, the bytes of a text, a JSON value, a picture, or the path of a file or of a directory.
         description: tells the model what it is.
         charset: character set of bytes and files.
     """
@@ -55,11 +57,12 @@ class Source:
     """The bytes of a part, in memory or in a file, known to be valid.
 
     Args:
-        format: text or JSON.
+        format: text, JSON or picture.
         data: the bytes, or the file that has them.
         size_bytes: how many they are.
         sha256: their digest.
-        charset: their character set.
+        charset: their character set, if they are text.
+        media_type: what they are, if they are a picture.
     """
 
     format: pb.ContextFormat.ValueType
@@ -67,6 +70,7 @@ class Source:
     size_bytes: int
     sha256: str
     charset: str = UTF8
+    media_type: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the bytes in pieces of at most `CHUNK_BYTES`.
@@ -106,6 +110,9 @@ class PreparedPart:
 
     def inline(self) -> pb.ContextPart:
         """Returns the part with its value in it."""
+        if self.source.media_type:
+            image = pb.Image(data=self.source.read(), media_type=self.source.media_type)
+            return pb.ContextPart(name=self.name, description=self.description, image=image)
         if self.source.charset != UTF8:
             encoded = pb.EncodedText(data=self.source.read(), charset=self.source.charset)
             return pb.ContextPart(name=self.name, description=self.description, encoded=encoded)
@@ -177,6 +184,12 @@ def _prepare_value(label: str, value: Value, charset: str) -> tuple[Source, Sequ
             raise ContextError(label, f"character {error.start} is half of a surrogate pair, no text") from None
     if isinstance(value, bytes):
         return _source(label, pb.CONTEXT_FORMAT_TEXT, value, charset), ()
+    if isinstance(value, Path) and value.suffix.lower() in IMAGE_SUFFIXES and not value.is_dir():
+        value = Image(value)
+    if isinstance(value, Image):
+        data, media_type = value.read()
+        digest = hashlib.sha256(data).hexdigest()
+        return Source(pb.CONTEXT_FORMAT_IMAGE, data, len(data), digest, media_type=media_type), ()
     if isinstance(value, Path):
         if not value.is_dir():
             return _source(str(value), pb.CONTEXT_FORMAT_TEXT, value, charset), ()
@@ -191,7 +204,7 @@ def _prepare_value(label: str, value: Value, charset: str) -> tuple[Source, Sequ
         return _json_source(str(value), directory.documents), directory.skipped_files
     if isinstance(value, dict | list):
         return _json_source(label, value), ()
-    raise TypeError(f"{label} must be str, bytes, dict, list, pathlib.Path or a list of Part, not {type(value)}")
+    raise TypeError(f"{label} must be str, bytes, dict, list, pathlib.Path, Image or a list of Part, not {type(value)}")
 
 
 def _json_source(label: str, value: Json) -> Source:

@@ -61,6 +61,7 @@ class Client:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
@@ -72,9 +73,10 @@ class Client:
         """Answers a query over a context.
 
         Args:
-            context: text, UTF-8 bytes, a JSON value (dict or list), the path of a text file, the path of a directory,
-                or a list of `Part`. Of a directory, binary files and those that cannot be read are left out and listed
-                in `Completion.skipped_files`. More than 1 MiB is uploaded first, unless the server has it.
+            context: text, UTF-8 bytes, a JSON value (dict or list), an `Image`, the path of a text file, of a picture
+                or of a directory, or a list of `Part`. Of a directory, binary files and those that cannot be read are
+                left out and listed in `Completion.skipped_files`. More than 1 MiB is uploaded first, unless the server
+                has it.
             query: the question.
             model: the root's model. Default: the server's.
             sub_model: the model of sub-calls. Default: the server's.
@@ -83,6 +85,8 @@ class Client:
             limits: what bounds the completion. Default: the server's.
             sampling: what models are told about sampling. Default: the endpoints'.
             prompts: the texts that models are given. Default: the server's.
+            direct_answer_allowed: a context that fits the model comfortably may be answered by one plain model call,
+                without a REPL.
             compaction: when messages are summed up to fit a model's window. Default: the server's settings.
             tools: functions for the code in the REPL. Plain ones are served by this client while the stream is read:
                 the model is told their names, parameters and docstrings, and calls run on threads. `Tool` has more.
@@ -116,6 +120,7 @@ class Client:
             limits=limits,
             sampling=sampling,
             prompts=prompts,
+            direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,
             tools=tools,
             cache_subcalls=cache_subcalls,
@@ -137,6 +142,7 @@ class Client:
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         prompts: Prompts | None = None,
+        direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
@@ -166,6 +172,7 @@ class Client:
             limits=limits,
             sampling=sampling,
             prompts=prompts,
+            direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,
             tools=all_tools,
             cache_subcalls=cache_subcalls,

@@ -126,6 +126,9 @@ def complete(
     ] = False,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Let a context that fits the model be answered by one plain call.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
     output: Annotated[
@@ -179,6 +182,7 @@ def complete(
         models,
         limits,
         chosen_prompts,
+        direct,
         compaction,
         tools,
         wanted,
@@ -212,6 +216,7 @@ class _Call:
     models: _Models
     limits: Limits
     prompts: Prompts
+    direct: bool
     compaction: Compaction
     tools: Sequence[Tool]
     answer: _Answer
@@ -263,6 +268,7 @@ class _Call:
                 child_models=self.models.children,
                 limits=self.limits,
                 prompts=self.prompts,
+                direct_answer_allowed=self.direct,
                 compaction=self.compaction,
                 tools=self.tools,
                 cache_subcalls=self.cache_subcalls,

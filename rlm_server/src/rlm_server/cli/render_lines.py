@@ -2,7 +2,7 @@ r"""A completion as plain lines: `NODE KIND [TURN[.BLOCK]] | TEXT`.
 
 Text of several lines becomes several lines with the same head, so that `grep '^0 answer'` finds the whole answer and
 `grep '^0\.2 '` all that happened in node 0.2. Kinds: started, turn, reply, code, stdout, stderr, result, subcall,
-subresult, tool, toolresult, warning, compacted, event, finished, answer.
+subresult, tool, toolresult, warning, direct, compacted, event, finished, answer.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class LineRenderer:
             case "compacted":
                 _write(f"{node} compacted {event.compacted.iteration}", words.compacted(event.compacted))
                 _write(f"{node} compacted {event.compacted.iteration}", event.compacted.summary)
+            case "answered_directly":
+                _write(f"{node} direct", words.answered_directly(event.answered_directly))
             case "finished" | "model_text_delta" | "usage_updated" | None:
                 pass  # shown at the end, or as a whole; None is a kind newer than this program
             case _:

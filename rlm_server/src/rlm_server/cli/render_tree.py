@@ -114,6 +114,8 @@ class TreeRenderer:
                 _turn(node).notes.append(f"tool: {words.tool_result(event.tool_call_finished)}")
             case "warning":
                 _turn(node).notes.append(f"warning: {event.warning.message}")
+            case "answered_directly":
+                node.turns.append(_Turn(words.answered_directly(event.answered_directly)))
             case "compacted":
                 _turn(node).notes.append(words.compacted(event.compacted))
             case _:

@@ -63,6 +63,11 @@ def tool_result(finished: event_pb2.ToolCallFinished) -> str:
     return f"{finished.call_id} {'failed' if finished.error else 'returned'} in {seconds(finished.wall_time)}: {text}"
 
 
+def answered_directly(event: event_pb2.AnsweredDirectly) -> str:
+    """Returns how a query was answered without a REPL, on one line."""
+    return f"one plain call over about {event.context_tokens} tokens of context"
+
+
 def one_line(text: str, limit: int = 100) -> str:
     """Returns a text on one line, cut to a number of characters."""
     joined = " ".join(text.split())

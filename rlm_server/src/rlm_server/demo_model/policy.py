@@ -1,20 +1,23 @@
 """What the demo model replies: a function of the messages and of nothing else.
 
-It plays one of three parts, told apart by the messages:
+It plays one of five parts, told apart by the messages:
 
     dictation   the last query holds `<reply>...</reply>` sections: its n-th reply is the n-th of them, word for word
     REPL        the system message names `llm_query`: looks, searches, asks sub-models, answers; a step per reply
+    viewer      the last query shows pictures: says of what type and size they are, with the digest of their bytes
+    whole       the last query allows to answer CANNOT_ANSWER_DIRECTLY: answers from the context in it (`reader.py`)
     reader      otherwise: reads the excerpts in the prompt and judges their lines by rules (`reader.py`)
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
 from rlm_server.demo_model import repl_code
-from rlm_server.demo_model.protocol import text_of
-from rlm_server.demo_model.reader import read
+from rlm_server.demo_model.protocol import images_of, text_of
+from rlm_server.demo_model.reader import answer_directly, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 _SELF = "(demo-model here: a fixed program that stands in for a language model.)"
 _GIVE_UP_STEP = 5
 _CHILD = "Reply with JSON only"
+_CANNOT_ANSWER = "CANNOT_ANSWER_DIRECTLY"
 _QUERY = (
     # The server's own prompt; then that of other libraries.
     re.compile(r"^Question:\n(.*?)\n\nThe REPL holds:", re.DOTALL | re.MULTILINE),
@@ -45,7 +49,18 @@ def reply_to(messages: Sequence[Message]) -> str:
     if "llm_query" in system:
         schema = _SCHEMA.search(system)
         return _repl_reply(asked, said, schema[1] if schema else "")
+    if pictures := [image for one in messages[-1:] for image in images_of(one)]:
+        return f"{_SELF} I was shown {_described(pictures)}."
+    if _CANNOT_ANSWER in asked[-1]:
+        return answer_directly(asked[-1]) or _CANNOT_ANSWER
     return read(asked[-1])
+
+
+def _described(pictures: Sequence[tuple[str, bytes]]) -> str:
+    return ", ".join(
+        f"{media_type} of {len(data)} bytes with SHA-256 {hashlib.sha256(data).hexdigest()}"
+        for media_type, data in pictures
+    )
 
 
 def _repl_reply(asked: Sequence[str], said: Sequence[str], schema: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +114,25 @@ def text_of(message: Message) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("text"))
+
+
+def images_of(message: Message) -> list[tuple[str, bytes]]:
+    """Returns the pictures of a message that come as data URLs: the media type and the bytes of each.
+
+    Raises:
+        ApiError: one comes otherwise.
+    """
+    content = message.get("content")
+    found = []
+    for part in content if isinstance(content, list) else []:
+        if isinstance(part, dict) and part.get("type") == "image_url":
+            url = (part.get("image_url") or {}).get("url", "")
+            matched = re.fullmatch(r"data:(image/\w+);base64,([A-Za-z0-9+/=]*)", url)
+            if matched is None:
+                raise ApiError(400, "images must be data URLs in base64", "invalid_value", param="messages")
+            found.append((matched[1], base64.b64decode(matched[2])))
+    return found
 
 
 def server_sent_event(value: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 LOOK = r'''
 # demo-model step 1: look at the context
 import json, re
+pictures = []
 
 def texts_in(value, where=""):
     """Yields (where, text) for every text in the context, whatever its shape."""
@@ -20,6 +21,8 @@ def texts_in(value, where=""):
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from texts_in(item, f"{where}[{index}]")
+    elif hasattr(value, "media_type"):
+        pictures.append((where or "context", value))
     else:
         yield where or "context", json.dumps(value)
 
@@ -28,7 +31,7 @@ if question.startswith("Your task is the text in the variable `context`"):  # a 
     question = context
 question, is_child, _ = question.partition("Reply with JSON only")  # a parent will add up what its child says
 print(f"context is a {type(context).__name__} with {len(texts)} texts, "
-      f"{sum(len(text) for _, text in texts)} characters")
+      f"{sum(len(text) for _, text in texts)} characters, {len(pictures)} images")
 print("question:", question[:500])
 for where, text in texts[:3]:
     print(f"sample of {where}: {text[:120]!r}")
@@ -117,6 +120,9 @@ else:
     report += f"\nOther lines that hold {' or '.join(terms) or 'its words'}: {len(hits) - len(yes)}."
     for reply in unreadable:
         report += f"\nA sub-call gave no verdict: {reply[:200]}"
+    if pictures:
+        seen = llm_query_batched([[question, picture] for _, picture in pictures])
+        report += "".join(f"\nImage {where}: {reply}" for (where, _), reply in zip(pictures, seen))
     report += "\n(Answered by demo-model, a fixed program that stands in for a language model.)"
 answer["content"] = report  # not ready yet, but better than nothing if time runs out
 print(report[:1000])

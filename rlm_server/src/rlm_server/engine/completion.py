@@ -11,6 +11,7 @@ from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import Budget
+from rlm_server.engine.direct import DirectAnswer
 from rlm_server.engine.host_calls import HostCalls
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
@@ -102,15 +103,25 @@ class Completion:
         task = NodeTask(spec.query, spec.contexts, spec.model)
         try:
             async with asyncio.timeout(self._run.budget.remaining_seconds()) as timeout:
-                return await self._run_node(Node(ROOT_NODE_ID, 0), task)
-        except SandboxOpenError:
-            raise
+                return await self._answer_directly() or await self._run_node(Node(ROOT_NODE_ID, 0), task)
+        except SandboxOpenError as error:
+            if not self._has_started:
+                raise
+            return NodeResult(event_pb2.FINISH_REASON_SANDBOX_ERROR, "", partial=True, error=str(error))
         except TimeoutError:
             if not timeout.expired():
                 return await self._internal_error()
             return await self._time_is_up()
         except Exception:  # noqa: BLE001 - whatever it is, the caller is owed an end
             return await self._internal_error()
+
+    async def _answer_directly(self) -> NodeResult | None:
+        """Answers by one plain call, if the request allows it and the context fits; None means that the loop must."""
+        direct = DirectAnswer(self._tree)
+        if self._repl is not None or not direct.is_possible:
+            return None
+        await self._start()
+        return await direct.attempt()
 
     async def _run_node(self, node: Node, task: NodeTask) -> NodeResult:
         """Runs a node in a sandbox of its own.
@@ -120,14 +131,17 @@ class Completion:
         """
         subcalls = Subcalls(self._tree, node, self._run_node)
         host_calls = HostCalls(self._tree, node, subcalls)
-        names = [part.value.name for part in task.contexts]
         is_typed = self._run.spec.answer_schema_of(node.node_id) is not None
         session_spec = SessionSpec(
-            inputs=[part.value for part in task.contexts],
+            inputs=[one for part in task.contexts for one in part.inputs],
             prelude_source=prelude_source(
-                names, self._run.spec.tools, node.depth, typed=is_typed, in_order=self._run.spec.seed is not None
+                task.contexts,
+                self._run.spec.tools,
+                node.depth,
+                typed=is_typed,
+                in_order=self._run.spec.seed is not None,
             ),
-            begin_code=begin_code(names, typed=is_typed),
+            begin_code=begin_code(task.contexts, typed=is_typed),
             host_functions=host_calls.functions,
             on_host_call=host_calls.answer,
             memory_bytes=memory_bytes(
@@ -153,7 +167,8 @@ class Completion:
     async def _begin(self, task: NodeTask) -> NodeTask:
         """Tells of the start; returns the root's task with what there was before in its conversation."""
         past = self._repl.begin(task.query, task.contexts) if self._repl is not None else None
-        await self._start()
+        if not self._has_started:
+            await self._start()
         if past is None or not past.completion_count:
             return task
         if past.variables_lost:

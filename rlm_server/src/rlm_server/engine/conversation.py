@@ -44,24 +44,26 @@ def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
     question = fill(run.prompts.task, query=task.query, contexts="\n".join(parts))
     if task.past is not None:
         question = f"{follow_up(run.prompts, task.past)}\n\n{question}"
-    system = system_message(run, node, task.model)
+    system = system_message(run, node, task)
     return [Message("system", system), Message("user", f"{question}\n\n{status_line(tree, node, 1)}")]
 
 
-def system_message(run: Run, node: Node, model: str) -> str:
+def system_message(run: Run, node: Node, task: NodeTask) -> str:
     """Returns the system message of a node with a REPL."""
     prompts, limits = run.prompts, run.spec.limits
     schema = run.spec.answer_schema_of(node.node_id)
     recursive = node.depth < limits.max_depth
+    has_images = any(part.image or part.inner_images for part in task.contexts)
     return fill(
         prompts.system,
         rlm_query_note=fill(prompts.rlm_query_recursive if recursive else prompts.rlm_query_plain),
         max_output_chars=f"{limits.max_output_chars:,}",
         subcall_chars=f"{_SUBCALL_CHARS:,}",
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
+        images_note=fill(prompts.images_note) if has_images else "",
         tools=tools_section(run.tools_of(node)),
         answer_format=fill(prompts.answer_format, schema=schema.text) if schema else "",
-        model_note=run.spec.model_note(model),
+        model_note=run.spec.model_note(task.model),
     )
 
 

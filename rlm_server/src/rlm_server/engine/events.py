@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rlm_server.engine.ports import Clock
 
 EventKind: TypeAlias = (
-    event_pb2.CompletionStarted
+    event_pb2.AnsweredDirectly
+    | event_pb2.CompletionStarted
     | event_pb2.IterationStarted
     | event_pb2.ModelTextDelta
     | event_pb2.ModelReplyFinished

@@ -55,6 +55,11 @@ def split(text: str) -> tuple[list[Block], str]:
     return _Splitter(text).split()
 
 
+def without_thinking(text: str) -> str:
+    """Returns a reply without what the model says while it thinks."""
+    return _Splitter(text).without_thinking()
+
+
 class _Splitter:
     def __init__(self, text: str) -> None:
         self._lines = _without_thinking_before(text.replace("\r\n", "\n")).split("\n")
@@ -71,6 +76,14 @@ class _Splitter:
                 self._prose.append(line)
                 self._index += 1
         return self._blocks, "\n".join(self._prose)
+
+    def without_thinking(self) -> str:
+        while self._index < len(self._lines):
+            line = self._lines[self._index]
+            if not self._pass_thinking(line):
+                self._prose.append(line)
+                self._index += 1
+        return "\n".join(self._prose)
 
     def _pass_thinking(self, line: str) -> bool:
         """Passes over a section of thinking that a line begins; one that does not end takes all the rest."""

@@ -278,4 +278,4 @@ async def _ignore_output(stream: event_pb2.OutputStream.ValueType, text: str) ->
 
 
 def _size_bytes(one: InputValue) -> int:
-    return len(one.value) if isinstance(one.value, str) else one.value.size_bytes
+    return len(one.value) if isinstance(one.value, str | bytes) else one.value.size_bytes

@@ -6,9 +6,12 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlm_server.engine.text import count
+
+if TYPE_CHECKING:
+    from rlm_server.engine.images import ImageInfo
 
 _HEAD_CHARS = 240
 _TAIL_CHARS = 120
@@ -77,6 +80,12 @@ def outline_text(text: str) -> Outline:
     scan = TextScan()
     scan.feed(text)
     return scan.outline()
+
+
+def outline_image(image: ImageInfo) -> Outline:
+    """Returns the outline of a picture."""
+    size = f"{image.media_type}, {image.width:,} x {image.height:,} pixels, {count(image.size_bytes, 'byte')}"
+    return Outline("Image", size, "", 0)
 
 
 def outline_json(text: str) -> Outline:

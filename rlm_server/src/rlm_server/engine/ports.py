@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+
+from rlm_server.engine.images import text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from rlm_api.rlm.v1 import event_pb2
 
+    from rlm_server.engine.images import Content, Image
     from rlm_server.engine.limits import CellBounds
 
 
@@ -64,10 +67,22 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation; `role` is `system`, `user` or `assistant`."""
+    """One message of a conversation.
+
+    Args:
+        role: `system`, `user` or `assistant`.
+        content: its text.
+        parts: texts and pictures in order, which take the place of `content`, where a user shows pictures.
+    """
 
     role: str
     content: str
+    parts: tuple[str | Image, ...] = ()
+
+    @classmethod
+    def from_user(cls, content: Content) -> Self:
+        """Makes a user's message of text, or of texts and pictures."""
+        return cls("user", text_of(content), () if isinstance(content, str) else content)
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,7 @@ class ModelInfo:
         max_output_tokens: the limit of one reply where a request gives none, or None if there is none.
         price: what it costs, or None if it is not known.
         fallbacks: the models that are asked when it fails, in order.
+        takes_images: whether it can be shown pictures, as far as is known.
     """
 
     name: str
@@ -177,6 +193,7 @@ class ModelInfo:
     max_output_tokens: int | None = None
     price: Price | None = None
     fallbacks: tuple[str, ...] = ()
+    takes_images: bool = True
 
 
 class ModelClient(Protocol):
@@ -228,15 +245,16 @@ class HostCallError(Exception):
 
 
 class ValueFormat(enum.StrEnum):
-    """How an input's text becomes a Python value."""
+    """How an input becomes a Python value."""
 
     TEXT = "text"
     JSON = "json"
+    BYTES = "bytes"
 
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """UTF-8 bytes in a file, named by their SHA-256 digest in hexadecimal."""
+    """Bytes in a file, which are UTF-8 if they are text, named by their SHA-256 digest in hexadecimal."""
 
     path: Path
     sha256: str
@@ -245,11 +263,11 @@ class StoredBytes:
 
 @dataclass(frozen=True)
 class InputValue:
-    """A variable of a session: text or a JSON document, at hand or in a file."""
+    """A variable of a session: text, a JSON document or bytes, at hand or in a file."""
 
     name: str
     format: ValueFormat
-    value: str | StoredBytes
+    value: str | bytes | StoredBytes
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rlm_server.engine.context_parts import ContextPart
+    from rlm_server.engine.images import ImageInfo
     from rlm_server.engine.tools import Tool
 
 _SOURCE = (importlib.resources.files("rlm_server.engine") / "repl_prelude.py").read_text(encoding="utf-8")
@@ -26,7 +28,7 @@ REPL_NAMES = _exported_names()
 
 
 def prelude_source(
-    context_names: Sequence[str],
+    contexts: Sequence[ContextPart],
     tools: Sequence[Tool],
     depth: int,
     *,
@@ -36,7 +38,7 @@ def prelude_source(
     """Returns the prelude of a node.
 
     Args:
-        context_names: the variables that the parts of its context are.
+        contexts: the parts of its context.
         tools: those of the request, in its order.
         depth: the node's, which tells what tools it has.
         typed: its answer must match a schema.
@@ -45,7 +47,8 @@ def prelude_source(
     sources = list(dict.fromkeys(tool.python_source for tool in tools if tool.python_source is not None))
     lines = [
         _SOURCE,
-        f"_configure({list(context_names)!r}, typed={typed}, in_order={in_order})",
+        _set_images(contexts),
+        f"_configure({[part.value.name for part in contexts]!r}, typed={typed}, in_order={in_order})",
         f"_sources = {sources!r}",
     ]
     # The tools of other nodes are compiled, too, so that what is wrong with them is known before anything runs.
@@ -59,11 +62,22 @@ def prelude_source(
     return "\n\n".join([*lines, "_link_tools()\n"])
 
 
-def begin_code(context_names: Sequence[str], *, typed: bool = False) -> str:
+def begin_code(contexts: Sequence[ContextPart], *, typed: bool = False) -> str:
     """Returns the code that makes the REPL of a conversation ready for the next completion.
 
     Args:
-        context_names: the variables that the new parts of its context are.
+        contexts: the new parts of its context.
         typed: its answer must match a schema.
     """
-    return f"_begin_completion({list(context_names)!r}, typed={typed})"
+    images = {part.value.name: _sizes(part.image) for part in contexts if part.image}
+    return f"_begin_completion({[part.value.name for part in contexts]!r}, {images!r}, typed={typed})"
+
+
+def _set_images(contexts: Sequence[ContextPart]) -> str:
+    images = {part.value.name: _sizes(part.image) for part in contexts if part.image}
+    inner = [_sizes(image.info) for part in contexts for image in part.inner_images]
+    return f"_set_images({images!r}, {inner!r})" if images or inner else ""
+
+
+def _sizes(image: ImageInfo) -> tuple[str, int, int]:
+    return image.media_type, image.width, image.height

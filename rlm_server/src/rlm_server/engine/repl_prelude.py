@@ -7,6 +7,7 @@ the names in `__all__` become variables of the session. `_configure` is called b
 
 from __future__ import annotations
 
+import base64
 import collections.abc
 import contextlib
 import dataclasses
@@ -30,6 +31,7 @@ __all__ = [
     "FINAL",
     "FINAL_VAR",
     "SHOW_VARS",
+    "Image",
     "SubcallError",
     "ToolError",
     "_begin_completion",
@@ -112,6 +114,33 @@ class ToolSourceError(Exception):
     """The source of a tool does not define it; its message begins with the tool's place in the request."""
 
 
+class Image:
+    """A picture. Models see it where it is passed on: `llm_query(["What is this?", image])`, or `images=[image]`.
+
+    Attributes:
+        data: its bytes.
+        media_type: what they are, as `image/png`.
+        width: in pixels, if it is known; likewise `height`.
+    """
+
+    def __init__(self, data: bytes, media_type: str, width: int | None = None, height: int | None = None) -> None:
+        if not isinstance(data, bytes | bytearray):
+            raise TypeError(f"an image's data must be bytes, not {type(data).__name__}")
+        self.data = bytes(data)
+        self.media_type = str(media_type)
+        self.width = width
+        self.height = height
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes there are."""
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        pixels = f"{self.width} x {self.height} pixels, " if self.width else ""
+        return f"<Image {self.media_type}, {pixels}{len(self.data):,} bytes>"
+
+
 class Subcall(collections.abc.Coroutine[Any, Any, Any]):
     """A sub-call that has begun: await it, or call `result()`. What it gives is what the plain function returns.
 
@@ -166,44 +195,44 @@ class UnknownVariableError(NameError):
     """FINAL_VAR was given a name that does not exist."""
 
 
-def llm_query(prompt: object, model: Any = None) -> str:
+def llm_query(prompt: object, model: Any = None, *, images: Any = None) -> str:
     """Asks a language model; returns its reply, or raises SubcallError."""
-    return str(_single("llm_query", prompt, model, None).result())
+    return str(_single("llm_query", prompt, model, None, images).result())
 
 
-def llm_query_async(prompt: object, model: Any = None) -> Subcall:
+def llm_query_async(prompt: object, model: Any = None, *, images: Any = None) -> Subcall:
     """Begins an `llm_query`; await what this returns, or call its `result()`."""
-    return _single("llm_query", prompt, model, None)
+    return _single("llm_query", prompt, model, None, images)
 
 
-def llm_query_batched(prompts: Any, model: Any = None) -> list[Any]:
+def llm_query_batched(prompts: Any, model: Any = None, *, images: Any = None) -> list[Any]:
     """Asks a language model several things at once; returns replies in order, a SubcallError where one failed."""
-    return list(_batch("llm_query_batched", prompts, model, None).result())
+    return list(_batch("llm_query_batched", prompts, model, None, images).result())
 
 
-def llm_query_batched_async(prompts: Any, model: Any = None) -> Subcall:
+def llm_query_batched_async(prompts: Any, model: Any = None, *, images: Any = None) -> Subcall:
     """Begins an `llm_query_batched`; await what this returns, or call its `result()`."""
-    return _batch("llm_query_batched", prompts, model, None)
+    return _batch("llm_query_batched", prompts, model, None, images)
 
 
-def rlm_query(prompt: object, model: Any = None, *, context: object = None) -> str:
+def rlm_query(prompt: object, model: Any = None, *, context: object = None, images: Any = None) -> str:
     """Asks a model that has a REPL of its own, whose `context` is the one given, or else the prompt."""
-    return str(_single("rlm_query", prompt, model, context).result())
+    return str(_single("rlm_query", prompt, model, context, images).result())
 
 
-def rlm_query_async(prompt: object, model: Any = None, *, context: object = None) -> Subcall:
+def rlm_query_async(prompt: object, model: Any = None, *, context: object = None, images: Any = None) -> Subcall:
     """Begins an `rlm_query`; await what this returns, or call its `result()`."""
-    return _single("rlm_query", prompt, model, context)
+    return _single("rlm_query", prompt, model, context, images)
 
 
-def rlm_query_batched(prompts: Any, model: Any = None, *, contexts: Any = None) -> list[Any]:
+def rlm_query_batched(prompts: Any, model: Any = None, *, contexts: Any = None, images: Any = None) -> list[Any]:
     """Does the same for several prompts at once; `contexts`, if given, has one for each."""
-    return list(_batch("rlm_query_batched", prompts, model, contexts).result())
+    return list(_batch("rlm_query_batched", prompts, model, contexts, images).result())
 
 
-def rlm_query_batched_async(prompts: Any, model: Any = None, *, contexts: Any = None) -> Subcall:
+def rlm_query_batched_async(prompts: Any, model: Any = None, *, contexts: Any = None, images: Any = None) -> Subcall:
     """Begins an `rlm_query_batched`; await what this returns, or call its `result()`."""
-    return _batch("rlm_query_batched", prompts, model, contexts)
+    return _batch("rlm_query_batched", prompts, model, contexts, images)
 
 
 def budget() -> dict[str, Any]:
@@ -293,38 +322,139 @@ def after_cell() -> dict[str, Any]:
     return report
 
 
-def _single(function: str, prompt: object, model: Any, context: object) -> Subcall:
-    return _begin(function, [prompt], model, None if context is None else [context], _read_single)
+def _single(function: str, prompt: object, model: Any, context: object, images: Any) -> Subcall:
+    contexts = None if context is None else [context]
+    return _begin(function, [prompt], model, contexts, _read_single, images=None if images is None else [images])
 
 
-def _batch(function: str, prompts: Any, model: Any, contexts: Any) -> Subcall:
+def _batch(function: str, prompts: Any, model: Any, contexts: Any, images: Any) -> Subcall:
     if isinstance(prompts, str | bytes | dict):
         raise TypeError(f"{function} takes a list of prompts, not one {type(prompts).__name__}")
     prompts = list(prompts)
-    if contexts is not None:
-        if isinstance(contexts, str | bytes | dict):
-            raise TypeError(f"contexts must be a list with one context for each prompt, not {type(contexts).__name__}")
-        contexts = list(contexts)
-        if len(contexts) != len(prompts):
-            raise ValueError(f"there are {len(prompts)} prompts but {len(contexts)} contexts")
-    return _begin(function, prompts, model, contexts, _read_batch)
+    contexts, images = _one_each("context", contexts, prompts), _one_each("image", images, prompts)
+    return _begin(function, prompts, model, contexts, _read_batch, images=images)
+
+
+def _one_each(noun: str, values: Any, prompts: list[Any]) -> list[Any] | None:
+    if values is None:
+        return None
+    if isinstance(values, str | bytes | dict | Image):
+        raise TypeError(f"{noun}s must be a list with one {noun} for each prompt, not {type(values).__name__}")
+    each = list(values)
+    if len(each) != len(prompts):
+        raise ValueError(f"there are {len(prompts)} prompts but {len(each)} {noun}s")
+    return each
 
 
 def _begin(
-    function: str, prompts: list[Any], model: Any, contexts: list[Any] | None, read: Callable[[list[Any]], Any]
+    function: str,
+    prompts: list[Any],
+    model: Any,
+    contexts: list[Any] | None,
+    read: Callable[[list[Any]], Any],
+    *,
+    images: list[Any] | None,
 ) -> Subcall:
     if model is not None and (not isinstance(model, str) or len(model) > 200):
         raise TypeError("model must be the name of a model; to give a text to a child RLM use context=...")
+    pictures = _Pictures()
+    if images is not None:
+        prompts = [_with_images(prompt, one) for prompt, one in zip(prompts, images, strict=True)]
+    if function.startswith("rlm_"):
+        prompts, contexts = _images_to_contexts(prompts, contexts)
     call = host_submit(
         function,
-        prompts=[_render(prompt) for prompt in prompts],
+        prompts=[pictures.prompt(prompt) for prompt in prompts],
         model=model,
-        contexts=None if contexts is None else [_encode(context) for context in contexts],
+        contexts=None if contexts is None else [pictures.context(context) for context in contexts],
+        **pictures.arguments(),
     )
     if _in_order:
         with contextlib.suppress(HostCallError):  # `result` raises it
             call.result()
     return Subcall(call, read)
+
+
+def _with_images(prompt: Any, images: Any) -> Any:
+    """Returns a prompt as a list, with the pictures that belong to it at its end."""
+    images = [] if images is None else [images] if isinstance(images, Image) else list(images)
+    if not all(isinstance(image, Image) for image in images):
+        raise TypeError("images must be Image objects, as in images=[image] or, for a batch, images=[[image], [image]]")
+    if not images:
+        return prompt
+    return [*(prompt if _has_images(prompt) else [prompt]), *images]
+
+
+def _has_images(prompt: object) -> bool:
+    return isinstance(prompt, list | tuple) and any(isinstance(part, Image) for part in prompt)
+
+
+def _images_to_contexts(prompts: list[Any], contexts: list[Any] | None) -> tuple[list[Any], list[Any] | None]:
+    """Makes the pictures in prompts of child RLMs their context, since such a model sees no pictures by itself."""
+    if not any(_has_images(prompt) for prompt in prompts):
+        return prompts, contexts
+    texts, given = [], contexts or [None] * len(prompts)
+    for number, prompt in enumerate(prompts):
+        if not _has_images(prompt):
+            texts.append(prompt)
+            continue
+        if given[number] is not None:
+            raise TypeError("give images to a child RLM in its context, as context={'photo': image, 'notes': text}")
+        texts.append("\n\n".join(_render(part) for part in prompt if not isinstance(part, Image)))
+        given[number] = [part for part in prompt if isinstance(part, Image)]
+    return texts, given
+
+
+class _Pictures:
+    """The pictures of one call, each once however many prompts have it."""
+
+    def __init__(self) -> None:
+        self._images: list[Image] = []
+
+    def prompt(self, prompt: object) -> str | list[str | int]:
+        """Returns a prompt as text, or as a list of texts and numbers of pictures."""
+        if isinstance(prompt, Image):
+            prompt = [prompt]
+        if not _has_images(prompt):
+            return _render(prompt)
+        parts: Any = prompt
+        return [self._number(part) if isinstance(part, Image) else _render(part) for part in parts]
+
+    def context(self, context: object) -> dict[str, Any]:
+        """Returns the context of a child RLM; in JSON a picture is an object with its place in `images`."""
+        if context is None:
+            return {"format": "text", "text": ""}
+        if isinstance(context, str):
+            return {"format": "text", "text": context}
+        numbers: list[int] = []
+
+        def encode(value: object) -> dict[str, int]:
+            if not isinstance(value, Image):
+                raise TypeError(f"{type(value).__name__} is no JSON value")
+            numbers.append(self._number(value))
+            return {"__image__": len(numbers) - 1}
+
+        try:
+            encoded = {"format": "json", "text": json.dumps(context, default=encode)}
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"a context must be text, images, or what JSON can express: {error}") from None
+        return encoded | {"images": numbers} if numbers else encoded
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the pictures as arguments of the host call."""
+        if not self._images:
+            return {}
+        images = [
+            {"media_type": image.media_type, "data": base64.b64encode(image.data).decode()} for image in self._images
+        ]
+        return {"images": images}
+
+    def _number(self, image: Image) -> int:
+        for number, known in enumerate(self._images):
+            if known is image:
+                return number
+        self._images.append(image)
+        return len(self._images) - 1
 
 
 def _read_single(results: list[Any]) -> str:
@@ -376,17 +506,6 @@ def _plain(value: Any) -> object:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return str(value)
-
-
-def _encode(context: object) -> dict[str, str]:
-    if context is None:
-        return {"format": "text", "text": ""}
-    if isinstance(context, str):
-        return {"format": "text", "text": context}
-    try:
-        return {"format": "json", "text": json.dumps(context)}
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"a context must be text or what JSON can express: {error}") from None
 
 
 def _user_variables() -> dict[str, Any]:
@@ -511,9 +630,41 @@ def _restore_names() -> list[str]:
     return restored
 
 
-def _begin_completion(context_names: list[str], *, typed: bool = False) -> None:
+def _revived(value: Any, images: list[Image]) -> Any:
+    """Returns a JSON value with its pictures in their places."""
+    if isinstance(value, list):
+        return [_revived(one, images) for one in value]
+    if isinstance(value, dict):
+        number = value.get("__image__")
+        if len(value) == 1 and isinstance(number, int) and 0 <= number < len(images):
+            return images[number]
+        return {key: _revived(one, images) for key, one in value.items()}
+    return value
+
+
+def _set_images(images: dict[str, tuple[str, int, int]], inner_images: list[tuple[str, int, int]]) -> None:
+    """Makes pictures of the inputs that are some; must come before `_configure`.
+
+    Args:
+        images: type, width and height of those that are parts of the context, by their names.
+        inner_images: the same of pictures within `context`, whose bytes are in variables `_image_0` and so on.
+    """
+    for name, (media_type, width, height) in images.items():
+        variables[name] = Image(variables[name], media_type, width, height)
+    if inner_images:
+        pictures = [
+            Image(variables.pop(f"_image_{number}"), media_type, width, height)
+            for number, (media_type, width, height) in enumerate(inner_images)
+        ]
+        variables["context"] = _revived(variables["context"], pictures)
+
+
+def _begin_completion(
+    context_names: list[str], images: dict[str, tuple[str, int, int]], *, typed: bool = False
+) -> None:
     """Makes a REPL that has been kept ready for the next completion. The engine calls this, before it runs code."""
     answer.update(content="", ready=False)
+    _set_images(images, [])
     _typed[:] = ["json"] if typed else []
     _given.update((name, variables[name]) for name in context_names)
 

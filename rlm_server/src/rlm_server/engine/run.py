@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.images import DEFAULT_MAX_IMAGE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -48,6 +50,9 @@ class CompletionSpec:
         prompts: the texts that models are given.
         model_note: returns what a model is told besides, by its name; may be empty.
         compaction: when messages are summed up.
+        max_direct_answer_tokens: how large a context may be, by estimate, to be answered by one plain call; None means
+            that the request does not allow it.
+        max_image_bytes: how large a picture may be.
         cache_subcalls: identical sub-calls are made once.
         tools: functions that the request adds to the REPL.
         seed: makes the completion reproducible; see `reproducible.py`.
@@ -74,6 +79,8 @@ class CompletionSpec:
     look_required: bool = False
     answer_schema: AnswerSchema | None = None
     conversation_id: str = ""
+    max_direct_answer_tokens: int | None = None
+    max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
 
     def answer_schema_of(self, node_id: str) -> AnswerSchema | None:
         """Returns what a node's answer must match. Children answer with text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError
 from rlm_server.engine.context_parts import describe_value
+from rlm_server.engine.images import images_of
 from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import Node, NodeResult, NodeTask
@@ -88,7 +90,7 @@ class Subcalls:
         Raises:
             HostCallError: the call as a whole is wrong or refused.
         """
-        request = read_request(call, self._run.spec, self._node.depth)
+        request = self._without_images_for_the_blind(read_request(call, self._run.spec, self._node.depth))
         self._asked.append(hash((request.function, request.model, tuple(request.items))))
         try:
             calls = self._plan(request)
@@ -121,10 +123,26 @@ class Subcalls:
         self._asked.clear()
         return asked
 
+    def _is_recursive(self, request: SubcallRequest) -> bool:
+        return request.recursive and self._node.depth < self._run.spec.limits.max_depth
+
+    def _without_images_for_the_blind(self, request: SubcallRequest) -> SubcallRequest:
+        """Returns a request in which prompts fail that have pictures for a model that takes none."""
+        if self._is_recursive(request) or self._run.models.info(request.model).takes_images:
+            return request
+        message = f"{request.model} takes no images; name a model that does"
+        items = [
+            dataclasses.replace(item, failure=("no_images", message))
+            if item.failure is None and images_of(item.plain_content)
+            else item
+            for item in request.items
+        ]
+        return dataclasses.replace(request, items=items)
+
     def _plan(self, request: SubcallRequest) -> list[_Call]:
         """Decides what is to be made of a call: takes it out of the budget, and gives ids and shares."""
         tree, depth = self._tree, self._node.depth + 1
-        recursive = request.recursive and self._node.depth < self._run.spec.limits.max_depth
+        recursive = self._is_recursive(request)
         askable = [(index, item) for index, item in enumerate(request.items) if item.failure is None]
         # A child waits only for calls of its own depth, and so never for itself.
         keys: dict[int, Hashable] = {}
@@ -201,10 +219,9 @@ class Subcalls:
         )
 
     async def _ask_model(self, node_id: str, item: SubcallItem, model: str) -> SubcallOutcome:
-        prompt = item.prompt if item.context is None else f"{item.prompt}\n\nContext:\n{item.context[1]}"
         try:
             self._tree.shares.check_tokens(node_id)
-            reply = await self._tree.caller.ask(node_id, model, [Message("user", prompt)])
+            reply = await self._tree.caller.ask(node_id, model, [Message.from_user(item.plain_content)])
         except LimitReachedError as error:
             await self._warn_refused(error.message)
             return SubcallOutcome(error.reason, kind="refused", message=error.message)
@@ -249,7 +266,8 @@ class Subcalls:
     async def _child_task(self, item: SubcallItem, model: str) -> NodeTask:
         value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
         query = item.prompt if item.context else fill(self._run.prompts.child_query)
-        return NodeTask(query, [await describe_value("context", value_format, text)], model)
+        context = await describe_value("context", value_format, text, inner_images=item.context_images)
+        return NodeTask(query, [context], model)
 
     async def _warn_too_large(self, request: SubcallRequest) -> None:
         too_large = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.images import images_of
 from rlm_server.engine.tokens import size_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _MOST_TOKENS_PER_BYTE = 1.0
 _MARGIN = 1.2
 _TOKENS_PER_MESSAGE = 8
 _LEAST_BYTES_TO_LEARN_FROM = 1000
+TOKENS_PER_IMAGE = 1600
+"""What a large picture costs at most endpoints that scale it down."""
 
 
 class TokenBound:
@@ -42,6 +45,8 @@ class TokenBound:
     def learn(self, model: str, messages: Sequence[Message], input_tokens: int) -> None:
         """Takes note of the tokens that an endpoint counted in these messages."""
         size = size_bytes(messages)
+        if any(message.parts for message in messages):  # what pictures cost differs from model to model
+            return
         if size >= _LEAST_BYTES_TO_LEARN_FROM:
             ratio = (input_tokens - _TOKENS_PER_MESSAGE * len(messages)) / size
             self._seen[model] = max(ratio, self._seen.get(model, 0.0))
@@ -49,7 +54,9 @@ class TokenBound:
 
 def estimate_tokens(messages: Sequence[Message], tokens_per_byte: float = _TOKENS_PER_BYTE) -> int:
     """Returns the tokens of messages that have so many for a byte."""
-    return math.ceil(size_bytes(messages) * tokens_per_byte) + _TOKENS_PER_MESSAGE * len(messages)
+    images = sum(len(images_of(message.parts)) for message in messages)
+    others = _TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_IMAGE * images
+    return math.ceil(size_bytes(messages) * tokens_per_byte) + others
 
 
 def text_tokens(texts: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from rlm_server.engine.ports import (
     InputValue,
     SandboxError,
     SandboxOpenError,
+    StoredBytes,
     ValueFormat,
     VariableListing,
     VariablesState,
@@ -154,5 +155,8 @@ class _LocalSession:
 
 
 def _load(one: InputValue) -> object:
-    text = one.value if isinstance(one.value, str) else one.value.path.read_bytes().decode()
+    value = one.value.path.read_bytes() if isinstance(one.value, StoredBytes) else one.value
+    if one.format is ValueFormat.BYTES:
+        return value
+    text = value.decode() if isinstance(value, bytes) else value
     return json.loads(text) if one.format is ValueFormat.JSON else text

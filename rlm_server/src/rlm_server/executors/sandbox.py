@@ -28,7 +28,11 @@ _RECONNECT_OPTIONS = (
 )
 
 _MAX_INLINE_BYTES = 64 * 1024
-_BLOB_FORMATS = {ValueFormat.TEXT: pb.VALUE_FORMAT_TEXT, ValueFormat.JSON: pb.VALUE_FORMAT_JSON}
+_BLOB_FORMATS = {
+    ValueFormat.TEXT: pb.VALUE_FORMAT_TEXT,
+    ValueFormat.JSON: pb.VALUE_FORMAT_JSON,
+    ValueFormat.BYTES: pb.VALUE_FORMAT_BYTES,
+}
 
 
 class SandboxExecutor:
@@ -81,6 +85,10 @@ class SandboxExecutor:
     async def _input(self, one: InputValue) -> pb.Input:
         if isinstance(one.value, StoredBytes):
             value: bytes | StoredBytes = one.value
+        elif isinstance(one.value, bytes):
+            if len(one.value) <= _MAX_INLINE_BYTES:
+                return pb.Input(name=one.name, data=one.value)
+            value = one.value
         elif len(one.value) <= _MAX_INLINE_BYTES // 4:
             if one.format is ValueFormat.JSON:
                 return pb.Input(name=one.name, json=one.value)

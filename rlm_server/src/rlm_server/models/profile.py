@@ -30,6 +30,7 @@ class ModelProfile:
         api: `chat` for chat completions, `responses` for OpenAI's newer interface.
         stream: whether replies are streamed; false for endpoints that cannot.
         window_tokens: how many tokens messages and reply may have together.
+        images: whether it takes images; if not, calls that show one are refused before they are sent.
         max_output_tokens: the limit of one reply where a request gives none.
         temperature: is sent where a request gives none; likewise `top_p` and `reasoning_effort`.
         top_p: see `temperature`.
@@ -60,6 +61,7 @@ class ModelProfile:
     api: Literal["chat", "responses"] = "chat"
     stream: bool = True
     window_tokens: int | None = None
+    images: bool = True
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -65,7 +65,14 @@ class ModelRegistry:
                 max_concurrent_calls=profile.max_concurrent_calls,
             )
         return Target(
-            info=ModelInfo(name, known.window_tokens, known.max_output_tokens, known.price, known.fallbacks),
+            info=ModelInfo(
+                name,
+                known.window_tokens,
+                known.max_output_tokens,
+                known.price,
+                known.fallbacks,
+                takes_images=known.images,
+            ),
             model=known.model or name,
             endpoint=endpoint,
             gate=gate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rlm_server.models.content import responses_content
 from rlm_server.models.interface import table, text_part, tokens
 from rlm_server.models.openai_errors import from_stream
 
@@ -36,7 +37,7 @@ def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
 
 def messages_field(messages: Sequence[Message]) -> dict[str, Any]:
     """Returns the field of the body that has the messages."""
-    return {"input": [{"role": message.role, "content": message.content} for message in messages]}
+    return {"input": [{"role": message.role, "content": responses_content(message)} for message in messages]}
 
 
 class Reader:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.journal.store import Journal
     from rlm_server.service.models import ModelNames
-    from rlm_server.service.unimplemented import Context
+    from rlm_server.service.rpc import Context
     from rlm_server.settings import Settings
 
 _RETRY_DELAY_SECONDS = 1.0

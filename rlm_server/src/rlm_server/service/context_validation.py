@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_server.charsets import text_decoder
-from rlm_server.engine.context_parts import ContextPart, describe_value
+from rlm_server.engine.context_parts import ContextPart, describe_image, describe_value
+from rlm_server.engine.images import MEDIA_TYPES, ImageError, check_image
 from rlm_server.engine.ports import InputValue, ValueFormat
 from rlm_server.engine.prelude import REPL_NAMES
 
@@ -55,6 +56,7 @@ class _Inline:
 async def check_contexts(
     parts: Sequence[pb.ContextPart],
     store: ContextStore,
+    max_image_bytes: int,
     violations: Violations,
     earlier_names: Sequence[str] | None = None,
 ) -> CheckedContexts:
@@ -63,6 +65,7 @@ async def check_contexts(
     Args:
         parts: the request's.
         store: has the uploaded ones.
+        max_image_bytes: how large a picture may be.
         violations: collects wrong fields.
         earlier_names: the variables that earlier parts of the conversation are; None if there is no conversation.
     """
@@ -85,6 +88,10 @@ async def check_contexts(
                 bool(part.context_id), f"{path}.context_id", "is empty; give the id that UploadContext returned"
             ):
                 _add_stored(part, name, store, checked)
+            continue
+        if part.WhichOneof("value") == "image":
+            picture = _image_part(part, name, path, max_image_bytes, violations)
+            checked.parts.extend([picture] if picture else [])
             continue
         inline = _inline_value(part, path, violations)
         if inline is None:
@@ -146,8 +153,29 @@ def _add_stored(part: pb.ContextPart, name: str, store: ContextStore, checked: C
             size_bytes=context.stored.size_bytes,
             sha256=context.stored.sha256,
             description=part.description,
+            image=context.image,
         )
     )
+
+
+def _image_part(
+    part: pb.ContextPart, name: str, path: str, max_bytes: int, violations: Violations
+) -> ContextPart | None:
+    if not violations.check(bool(part.image.data), f"{path}.image.data", "is empty; give the bytes of a picture"):
+        return None
+    listed = ", ".join(MEDIA_TYPES)
+    if not violations.check(
+        part.image.media_type in MEDIA_TYPES,
+        f"{path}.image.media_type",
+        f"{part.image.media_type[:50]!r} is no type that models take; use one of {listed}",
+    ):
+        return None
+    try:
+        image = check_image(part.image.data, part.image.media_type, max_bytes)
+    except ImageError as error:
+        violations.add(f"{path}.image.data", str(error))
+        return None
+    return describe_image(name, image, description=part.description)
 
 
 def _inline_value(part: pb.ContextPart, path: str, violations: Violations) -> _Inline | None:
@@ -163,7 +191,7 @@ def _inline_value(part: pb.ContextPart, path: str, violations: Violations) -> _I
     elif kind == "encoded":
         return _encoded_value(part.encoded, f"{path}.encoded", violations)
     else:
-        violations.add(f"{path}.value", "is not set; set one of text, json, documents, context_id, encoded")
+        violations.add(f"{path}.value", "is not set; set one of text, json, documents, context_id, encoded, image")
     return None
 
 

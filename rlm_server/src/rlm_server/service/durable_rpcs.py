@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.rpc import Context
     from rlm_server.service.running import RunningCompletions
-    from rlm_server.service.unimplemented import Context
 
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_SIZE = 1000

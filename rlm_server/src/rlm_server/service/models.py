@@ -69,6 +69,7 @@ class ModelNames:
             price=_price(info.price) if info.price else None,
             max_output_tokens=info.max_output_tokens or 0,
             fallbacks=info.fallbacks,
+            images_refused=not info.takes_images,
         )
 
 

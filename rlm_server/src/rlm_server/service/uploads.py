@@ -27,6 +27,7 @@ _KINDS = {
     pb.CONTEXT_FORMAT_TEXT: ContextKind.TEXT,
     pb.CONTEXT_FORMAT_JSON: ContextKind.JSON,
     pb.CONTEXT_FORMAT_DOCUMENTS: ContextKind.DOCUMENTS,
+    pb.CONTEXT_FORMAT_IMAGE: ContextKind.IMAGE,
 }
 
 
@@ -88,12 +89,16 @@ def _check_metadata(metadata: pb.ContextMetadata, store: ContextStore) -> Contex
     violations = Violations()
     kind = _KINDS.get(metadata.format)
     if kind is None:
-        violations.add("metadata.format", f"is {metadata.format}, which is no format; use TEXT, JSON or DOCUMENTS")
+        violations.add(
+            "metadata.format", f"is {metadata.format}, which is no format; use TEXT, JSON, DOCUMENTS or IMAGE"
+        )
     if metadata.sha256 and not _SHA256.fullmatch(metadata.sha256):
         violations.add("metadata.sha256", "must be 64 lower-case hexadecimal digits, or empty")
     if metadata.size_bytes < 0:
         violations.add("metadata.size_bytes", f"is {metadata.size_bytes}; must not be negative, and 0 means unknown")
-    if metadata.charset:
+    if metadata.charset and kind is ContextKind.IMAGE:
+        violations.add("metadata.charset", "is for texts; leave it out for an image")
+    elif metadata.charset:
         try:
             text_decoder(metadata.charset)
         except LookupError as error:

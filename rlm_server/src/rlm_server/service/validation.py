@@ -17,7 +17,6 @@ from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
 from rlm_server.service.prompts import check_prompts
 from rlm_server.service.tool_validation import check_tools
-from rlm_server.service.unimplemented import refuse_unimplemented_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,15 +85,16 @@ class RequestValidator:
             client_serves: whether the client can serve tools.
 
         Raises:
-            ServiceError: INVALID_ARGUMENT with all wrong fields, UNIMPLEMENTED, or NOT_FOUND for a context.
+            ServiceError: INVALID_ARGUMENT with all wrong fields, or NOT_FOUND for a context.
             StorageUnavailableError: the journal cannot be used at present.
         """
-        refuse_unimplemented_fields(request)
         violations = Violations()
         _check_query(request.query, violations)
         await self._contexts.load([part.context_id for part in request.contexts if part.context_id])
         earlier_names = None if conversation is None else conversation.repl.part_names
-        contexts = await check_contexts(request.contexts, self._contexts, violations, earlier_names)
+        contexts = await check_contexts(
+            request.contexts, self._contexts, self._settings.max_image_bytes, violations, earlier_names
+        )
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
         sampling = _check_sampling(request.sampling, violations)
         if request.HasField("seed"):
@@ -147,6 +147,8 @@ class RequestValidator:
             prompts=prompts,
             model_note=self._prompts.note_for,
             compaction=compaction,
+            max_direct_answer_tokens=self._settings.max_direct_answer_tokens if request.direct_answer_allowed else None,
+            max_image_bytes=self._settings.max_image_bytes,
             cache_subcalls=request.cache_subcalls,
             tools=tools,
             answer_schema=answer_schema,

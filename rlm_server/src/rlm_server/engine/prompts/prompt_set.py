@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OPTIONAL_PLACEHOLDERS = {
-    "system": frozenset({"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "model_note"}),
+    "system": frozenset({"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "images_note", "model_note"}),
     "budget": frozenset({"max_iterations", "max_subcalls"}),
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
@@ -42,12 +42,14 @@ class PromptSet:
     Args:
         system: the system message of a node with a REPL.
         budget: its part on what may be used.
+        images_note: its part on pictures, where there are some.
         rlm_query_recursive: its part on `rlm_query` where that is a child RLM.
         rlm_query_plain: the same where that is a plain model call.
         task: the first user message, without the line on the turn.
         context_part: a line of it on one variable.
         child_query: what a child RLM is asked whose whole task is its context.
         turn: the line on the turn, at the end of each user message.
+        direct: the message of a direct answer, without a REPL.
         no_code: what a model is told whose reply had neither code nor an answer.
         empty_reply: the same for an empty reply.
         final_beside_code: a FINAL in the text of a reply with code was not taken.
@@ -70,12 +72,14 @@ class PromptSet:
 
     system: string.Template
     budget: string.Template
+    images_note: string.Template
     rlm_query_recursive: string.Template
     rlm_query_plain: string.Template
     task: string.Template
     context_part: string.Template
     child_query: string.Template
     turn: string.Template
+    direct: string.Template
     no_code: string.Template
     empty_reply: string.Template
     final_beside_code: string.Template

@@ -97,6 +97,8 @@ class _ContextFormatEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ContextF
     """A JSON list of documents: objects with `id` (unique texts), `text`, and perhaps `metadata` (an object). Becomes what
     `ContextPart.documents` does, `metadata` only where it was given.
     """
+    CONTEXT_FORMAT_IMAGE: _ContextFormat.ValueType  # 4
+    """A picture, of the types and the size that `Image` allows; becomes what `ContextPart.image` does."""
 
 class ContextFormat(_ContextFormat, metaclass=_ContextFormatEnumTypeWrapper):
     """ContextFormat tells what the bytes of an uploaded context are."""
@@ -111,6 +113,8 @@ CONTEXT_FORMAT_DOCUMENTS: ContextFormat.ValueType  # 3
 """A JSON list of documents: objects with `id` (unique texts), `text`, and perhaps `metadata` (an object). Becomes what
 `ContextPart.documents` does, `metadata` only where it was given.
 """
+CONTEXT_FORMAT_IMAGE: ContextFormat.ValueType  # 4
+"""A picture, of the types and the size that `Image` allows; becomes what `ContextPart.image` does."""
 
 @typing.final
 class CompleteRequest(message.Message):
@@ -194,7 +198,11 @@ class CompleteRequest(message.Message):
     fixed time; sub-calls are made one at a time. It is sent to endpoints that take one. Default: none, unpredictable.
     """
     direct_answer_allowed: builtins.bool
-    """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call. Default false."""
+    """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call, without a REPL:
+    one of at most 16,384 tokens by estimate, unless the operator says otherwise, and half of the model's window. If the
+    model says that it cannot, or the call is too long after all, the REPL answers as usual. Requests with tools always
+    have a REPL. Default false.
+    """
     cache_subcalls: builtins.bool
     """cache_subcalls lets identical sub-calls of the completion be made once. Default false."""
     look_required: builtins.bool
@@ -358,7 +366,9 @@ class ContextPart(message.Message):
 
     @builtins.property
     def image(self) -> Image:
-        """image is shown to models that take images."""
+        """image becomes an `Image` with the attributes `data` (bytes), `media_type`, `width` and `height` (pixels). Code
+        shows it to models that take images: `llm_query(["What is this?", context])`.
+        """
 
     def __init__(
         self,
@@ -485,9 +495,9 @@ class Image(message.Message):
     DATA_FIELD_NUMBER: builtins.int
     MEDIA_TYPE_FIELD_NUMBER: builtins.int
     data: builtins.bytes
-    """data is the picture's bytes."""
+    """data is the picture's bytes. At most 10 MiB, unless the operator allows another size."""
     media_type: builtins.str
-    """media_type is its type, as `image/png`."""
+    """media_type is its type: `image/png`, `image/jpeg`, `image/gif` or `image/webp`. Required; must be that of the bytes."""
     def __init__(
         self,
         *,
@@ -1333,6 +1343,7 @@ class Model(message.Message):
     PRICE_FIELD_NUMBER: builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     FALLBACKS_FIELD_NUMBER: builtins.int
+    IMAGES_REFUSED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """name is what requests call it."""
     stand_in: builtins.bool
@@ -1341,6 +1352,8 @@ class Model(message.Message):
     """context_window_tokens is the size of its window, or 0 if it is not known."""
     max_output_tokens: builtins.int
     """max_output_tokens is the limit of one reply where a request gives none, or 0 if there is none."""
+    images_refused: builtins.bool
+    """images_refused tells that it takes no images, as far as the operator has said."""
     @builtins.property
     def price(self) -> ModelPrice:
         """price is what it costs; absent if it is not known."""
@@ -1358,10 +1371,11 @@ class Model(message.Message):
         price: ModelPrice | None = ...,
         max_output_tokens: builtins.int = ...,
         fallbacks: abc.Iterable[builtins.str] | None = ...,
+        images_refused: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["context_window_tokens", b"context_window_tokens", "fallbacks", b"fallbacks", "max_output_tokens", b"max_output_tokens", "name", b"name", "price", b"price", "stand_in", b"stand_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["context_window_tokens", b"context_window_tokens", "fallbacks", b"fallbacks", "images_refused", b"images_refused", "max_output_tokens", b"max_output_tokens", "name", b"name", "price", b"price", "stand_in", b"stand_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

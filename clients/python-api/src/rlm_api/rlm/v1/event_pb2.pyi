@@ -236,6 +236,10 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
     WARNING_CODE_ANSWER_DOUBTFUL: _WarningCode.ValueType  # 20
     """The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
+    WARNING_CODE_NOT_ANSWERED_DIRECTLY: _WarningCode.ValueType  # 24
+    """The query was not answered by one plain call, though the request allows it and the context fits; the message says
+    why. The loop answers it.
+    """
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -284,6 +288,10 @@ WARNING_CODE_MODEL_FALLBACK: WarningCode.ValueType  # 19
 """A model failed for good, and the next of its fallbacks is asked. If some of the reply had come, it is void."""
 WARNING_CODE_ANSWER_DOUBTFUL: WarningCode.ValueType  # 20
 """The answer reads like a plan or a placeholder; the model was asked to confirm it, once."""
+WARNING_CODE_NOT_ANSWERED_DIRECTLY: WarningCode.ValueType  # 24
+"""The query was not answered by one plain call, though the request allows it and the context fits; the message says
+why. The loop answers it.
+"""
 
 @typing.final
 class Event(message.Message):
@@ -1155,13 +1163,15 @@ class Resumed(message.Message):
 
 @typing.final
 class AnsweredDirectly(message.Message):
-    """AnsweredDirectly says that no REPL was used."""
+    """AnsweredDirectly says that no REPL was used. It comes right before `finished`; the text deltas and the reply of the
+    call came with iteration 0.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     CONTEXT_TOKENS_FIELD_NUMBER: builtins.int
     context_tokens: builtins.int
-    """context_tokens is the estimated size of the context."""
+    """context_tokens is the estimated size of the context, rather too large than too small."""
     def __init__(
         self,
         *,

@@ -1,0 +1,155 @@
+"""A direct answer: a context that fits the model comfortably is put into one plain call, without a REPL."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from typing import TYPE_CHECKING
+
+from rlm_api.rlm.v1 import event_pb2
+
+from rlm_server.engine.budget import LimitReachedError
+from rlm_server.engine.fences import without_thinking
+from rlm_server.engine.images import Content, Image, check_image
+from rlm_server.engine.limits import to_duration
+from rlm_server.engine.ports import Message, ModelError, ModelErrorKind, StoredBytes, ValueFormat
+from rlm_server.engine.prompts import fill
+from rlm_server.engine.run import ROOT_NODE_ID, NodeResult
+from rlm_server.engine.token_estimate import TOKENS_PER_IMAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlm_server.engine.context_parts import ContextPart
+    from rlm_server.engine.model_calls import ModelReply
+    from rlm_server.engine.ports import TextPart
+    from rlm_server.engine.tree import Tree
+
+CANNOT_ANSWER = "CANNOT_ANSWER_DIRECTLY"
+"""What the model is to say instead of an answer that it cannot give."""
+
+_BYTES_PER_TOKEN = 3
+
+_COMFORTABLE_PART = 0.5
+"""How much of the window the context may take."""
+
+_REFUSAL = re.compile(rf"[\W_]*{CANNOT_ANSWER}\b.{{0,500}}", re.DOTALL)
+
+
+class DirectAnswer:
+    """Tries to answer a completion's query by one plain call.
+
+    Args:
+        tree: the completion's.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._run = tree.run
+        self._spec = tree.run.spec
+        self.context_tokens = estimate_context_tokens(self._spec.contexts)
+        """The estimated size of the context."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the request allows it, and the context fits the model comfortably."""
+        limit = self._spec.max_direct_answer_tokens
+        if limit is None or self._spec.tools:
+            return False
+        if any(part.image for part in self._spec.contexts) and not self._run.models.info(self._spec.model).takes_images:
+            return False
+        window = self._spec.compaction.window_tokens(self._spec.model)
+        return self.context_tokens <= min(limit, int(window * _COMFORTABLE_PART))
+
+    async def attempt(self) -> NodeResult | None:
+        """Makes the call; returns how the completion ends, or None if the loop has to answer."""
+        run = self._run
+        try:
+            reply = await self._ask()
+        except LimitReachedError as error:
+            return NodeResult(error.reason, "", partial=True, error=error.message)
+        except ModelError as error:
+            await self._tree.caller.emit_usage(ROOT_NODE_ID)
+            if error.kind is not ModelErrorKind.CONTEXT_TOO_LONG:
+                return NodeResult(event_pb2.FINISH_REASON_MODEL_ERROR, "", partial=True, error=error.message)
+            problem, text = "the context is too long for one call", ""
+        else:
+            text = without_thinking(reply.text).strip()
+            problem = _problem_with(text, reply.stop_reason)
+        if problem:
+            code = event_pb2.WARNING_CODE_NOT_ANSWERED_DIRECTLY
+            await run.events.warn(ROOT_NODE_ID, code, f"{problem}, so code is to answer")
+            return None
+        await run.events.emit(ROOT_NODE_ID, event_pb2.AnsweredDirectly(context_tokens=self.context_tokens))
+        return NodeResult(event_pb2.FINISH_REASON_ANSWERED, text)
+
+    async def _ask(self) -> ModelReply:
+        run, model = self._run, self._spec.model
+
+        async def pass_on(part: TextPart) -> None:
+            await run.events.emit(ROOT_NODE_ID, event_pb2.ModelTextDelta(text=part.text, reasoning=part.reasoning))
+
+        message = Message.from_user(await asyncio.to_thread(self._content))
+        async with self._tree.slots.model_call(0, model):
+            reply = await self._tree.caller.ask(ROOT_NODE_ID, model, [message], pass_on)
+        await run.events.emit(
+            ROOT_NODE_ID,
+            event_pb2.ModelReplyFinished(
+                text=reply.text,
+                stop_reason=reply.stop_reason,
+                usage=reply.usage,
+                wall_time=to_duration(reply.wall_time_seconds),
+                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
+                model=reply.model,
+            ),
+        )
+        await self._tree.caller.emit_usage(ROOT_NODE_ID)
+        return reply
+
+    def _content(self) -> Content:
+        """Returns the message: instructions, question, and the whole context."""
+        texts: list[str] = []
+        images: list[str | Image] = []
+        for part in self._spec.contexts:
+            value = _read(part)
+            name, description = part.value.name, f": {part.description}" if part.description else ""
+            heading = f"=== {name}: {part.outline.type_name}, {part.outline.size}{description}"
+            if isinstance(value, Image):
+                texts.append(f"{heading}, shown below\n=== end of {name}")
+                images += [f"{name}:", value]
+            else:
+                texts.append(f"{heading}\n{value}\n=== end of {name}")
+        text = fill(
+            self._run.prompts.direct,
+            query=self._spec.query,
+            contexts="\n\n".join(texts),
+            cannot_answer=CANNOT_ANSWER,
+            answer_format="",
+        )
+        return (text, *images) if images else text
+
+
+def estimate_context_tokens(contexts: Sequence[ContextPart]) -> int:
+    """Returns a number of tokens that the parts of a context seldom exceed: prose has one for some four bytes."""
+    return sum(
+        TOKENS_PER_IMAGE if part.image is not None else math.ceil(part.size_bytes / _BYTES_PER_TOKEN)
+        for part in contexts
+    )
+
+
+def _problem_with(text: str, stop_reason: str) -> str:
+    """Returns why a reply is no answer, or an empty text."""
+    if stop_reason == "length":
+        return "the reply was cut by the limit of tokens"
+    if not text:
+        return "the reply was empty"
+    return "the model says that it cannot answer by reading alone" if _REFUSAL.fullmatch(text) else ""
+
+
+def _read(part: ContextPart) -> str | Image:
+    value = part.value.value
+    data = value.path.read_bytes() if isinstance(value, StoredBytes) else value
+    if part.value.format is ValueFormat.BYTES:
+        return check_image(data if isinstance(data, bytes) else data.encode(), "", len(data))
+    return data.decode() if isinstance(data, bytes) else data
