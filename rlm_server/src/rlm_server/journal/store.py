@@ -372,14 +372,25 @@ class Journal:
 
         return await self._writer.execute(work)
 
-    async def take_abandoned(self, at_most: int = _EXPIRED_AT_ONCE) -> Sequence[StoredCompletion]:
-        """Makes completions this server's whose servers are gone, and returns them."""
+    async def take_abandoned(
+        self, at_most: int = _EXPIRED_AT_ONCE, *, but_not: Sequence[str] = ()
+    ) -> Sequence[StoredCompletion]:
+        """Makes completions this server's whose servers are gone, and returns them.
+
+        Args:
+            at_most: how many.
+            but_not: ids of those that run here, whose leases may have run out while this server was held up.
+        """
 
         def work(connection: sa.Connection) -> Sequence[StoredCompletion]:
             now = self._database.now_nanoseconds(connection)
             expired = (
                 sa.select(completions.c.completion_id)
-                .where(completions.c.state == State.RUNNING, completions.c.lease_end < now)
+                .where(
+                    completions.c.state == State.RUNNING,
+                    completions.c.lease_end < now,
+                    completions.c.completion_id.not_in(but_not),
+                )
                 .order_by(completions.c.create_time)
                 .limit(at_most)
                 .with_for_update(skip_locked=True)

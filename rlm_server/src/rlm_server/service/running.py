@@ -458,7 +458,7 @@ class RunningCompletions:
         while True:
             free = self._settings.max_concurrent_completions - self._place_count
             if free > 0 and not self._draining:
-                for stored in await self._journal.take_abandoned(free):
+                for stored in await self._journal.take_abandoned(free, but_not=list(self._runs)):
                     resources = contextlib.ExitStack()
                     resources.enter_context(self._place())
                     await self._go_on(stored, resources, "the server that ran it is gone")

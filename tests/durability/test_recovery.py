@@ -1,0 +1,157 @@
+"""A completion goes on after its server has stopped, on the same journal, and repeats nothing that was paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+
+from tests.durability.test_completions import watch
+from tests.support.rlm_stack import Events, running_stack
+from tests.support.scripted_model import ScriptedReply
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.scripted_model import Messages, ScriptedModel
+
+WAIT_SECONDS = 20
+
+ROOT = [
+    "I look.\n```repl\nimport random\ndraw = random.random()\nprint(len(context))\n```",
+    "```repl\nparts = llm_query_batched(['one', 'two', 'three'])\nprint(parts)\n```",
+    "```repl\nchild = rlm_query('child', context='inner')\nprint(child)\n```",
+    "```repl\nsame = random.random() != draw\nFINAL([parts, child, same])\n```",
+]
+CHILD = [
+    "```repl\nx = len(context)\nprint(x)\n```",
+    "```repl\ny = llm_query('leaf')\n```",
+    "```repl\nFINAL((x, y))\n```",
+]
+ANSWER = '[["ONE", "TWO", "THREE"], "[5, \\"LEAF\\"]", true]'
+
+
+class Script:
+    """Plays a completion of two depths, and can hold any of its replies back."""
+
+    def __init__(self, hold: str = "") -> None:
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.hold_at(hold)
+
+    def hold_at(self, name: str) -> None:
+        """From now on holds back the reply of that name; none if it is empty."""
+        self.hold = name
+        self.reached = asyncio.Event()
+
+    def __call__(self, messages: Messages) -> ScriptedReply:
+        name, text = self._next(messages)
+        self.asked[name] += 1
+        if name != self.hold:
+            return ScriptedReply(text)
+        self.reached.set()
+        return ScriptedReply(text, release=asyncio.Event())
+
+    def _next(self, messages: Messages) -> tuple[str, str]:
+        if messages[0]["role"] == "user":
+            return messages[0]["content"], messages[0]["content"].upper()
+        turn = sum(message["role"] == "assistant" for message in messages)
+        is_root = "What is it?" in messages[1]["content"]
+        return (f"root {turn}", ROOT[turn]) if is_root else (f"child {turn}", CHILD[turn])
+
+
+ALL = ["root 0", "root 1", "one", "two", "three", "root 2", "child 0", "child 1", "leaf", "child 2", "root 3"]
+
+
+@pytest.fixture(params=["local", "sandbox"])
+def sandbox(request: pytest.FixtureRequest) -> str:
+    return "local" if request.param == "local" else str(request.getfixturevalue("sandbox_address"))
+
+
+@pytest.mark.parametrize("stopped_at", ALL)
+async def test_a_completion_goes_on_wherever_its_server_was_stopped(
+    model: ScriptedModel, tmp_path: Path, sandbox: str, stopped_at: str
+) -> None:
+    script = Script(hold=stopped_at)
+    settings: dict[str, Any] = {"data_dir": tmp_path, "sandbox": sandbox, "lease_seconds": 0.6}
+    async with running_stack(model, **settings) as stack:
+        call = stack.start(script, detached=True)
+        first = (await call.read()).event
+        await script.reached.wait()
+    script.hold_at("")
+    async with running_stack(model, **settings) as stack:
+        events = await asyncio.wait_for(watch(stack, first.completion_id), WAIT_SECONDS)
+    assert events.answer == ANSWER
+    assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
+    assert len(events.of("resumed")) == 1
+    # Nobody knows what the reply said that was on its way; everything else is asked for once.
+    assert script.asked == collections.Counter(ALL) + collections.Counter([stopped_at])
+    assert_told_once(events)
+    usage = events.finished.usage
+    assert (usage.total.call_count, usage.subcall_count, usage.iterations) == (len(ALL), 5, 7)
+
+
+def assert_told_once(events: Events) -> None:
+    """Asserts that nothing but deltas was told twice, and that what was told makes a whole."""
+    for kind in ("started", "finished", "subcall_started", "subcall_finished", "iteration_started"):
+        places = [(event.node_id, getattr(getattr(event, kind), "iteration", 0)) for event in events.events_of(kind)]
+        assert len(places) == len(set(places)), kind
+    for kind in ("code_started", "code_finished"):
+        blocks = [(event.node_id, getattr(event, kind).iteration) for event in events.events_of(kind)]
+        assert len(blocks) == len(set(blocks)), kind
+    assert sorted(e.node_id for e in events.events_of("subcall_started")) == sorted(
+        e.node_id for e in events.events_of("subcall_finished")
+    )
+
+
+async def test_a_completion_is_stopped_again_and_again(model: ScriptedModel, tmp_path: Path) -> None:
+    script = Script()
+    settings: dict[str, Any] = {"data_dir": tmp_path, "lease_seconds": 0.4}
+    completion_id = ""
+    one_by_one = [name for name in ALL if name not in ("two", "three")]  # which are answered while `one` is held
+    for name in one_by_one:
+        script.hold_at(name)
+        async with running_stack(model, **settings) as stack:
+            if completion_id:
+                model.follow(script)
+            else:
+                completion_id = (await stack.start(script, detached=True).read()).event.completion_id
+            await script.reached.wait()
+    script.hold_at("")
+    async with running_stack(model, **settings) as stack:
+        events = await asyncio.wait_for(watch(stack, completion_id), WAIT_SECONDS)
+    assert events.answer == ANSWER
+    assert script.asked == collections.Counter(ALL + one_by_one)
+    assert len(events.of("resumed")) == len(one_by_one)
+    assert_told_once(events)
+
+
+async def test_uploaded_contexts_and_finished_completions_survive_a_restart(
+    model: ScriptedModel, tmp_path: Path
+) -> None:
+    data = b"some text " * 1000
+    async with running_stack(model, data_dir=tmp_path) as stack:
+        requests = [pb.UploadContextRequest(metadata=pb.ContextMetadata()), pb.UploadContextRequest(chunk=data)]
+        uploaded = await stack.stub.UploadContext(iter(requests))
+        done = await stack.complete("FINAL(kept)")
+    async with running_stack(model, data_dir=tmp_path) as stack:
+        part = pb.ContextPart(context_id=uploaded.context_id)
+        events = await stack.complete("```repl\nFINAL(len(context))\n```", contexts=[part])
+        assert events.answer == "10000"
+        assert (await watch(stack, done.all[0].completion_id)).all == done.all
+
+
+async def test_a_client_that_watches_keeps_a_completion_that_was_taken_over(
+    model: ScriptedModel, tmp_path: Path
+) -> None:
+    script = Script(hold="root 1")
+    settings: dict[str, Any] = {"data_dir": tmp_path, "lease_seconds": 0.4, "client_grace_seconds": 0.3}
+    async with running_stack(model, **settings) as stack:
+        call = stack.start(script)
+        first = (await call.read()).event
+        await script.reached.wait()
+    script.hold_at("")
+    async with running_stack(model, **settings) as stack:
+        assert (await watch(stack, first.completion_id)).answer == ANSWER
