@@ -12,10 +12,10 @@ from rlm_client._channel import SERVICE_CONFIG
 
 PUBLIC_NAMES = """
 AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient AsyncEventStream CallCancelledError
-CallDeadlineError Client Compaction Completion Context ContextError Directory Event EventStream FieldViolation
-FinishReason Image InvalidRequestError JsonSchema Limits
-Models NotFoundError NotImplementedByServerError OverloadedError Part PreparedContext Prompts PromptSets RlmError
-Sampling SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StreamEndedError Tool
+CallDeadlineError Client Compaction Completion CompletionParkedError CompletionState Context ContextError Directory
+Event EventStream FieldViolation FinishReason Image InvalidRequestError JsonSchema Limits Models NotFoundError
+NotImplementedByServerError OverloadedError Part PreparedContext PromptSets Prompts RlmError Sampling
+SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StoredCompletion StreamEndedError Tool
 ToolDefinitionError UnavailableError WrongStateError prepare read_directory
 """
 
@@ -32,7 +32,10 @@ def test_the_error_module_draws_every_error():
 
 
 def test_the_clients_have_the_same_calls_with_the_same_arguments():
-    for name in ("completion", "stream", "models", "prompts", "close"):
+    for name in (
+        *("completion", "stream", "models", "prompts", "close", "watch", "get", "completions"),
+        *("cancel", "resume", "delete"),
+    ):
         sync, asynchronous = getattr(rlm_client.Client, name), getattr(rlm_client.AsyncClient, name)
         assert list(inspect.signature(sync).parameters) == list(inspect.signature(asynchronous).parameters)
 

@@ -9,7 +9,8 @@ print(client.completion(Path("book.txt"), "Who dies first?").answer)
 from rlm_api.rlm.v1.event_pb2 import Event
 
 from rlm_client._answer_types import JsonSchema
-from rlm_client._async import AsyncClient, AsyncEventStream
+from rlm_client._async import AsyncClient
+from rlm_client._async_stream import AsyncEventStream
 from rlm_client._completion import Completion, FinishReason, Models
 from rlm_client._context import Context, Part, PreparedContext, prepare
 from rlm_client._directory import Directory, SkippedFile, read_directory
@@ -20,6 +21,7 @@ from rlm_client._errors import (
     AnswerValueError,
     CallCancelledError,
     CallDeadlineError,
+    CompletionParkedError,
     ContextError,
     FieldViolation,
     InvalidRequestError,
@@ -38,7 +40,9 @@ from rlm_client._errors import (
 from rlm_client._image import Image
 from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
-from rlm_client._sync import Client, EventStream
+from rlm_client._stored import CompletionState, StoredCompletion
+from rlm_client._sync import Client
+from rlm_client._sync_stream import EventStream
 from rlm_client._tools import Tool
 
 __all__ = [
@@ -53,6 +57,8 @@ __all__ = [
     "Client",
     "Compaction",
     "Completion",
+    "CompletionParkedError",
+    "CompletionState",
     "Context",
     "ContextError",
     "Directory",
@@ -78,6 +84,7 @@ __all__ = [
     "ServerFailedError",
     "SkippedFile",
     "StatusError",
+    "StoredCompletion",
     "StreamEndedError",
     "Tool",
     "ToolDefinitionError",

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 
 from rlm_client._answer_types import JsonSchema, resolve
+from rlm_client._async_completions import AsyncCompletionCalls
+from rlm_client._async_stream import AsyncEventStream
 from rlm_client._channel import OPTIONS
-from rlm_client._completion import Completion, EventFold, Models, T
+from rlm_client._completion import Completion, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
-from rlm_client._errors import CallCancelledError, from_rpc_error
+from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
+from rlm_client._resuming import RESUME_SECONDS, Resuming
 from rlm_client._tool_calls import ToolTasks
 from rlm_client._tools import as_tools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
-    from rlm_api.rlm.v1 import event_pb2
-
-    from rlm_client._directory import SkippedFile
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _UNARY_TIMEOUT_SECONDS = 30.0
 
 
-class AsyncClient:
+class AsyncClient(AsyncCompletionCalls):
     """An asyncio client of `rlm.v1.CompletionService`. It belongs to the event loop that it was made on.
 
     Use it in an `async with` statement, or call `close`.
@@ -42,14 +42,18 @@ class AsyncClient:
     Args:
         target: the server, as `host:port`, `unix:/path` or `dns:///name:port`.
         credentials: for TLS; None connects without.
+        resume_seconds: how long it is tried to continue a stream that broke; 0 raises the error at once.
     """
 
-    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, credentials: grpc.ChannelCredentials | None = None, resume_seconds: float = RESUME_SECONDS
+    ) -> None:
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, options=OPTIONS)
         self._stub: pb_grpc.CompletionServiceAsyncStub = pb_grpc.CompletionServiceStub(self._channel)
+        self._resume_seconds = resume_seconds
 
     async def completion(
         self,
@@ -69,6 +73,10 @@ class AsyncClient:
         seed: int | None = None,
         answer_type: type[T] | JsonSchema | None = None,
         look_required: bool | None = None,
+        request_id: str | None = None,
+        detached: bool = False,
+        labels: Mapping[str, str] | None = None,
+        on_resume: Callable[[str], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion[T]:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
@@ -88,6 +96,10 @@ class AsyncClient:
             seed=seed,
             answer_type=answer_type,
             look_required=look_required,
+            request_id=request_id,
+            detached=detached,
+            labels=labels,
+            on_resume=on_resume,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -111,6 +123,10 @@ class AsyncClient:
         seed: int | None = None,
         answer_type: type[T] | JsonSchema | None = None,
         look_required: bool | None = None,
+        request_id: str | None = None,
+        detached: bool = False,
+        labels: Mapping[str, str] | None = None,
+        on_resume: Callable[[str], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> AsyncEventStream[T]:
         """Answers a query over a context, event by event.
@@ -141,16 +157,30 @@ class AsyncClient:
             seed=seed,
             answer_type=wanted,
             look_required=look_required,
+            request_id=request_id,
+            detached=detached,
+            labels=labels,
         )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
         if not served:
-            plain = self._stub.Complete(request, timeout=timeout_seconds)
-            return AsyncEventStream(plain, prepared.skipped_files, read=read)
+            resuming = Resuming(self._resume_seconds, on_resume)
+            return AsyncEventStream(
+                self._stub, prepared.skipped_files, resuming, request, timeout_seconds=timeout_seconds, read=read
+            )
+        # A stream on which tools are served is not continued: what they were doing when it broke is not known.
+        resuming = Resuming(0.0, None)
         calls = ToolTasks(request, served)
-        call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
-        return AsyncEventStream(call, prepared.skipped_files, calls, read=read)
+        return AsyncEventStream(
+            self._stub,
+            prepared.skipped_files,
+            resuming,
+            request,
+            timeout_seconds=timeout_seconds,
+            tool_calls=calls,
+            read=read,
+        )
 
     async def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -197,87 +227,6 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         return part.uploaded(response.context_id)
-
-
-class AsyncEventStream(Generic[T]):
-    """The events of a completion, as they happen. Leaving its `async with` block cancels a completion that runs."""
-
-    def __init__(
-        self,
-        call: grpc.aio.UnaryStreamCall[pb.CompleteRequest, pb.CompleteResponse]
-        | grpc.aio.StreamStreamCall[pb.CompleteWithToolsRequest, pb.CompleteWithToolsResponse],
-        skipped_files: Sequence[SkippedFile],
-        tool_calls: ToolTasks | None = None,
-        read: Callable[[str], T] | None = None,
-    ) -> None:
-        self._call = call
-        self._tool_calls = tool_calls
-        self._responses: AsyncIterator[pb.CompleteResponse | pb.CompleteWithToolsResponse] = aiter(call)
-        self._fold = EventFold(skipped_files, read)
-        self._cancelled = False
-        self.skipped_files = tuple(skipped_files)
-        """Files of directories in the context that were left out."""
-
-    def __aiter__(self) -> AsyncIterator[event_pb2.Event]:
-        return self
-
-    async def __anext__(self) -> event_pb2.Event:
-        """Waits for the next event.
-
-        Raises:
-            StopAsyncIteration: the last event, `finished`, has come before.
-            StatusError: the call failed.
-            StreamEndedError: the server broke off.
-        """
-        try:
-            response = await anext(self._responses)
-        except StopAsyncIteration:
-            self._close_tools()
-            self._fold.completion()
-            raise
-        except asyncio.CancelledError:
-            # gRPC raises this both when the task was cancelled and when the call was; only the first is the task's.
-            task = asyncio.current_task()
-            if not self._cancelled or (task is not None and task.cancelling()):
-                raise
-            raise CallCancelledError(grpc.StatusCode.CANCELLED, "the stream was cancelled by this client") from None
-        except grpc.RpcError as error:
-            self._close_tools()
-            raise from_rpc_error(error) from error
-        self._fold.add(response.event)
-        if self._tool_calls is not None:
-            self._tool_calls.take(response.event)
-        return response.event
-
-    async def result(self) -> Completion[T]:
-        """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
-
-        Raises:
-            StatusError: the call failed.
-            StreamEndedError: the server broke off.
-        """
-        if not self._fold.is_finished:
-            async for _ in self:
-                pass
-        return self._fold.completion()
-
-    def cancel(self) -> None:
-        """Cancels the completion; the next event raises `CallCancelledError`."""
-        self._cancelled = True
-        self._call.cancel()
-        self._close_tools()
-
-    def _close_tools(self) -> None:
-        if self._tool_calls is not None:
-            self._tool_calls.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.cancel()
 
 
 async def _upload_requests(part: PreparedPart) -> AsyncIterator[pb.UploadContextRequest]:

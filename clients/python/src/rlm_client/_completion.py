@@ -10,7 +10,7 @@ from rlm_api.rlm.v1 import event_pb2
 from typing_extensions import TypeVar
 
 from rlm_client._answer_types import read_value
-from rlm_client._errors import StreamEndedError
+from rlm_client._errors import CompletionParkedError, StreamEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,6 +121,30 @@ class Models:
         )
 
 
+def from_finished(
+    completion_id: str,
+    finished: event_pb2.CompletionFinished,
+    event_count: int,
+    skipped_files: Sequence[SkippedFile] = (),
+    read: Callable[[str], Any] | None = None,
+) -> Completion[Any]:
+    """Returns what a completion came to that ended with this."""
+    return Completion(
+        completion_id=completion_id,
+        answer=finished.answer,
+        finish_reason=FinishReason.from_proto(finished.finish_reason),
+        partial=finished.partial,
+        error=finished.error,
+        usage=finished.usage,
+        iterations=finished.iterations,
+        wall_time_seconds=finished.wall_time.ToNanoseconds() / 1e9,
+        event_count=event_count,
+        skipped_files=tuple(skipped_files),
+        answer_json=finished.answer_json,
+        read=read,
+    )
+
+
 class EventFold:
     """Follows the events of a stream until it can tell what the completion came to."""
 
@@ -136,6 +160,21 @@ class EventFold:
         self._count += 1
 
     @property
+    def completion_id(self) -> str:
+        """The completion's id; empty before the first event."""
+        return self._last.completion_id if self._last is not None else ""
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of the last event that has come; 0 before the first."""
+        return self._last.sequence if self._last is not None else 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there will be no more events: the completion is finished, or parked."""
+        return self._last is not None and self._last.WhichOneof("kind") in ("finished", "parked")
+
+    @property
     def is_finished(self) -> bool:
         """Whether the last event has come."""
         return self._last is not None and self._last.WhichOneof("kind") == "finished"
@@ -144,23 +183,14 @@ class EventFold:
         """Returns what the completion came to.
 
         Raises:
+            CompletionParkedError: it waits to be resumed.
             StreamEndedError: its last event has not come.
         """
+        if self._last is not None and self._last.WhichOneof("kind") == "parked":
+            raise CompletionParkedError(self._last.completion_id, self._last.parked.reason)
         if self._last is None or not self.is_finished:
             last = self._last or event_pb2.Event()
             raise StreamEndedError(last.completion_id, last.sequence)
-        finished = self._last.finished
-        return Completion(
-            completion_id=self._last.completion_id,
-            answer=finished.answer,
-            finish_reason=FinishReason.from_proto(finished.finish_reason),
-            partial=finished.partial,
-            error=finished.error,
-            usage=finished.usage,
-            iterations=finished.iterations,
-            wall_time_seconds=finished.wall_time.ToNanoseconds() / 1e9,
-            event_count=self._count,
-            skipped_files=self._skipped_files,
-            answer_json=finished.answer_json,
-            read=self._read,
+        return from_finished(
+            self._last.completion_id, self._last.finished, self._count, self._skipped_files, self._read
         )

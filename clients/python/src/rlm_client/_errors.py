@@ -6,6 +6,7 @@
     ├── AnswerTypeError                 a type that has no JSON Schema; raised before any call (a ValueError too)
     ├── AnswerValueError                an answer that its type does not take, though its JSON Schema does (likewise)
     ├── StreamEndedError                a stream ended without its `finished` event
+    ├── CompletionParkedError           a completion waits, as its model cannot be reached; `resume` lets it go on
     └── StatusError                     an RPC failed: code, reason, message, metadata
         ├── InvalidRequestError         INVALID_ARGUMENT: field_violations names each wrong field
         ├── NotFoundError               NOT_FOUND: context, completion, conversation
@@ -80,6 +81,20 @@ class StreamEndedError(RlmError):
         super().__init__(f"the stream of completion {completion_id!r} ended after event {last_sequence}, unfinished")
         self.completion_id = completion_id
         self.last_sequence = last_sequence
+
+
+class CompletionParkedError(RlmError):
+    """A completion waits to be resumed; nothing of it is lost.
+
+    Attributes:
+        completion_id: the completion's; give it to `resume`, and then to `watch`.
+        reason: what it waits for.
+    """
+
+    def __init__(self, completion_id: str, reason: str) -> None:
+        super().__init__(f"completion {completion_id} is parked until it is resumed: {reason}")
+        self.completion_id = completion_id
+        self.reason = reason
 
 
 @dataclass(frozen=True)

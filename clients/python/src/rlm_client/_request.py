@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rlm_client._answer_types import AnswerType
     from rlm_client._options import Compaction, Limits, Sampling
@@ -31,6 +32,9 @@ def build_request(
     seed: int | None,
     answer_type: AnswerType | None,
     look_required: bool | None,
+    request_id: str | None,
+    detached: bool,
+    labels: Mapping[str, str] | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
     return pb.CompleteRequest(
@@ -48,4 +52,7 @@ def build_request(
         seed=seed,
         answer_schema=answer_type.schema_json if answer_type is not None else "",
         look_required=look_required,
+        request_id=request_id or uuid.uuid4().hex,
+        detached=detached,
+        labels=dict(labels or {}),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
@@ -10,22 +10,22 @@ from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 
 from rlm_client._answer_types import JsonSchema, resolve
 from rlm_client._channel import OPTIONS
-from rlm_client._completion import Completion, EventFold, Models, T
+from rlm_client._completion import Completion, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
 from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
+from rlm_client._resuming import RESUME_SECONDS, Resuming
+from rlm_client._sync_completions import CompletionCalls
+from rlm_client._sync_stream import EventStream
 from rlm_client._tool_calls import ToolThreads
 from rlm_client._tools import as_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
-    from rlm_api.rlm.v1 import event_pb2
-
-    from rlm_client._directory import SkippedFile
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _UNARY_TIMEOUT_SECONDS = 30.0
 
 
-class Client:
+class Client(CompletionCalls):
     """A client of `rlm.v1.CompletionService`. Any number of threads may share one.
 
     Use it in a `with` statement, or call `close`.
@@ -41,14 +41,18 @@ class Client:
     Args:
         target: the server, as `host:port`, `unix:/path` or `dns:///name:port`.
         credentials: for TLS; None connects without.
+        resume_seconds: how long it is tried to continue a stream that broke; 0 raises the error at once.
     """
 
-    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, credentials: grpc.ChannelCredentials | None = None, resume_seconds: float = RESUME_SECONDS
+    ) -> None:
         if credentials is None:
             self._channel = grpc.insecure_channel(target, options=OPTIONS)
         else:
             self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)
         self._stub = pb_grpc.CompletionServiceStub(self._channel)
+        self._resume_seconds = resume_seconds
 
     def completion(
         self,
@@ -68,6 +72,10 @@ class Client:
         seed: int | None = None,
         answer_type: type[T] | JsonSchema | None = None,
         look_required: bool | None = None,
+        request_id: str | None = None,
+        detached: bool = False,
+        labels: Mapping[str, str] | None = None,
+        on_resume: Callable[[str], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion[T]:
         """Answers a query over a context.
@@ -96,6 +104,11 @@ class Client:
             answer_type: what the answer must be: a pydantic model, a dataclass, another type that JSON can express, or
                 a JSON Schema. `Completion.value` is then of that type. Default: any text.
             look_required: an answer is refused that comes before any look at the context. Default: the server's.
+            request_id: calls with the same id and the same request give the same completion. Default: one of its own,
+                so that the call is safe to repeat.
+            detached: the completion goes on when the client goes away. Default: it is cancelled after a grace time.
+            labels: are kept with the completion, for `completions`.
+            on_resume: is told, in a sentence for people, when the stream broke and is continued. It is logged as well.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -109,6 +122,7 @@ class Client:
             ToolDefinitionError: a function cannot be a tool.
             AnswerTypeError: the type has no JSON Schema.
             StatusError: the call failed; the subclass says how.
+            CompletionParkedError: it waits to be resumed, as a model cannot be reached.
             StreamEndedError: the server broke off.
         """
         with self.stream(
@@ -127,6 +141,10 @@ class Client:
             seed=seed,
             answer_type=answer_type,
             look_required=look_required,
+            request_id=request_id,
+            detached=detached,
+            labels=labels,
+            on_resume=on_resume,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
@@ -149,6 +167,10 @@ class Client:
         seed: int | None = None,
         answer_type: type[T] | JsonSchema | None = None,
         look_required: bool | None = None,
+        request_id: str | None = None,
+        detached: bool = False,
+        labels: Mapping[str, str] | None = None,
+        on_resume: Callable[[str], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> EventStream[T]:
         """Answers a query over a context, event by event.
@@ -179,16 +201,30 @@ class Client:
             seed=seed,
             answer_type=wanted,
             look_required=look_required,
+            request_id=request_id,
+            detached=detached,
+            labels=labels,
         )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
         if not served:
-            plain = self._stub.Complete(request, timeout=timeout_seconds)
-            return EventStream(plain, prepared.skipped_files, read=read)
+            resuming = Resuming(self._resume_seconds, on_resume)
+            return EventStream(
+                self._stub, prepared.skipped_files, resuming, request, timeout_seconds=timeout_seconds, read=read
+            )
+        # A stream on which tools are served is not continued: what they were doing when it broke is not known.
+        resuming = Resuming(0.0, None)
         calls = ToolThreads(request, served)
-        call = self._stub.CompleteWithTools(calls.requests(), timeout=timeout_seconds)
-        return EventStream(call, prepared.skipped_files, calls, read=read)
+        return EventStream(
+            self._stub,
+            prepared.skipped_files,
+            resuming,
+            request,
+            timeout_seconds=timeout_seconds,
+            tool_calls=calls,
+            read=read,
+        )
 
     def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.
@@ -235,75 +271,3 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         return part.uploaded(response.context_id)
-
-
-class EventStream(Generic[T]):
-    """The events of a completion, as they happen. Leaving its `with` block cancels a completion that still runs."""
-
-    def __init__(
-        self,
-        call: grpc._CallIterator[pb.CompleteResponse] | grpc._CallIterator[pb.CompleteWithToolsResponse],
-        skipped_files: Sequence[SkippedFile],
-        tool_calls: ToolThreads | None = None,
-        read: Callable[[str], T] | None = None,
-    ) -> None:
-        self._call = call
-        self._tool_calls = tool_calls
-        self._fold = EventFold(skipped_files, read)
-        self.skipped_files = tuple(skipped_files)
-        """Files of directories in the context that were left out."""
-
-    def __iter__(self) -> Iterator[event_pb2.Event]:
-        return self
-
-    def __next__(self) -> event_pb2.Event:
-        """Waits for the next event.
-
-        Raises:
-            StopIteration: the last event, `finished`, has come before.
-            StatusError: the call failed.
-            StreamEndedError: the server broke off.
-        """
-        try:
-            response: Any = next(self._call)
-        except StopIteration:
-            self._close_tools()
-            self._fold.completion()
-            raise
-        except grpc.RpcError as error:
-            self._close_tools()
-            raise from_rpc_error(error) from error
-        self._fold.add(response.event)
-        if self._tool_calls is not None:
-            self._tool_calls.take(response.event)
-        event: event_pb2.Event = response.event
-        return event
-
-    def result(self) -> Completion[T]:
-        """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
-
-        Raises:
-            StatusError: the call failed.
-            StreamEndedError: the server broke off.
-        """
-        if not self._fold.is_finished:
-            for _ in self:
-                pass
-        return self._fold.completion()
-
-    def cancel(self) -> None:
-        """Cancels the completion; the next event raises `CallCancelledError`. Any thread may call this."""
-        self._call.cancel()
-        self._close_tools()
-
-    def _close_tools(self) -> None:
-        if self._tool_calls is not None:
-            self._tool_calls.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.cancel()

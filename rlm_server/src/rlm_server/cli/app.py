@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from rlm_server.cli.complete import complete
+from rlm_server.cli.completions import completions_app
 from rlm_server.cli.config import config_app
 from rlm_server.cli.demo_model import demo_model
 from rlm_server.cli.doctor import doctor
@@ -26,6 +27,7 @@ _app.command("demo-model")(demo_model)
 _app.command()(doctor)
 _app.command()(models)
 _app.command()(prompts)
+_app.add_typer(completions_app, name="completions")
 _app.add_typer(config_app, name="config")
 
 

@@ -32,6 +32,7 @@ from rlm_client import (
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.answer_schema import read_schema
+from rlm_server.cli.completions import read_labels, tell
 from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
@@ -124,6 +125,16 @@ def complete(
     require_look: Annotated[
         bool, typer.Option("--require-look", help="Refuse answers that come before any look at the context.")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --server: write the completion's id, and let it go on by itself.")
+    ] = False,
+    request_id: Annotated[
+        str | None, typer.Option("--request-id", help="The same id and request give the same completion.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Is kept with the completion; may be given several times."),
+    ] = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
     direct: Annotated[
@@ -162,6 +173,9 @@ def complete(
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
     except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
+    labels = read_labels(label or [])
+    if detach and server is None:
+        exit_codes.fail("--detach needs --server: without one the server ends with this command", exit_codes.BAD_INPUT)
     limits = Limits(
         max_depth=max_depth,
         max_iterations=max_iterations,
@@ -188,6 +202,7 @@ def complete(
         wanted,
         cache_subcalls,
         seed,
+        _Keeping(detach, request_id, labels),
         output,
     )
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
@@ -207,6 +222,15 @@ class _Answer:
 
 
 @dataclass(frozen=True)
+class _Keeping:
+    """How the completion is kept by the server."""
+
+    detach: bool
+    request_id: str | None
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
 class _Call:
     query: str
     context: PreparedContext
@@ -222,6 +246,7 @@ class _Call:
     answer: _Answer
     cache_subcalls: bool
     seed: int | None
+    keeping: _Keeping
     output: Path | None
 
     async def run(self, renderer: Renderer) -> int:
@@ -275,8 +300,16 @@ class _Call:
                 seed=self.seed,
                 answer_type=self.answer.schema,
                 look_required=self.answer.look_required,
+                request_id=self.keeping.request_id,
+                detached=self.keeping.detach,
+                labels=self.keeping.labels,
+                on_resume=tell,
             )
             async with stream:
+                if self.keeping.detach:
+                    await anext(stream)
+                    typer.echo(stream.completion_id)
+                    return exit_codes.ANSWERED
                 with renderer:
                     async for event in stream:
                         renderer.event(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ CONTEXT_USER_PREFIX = "running/"
 
 _PATIENCE_SECONDS = 5.0
 _EXPIRED_AT_ONCE = 16
+_DIGESTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -497,6 +499,21 @@ class Journal:
 
         await self._writer.execute(work)
 
+    async def sweep_blobs(self) -> int:
+        """Removes blobs that nobody uses, as of a server that died before it said what for; returns their number.
+
+        Raises:
+            StorageUnavailableError: the journal cannot be read at present.
+        """
+        stored = await asyncio.to_thread(lambda: list(self.blobs.digests()))
+        unused: list[str] = []
+        for start in range(0, len(stored), _DIGESTS_AT_ONCE):
+            some = stored[start : start + _DIGESTS_AT_ONCE]
+            used = await self._read(functools.partial(_used, digests=some))
+            unused += [digest for digest in some if digest not in used]
+        await self.delete_blobs(unused)
+        return len(unused)
+
     async def delete_blobs(self, digests: Sequence[str]) -> None:
         """Removes blobs that nobody uses any more."""
         for digest in digests:
@@ -529,6 +546,11 @@ class Journal:
             return await asyncio.to_thread(run)
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             raise StorageUnavailableError(f"the journal cannot be read: {_brief(error)}") from error
+
+
+def _used(connection: sa.Connection, digests: Sequence[str]) -> set[str]:
+    select = sa.select(blob_uses.c.digest).where(blob_uses.c.digest.in_(digests))
+    return set(connection.execute(select).scalars())
 
 
 def context_user(completion_id: str) -> str:

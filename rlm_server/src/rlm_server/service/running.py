@@ -26,6 +26,7 @@ from rlm_server.journal.sessions import JournaledExecutor
 from rlm_server.journal.store import NewCompletion, StorageUnavailableError
 from rlm_server.journal.tools import JournaledTools
 from rlm_server.service.feeds import Feed, Feeds
+from rlm_server.service.housekeeping import keep_house
 from rlm_server.service.interrupted import end_what_is_open
 from rlm_server.service.refusals import request_id_reused, storage_unavailable
 
@@ -145,7 +146,7 @@ class RunningCompletions:
 
     def start(self) -> None:
         """Begins to keep leases, and to take over what other servers left behind."""
-        for coroutine in (self._beat(), self._take_over()):
+        for coroutine in (self._beat(), self._take_over(), keep_house(self._settings, self._journal)):
             self._tasks.add(asyncio.create_task(coroutine))
 
     # --- how they begin

@@ -1,0 +1,177 @@
+"""A stream of events. `_sync_stream.py` is its twin: keep the two alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Generic
+
+import grpc
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
+
+from rlm_client._completion import Completion, EventFold, T
+from rlm_client._errors import CallCancelledError, StatusError, StreamEndedError, from_rpc_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from types import TracebackType
+    from typing import Any, Self
+
+    from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
+    from rlm_api.rlm.v1 import event_pb2
+
+    from rlm_client._directory import SkippedFile
+    from rlm_client._resuming import Resuming
+    from rlm_client._tool_calls import ToolTasks
+
+_CANCEL_SECONDS = 2.0
+
+
+class AsyncEventStream(Generic[T]):
+    """The events of a completion, as they happen. A stream that breaks is continued by itself.
+
+    Leaving its `async with` block cancels a completion that still runs, unless it is detached or only watched.
+    """
+
+    def __init__(
+        self,
+        stub: pb_grpc.CompletionServiceAsyncStub,
+        skipped_files: Sequence[SkippedFile],
+        resuming: Resuming,
+        request: pb.CompleteRequest | pb.WatchCompletionRequest,
+        *,
+        timeout_seconds: float | None,
+        tool_calls: ToolTasks | None = None,
+        read: Callable[[str], T] | None = None,
+    ) -> None:
+        self._stub = stub
+        self._resuming = resuming
+        self._request = request
+        self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._tool_calls = tool_calls
+        self._fold = EventFold(skipped_files, read)
+        self._cancelled = False
+        self._cancelling: asyncio.Task[None] | None = None
+        self._start()
+        self.skipped_files = tuple(skipped_files)
+        """Files of directories in the context that were left out."""
+
+    @property
+    def completion_id(self) -> str:
+        """The completion's id; empty before the first event."""
+        if isinstance(self._request, pb.WatchCompletionRequest):
+            return self._request.completion_id
+        return self._fold.completion_id
+
+    @property
+    def resume_count(self) -> int:
+        """How often the stream broke and was continued."""
+        return self._resuming.count
+
+    def __aiter__(self) -> AsyncIterator[event_pb2.Event]:
+        return self
+
+    async def __anext__(self) -> event_pb2.Event:
+        """Waits for the next event.
+
+        Raises:
+            StopAsyncIteration: the last event, `finished`, has come before.
+            CompletionParkedError: the last event was `parked`: the completion waits to be resumed.
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        while True:
+            try:
+                return await self._next()
+            except (StatusError, StreamEndedError) as error:
+                if self._cancelled:
+                    raise
+                await asyncio.sleep(self._resuming.delay_seconds(error, self._fold.last_sequence))
+                self._start()
+
+    async def _next(self) -> event_pb2.Event:
+        try:
+            response = await anext(self._responses)
+        except StopAsyncIteration:
+            self._close_tools()
+            self._fold.completion()
+            raise
+        except asyncio.CancelledError:
+            # gRPC raises this both when the task was cancelled and when the call was; only the first is the task's.
+            task = asyncio.current_task()
+            if not self._cancelled or (task is not None and task.cancelling()):
+                raise
+            raise CallCancelledError(grpc.StatusCode.CANCELLED, "the stream was cancelled by this client") from None
+        except grpc.RpcError as error:
+            self._close_tools()
+            raise from_rpc_error(error) from error
+        self._resuming.has_event()
+        self._fold.add(response.event)
+        if self._tool_calls is not None:
+            self._tool_calls.take(response.event)
+        event: event_pb2.Event = response.event
+        return event
+
+    def _start(self) -> None:
+        self._call = self._open()
+        self._responses: AsyncIterator[Any] = aiter(self._call)
+
+    def _open(self) -> Any:
+        timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        if self._tool_calls is not None:
+            return self._stub.CompleteWithTools(self._tool_calls.requests(), timeout=timeout)
+        if isinstance(self._request, pb.CompleteRequest) and not self._fold.last_sequence:
+            return self._stub.Complete(self._request, timeout=timeout)
+        after = self._fold.last_sequence
+        if isinstance(self._request, pb.WatchCompletionRequest):
+            after = max(after, self._request.after_sequence)
+        request = pb.WatchCompletionRequest(completion_id=self.completion_id, after_sequence=after)
+        return self._stub.WatchCompletion(request, timeout=timeout)
+
+    async def result(self) -> Completion[T]:
+        """Waits for the end, passing over events that have not been taken, and returns what the completion came to.
+
+        Raises:
+            CompletionParkedError: it waits to be resumed.
+            StatusError: the call failed.
+            StreamEndedError: the server broke off.
+        """
+        if not self._fold.has_ended:
+            async for _ in self:
+                pass
+        return self._fold.completion()
+
+    def cancel(self) -> None:
+        """Cancels the completion; the next event raises `CallCancelledError`."""
+        if self.completion_id and not self._fold.has_ended and self._cancelling is None:
+            request = pb.CancelCompletionRequest(completion_id=self.completion_id)
+            self._cancelling = asyncio.create_task(self._tell_cancelled(request))
+        self.close()
+
+    async def _tell_cancelled(self, request: pb.CancelCompletionRequest) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            await self._stub.CancelCompletion(request, timeout=_CANCEL_SECONDS)
+
+    def close(self) -> None:
+        """Ends the stream and leaves the completion alone: without a client it is cancelled after a grace time."""
+        self._cancelled = True
+        self._call.cancel()
+        self._close_tools()
+
+    def _close_tools(self) -> None:
+        if self._tool_calls is not None:
+            self._tool_calls.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(self._request, pb.CompleteRequest) and not self._request.detached:
+            self.cancel()
+        else:
+            self.close()
+        if self._cancelling is not None:
+            await asyncio.wait({self._cancelling})

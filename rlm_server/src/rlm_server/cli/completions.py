@@ -1,0 +1,148 @@
+"""`rlm completions`: what a server keeps of completions, running or done."""
+
+# ruff: noqa: TC001 - typer reads annotations at run time, and calls commands by keyword
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rlm_client import Client, CompletionParkedError, CompletionState, RlmError
+
+from rlm_server.cli import exit_codes
+from rlm_server.cli.options import ServerOption
+from rlm_server.cli.render import make_renderer
+from rlm_server.settings import DEFAULT_LISTEN_ADDRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rlm_client import StoredCompletion
+
+completions_app = typer.Typer(help="Completions that a server keeps, running or done.", no_args_is_help=True)
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The completion's id.")]
+
+
+@completions_app.command("list")
+def list_completions(
+    server: ServerOption = None,
+    state: Annotated[
+        list[CompletionState] | None, typer.Option("--state", help="Only those in this state; may be repeated.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only those with it; may be repeated.")
+    ] = None,
+    number: Annotated[int, typer.Option("--number", "-n", help="How many at most.")] = 20,
+) -> None:
+    """Lists completions, the latest first."""
+    labels = read_labels(label or [])
+    with _client(server) as client:
+        for index, completion in enumerate(
+            client.completions(states=state or (), labels=labels, page_size=max(1, min(number, 1000)))
+        ):
+            if index >= number:
+                break
+            typer.echo(_line(completion))
+
+
+@completions_app.command("get")
+def get_completion(completion_id: IdArgument, server: ServerOption = None) -> None:
+    """Describes a completion, with the tree of its calls and its answer."""
+    with _client(server) as client:
+        completion = client.get(completion_id)
+    typer.echo(_line(completion))
+    total = completion.usage.total
+    typer.echo(
+        f"{total.call_count} model calls, {total.input_tokens} tokens in, {total.output_tokens} out, "
+        f"{completion.last_sequence} events"
+    )
+    for node in completion.nodes[1:]:
+        how = "runs"
+        if node.HasField("finished"):
+            how = node.finished.error or node.finished.answer_preview
+        typer.echo(f"{node.node_id} {node.started.function} {node.started.model}: {how}")
+    if completion.parked_reason:
+        typer.echo(f"parked: {completion.parked_reason}")
+    if completion.result is not None:
+        typer.echo(completion.result.error or completion.result.answer)
+
+
+@completions_app.command("watch")
+def watch_completion(
+    completion_id: IdArgument,
+    server: ServerOption = None,
+    after: Annotated[int, typer.Option("--after", metavar="NUMBER", help="Leave out the events up to this one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
+) -> None:
+    """Follows a completion, running or done, as `rlm complete` does. Ctrl-C leaves it alone."""
+    renderer = make_renderer(as_json=as_json, quiet=quiet)
+    try:
+        with _client(server) as client, client.watch(completion_id, after_sequence=after, on_resume=tell) as stream:
+            with renderer:
+                for event in stream:
+                    renderer.event(event)
+            completion = stream.result()
+    except KeyboardInterrupt:
+        raise typer.Exit(exit_codes.CANCELLED) from None
+    renderer.completion(completion)
+    raise typer.Exit(exit_codes.of_completion(completion))
+
+
+@completions_app.command("cancel")
+def cancel_completion(completion_id: IdArgument, server: ServerOption = None) -> None:
+    """Cancels a completion; does nothing if it has ended."""
+    with _client(server) as client:
+        typer.echo(_line(client.cancel(completion_id)))
+
+
+@completions_app.command("resume")
+def resume_completion(completion_id: IdArgument, server: ServerOption = None) -> None:
+    """Lets a parked completion go on."""
+    with _client(server) as client:
+        typer.echo(_line(client.resume(completion_id)))
+
+
+@completions_app.command("delete")
+def delete_completion(completion_id: IdArgument, server: ServerOption = None) -> None:
+    """Forgets a completion that has ended."""
+    with _client(server) as client:
+        client.delete(completion_id)
+
+
+def tell(message: str) -> None:
+    """Says on stderr what becomes of a stream."""
+    typer.echo(f"rlm: {message}", err=True)
+
+
+def read_labels(options: list[str]) -> dict[str, str]:
+    """Returns what `--label` options say; exits if one is none."""
+    labels = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator or not key:
+            exit_codes.fail(f"--label {option}: give KEY=VALUE", exit_codes.BAD_INPUT)
+        labels[key] = value
+    return labels
+
+
+@contextlib.contextmanager
+def _client(server: str | None) -> Iterator[Client]:
+    target = server or DEFAULT_LISTEN_ADDRESS
+    try:
+        with Client(target) as client:
+            yield client
+    except CompletionParkedError as error:
+        exit_codes.fail(f"{error}\nContinue with: rlm completions resume {error.completion_id}", exit_codes.FAILED)
+    except RlmError as error:
+        exit_codes.fail(exit_codes.message_of(error, target), exit_codes.of_error(error))
+
+
+def _line(completion: StoredCompletion) -> str:
+    labels = "".join(f" {key}={value}" for key, value in sorted(completion.labels.items()))
+    question = " ".join(completion.query.split())
+    cut = question if len(question) <= 60 else f"{question[:57]}..."
+    time = completion.create_time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{completion.completion_id} {time} {completion.state}{labels} {cut}"
