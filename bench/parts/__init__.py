@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.parts import context, fresh_run, host_calls, iteration, live_session, stopping, throughput
+from bench.parts import context, fresh_run, host_calls, iteration, live_session, load, stopping, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[Environment], Awaitable[PartResult]]] = {
     host_calls.NAME: host_calls.run,
     context.NAME: context.run,
     iteration.NAME: iteration.run,
+    load.NAME: load.run,
     throughput.NAME: throughput.run,
     stopping.NAME: stopping.run,
 }

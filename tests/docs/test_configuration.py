@@ -132,7 +132,8 @@ def limit(limits: Any, name: str) -> str:
     if value is None:
         return "unlimited"
     if part == "cell" and not value:
-        return "what is left" if last == "wall_time" and limits is not GREATEST_LIMITS else "the sandbox's"
+        by_need = {"wall_time": "what is left", "memory_bytes": "by the context"}
+        return "the sandbox's" if limits is GREATEST_LIMITS else by_need.get(last, "the sandbox's")
     return f"{value:g} s" if last == "wall_time" else str(value)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from pathlib import Path
@@ -119,6 +120,16 @@ def serve(
         exit_codes.fail(str(error), exit_codes.FAILED)
 
 
+def _collect_garbage_less() -> None:
+    """Keeps what the program consists of out of garbage collections, and lets those come less often.
+
+    They took a seventh of the processor time of a server with many calls at once, most of it for what stays for ever.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 async def _serve(endpoint: Endpoint) -> None:
     async with started(endpoint) as chosen:
         settings = with_data_dir(chosen, os.environ)
@@ -128,6 +139,7 @@ async def _serve(endpoint: Endpoint) -> None:
         except BaseException:
             await server.stop(0.0)
             raise
+        _collect_garbage_less()
         _log.info(
             "serving addresses=%s sandbox=%s model=%s sub_model=%s endpoint=%s data_dir=%s",
             ",".join(server.addresses),

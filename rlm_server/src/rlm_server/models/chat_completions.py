@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rlm_server.engine.ports import Message, Sampling, TextPart, TokenCounts
 
 
+MESSAGES = "messages"
+"""Name of the field that has the messages."""
+
+
 def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
     """Returns the body of a request, without its messages."""
     options = {

@@ -94,6 +94,9 @@ def model_error(
 
 def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
+    refusal = _connection_refusal(error)
+    if refusal is not None:
+        return model_error(ModelErrorKind.UNREACHABLE, model, str(refusal))
     if isinstance(error, openai.APITimeoutError):
         return model_error(ModelErrorKind.TIMEOUT, model, error.message)
     if isinstance(error, openai.APIStatusError):
@@ -109,6 +112,16 @@ def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
         cause = error.__cause__
         return model_error(ModelErrorKind.UNREACHABLE, model, str(cause) if cause else error.message)
     return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
+
+
+def _connection_refusal(error: BaseException) -> OSError | None:
+    """Returns the operating system's reason why there is no connection; the HTTP client calls that a time-out, too."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def from_stream(body: object, model: str) -> EndpointError:

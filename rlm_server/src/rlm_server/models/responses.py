@@ -21,6 +21,10 @@ _REASONING_EVENTS = ("response.reasoning_text.delta", "response.reasoning_summar
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
+MESSAGES = "input"
+"""Name of the field that has the messages."""
+
+
 def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
     """Returns the body of a request, without its messages."""
     options = {

@@ -167,7 +167,7 @@ class CellLimits(message.Message):
     fuel: builtins.int
     """fuel is the number of WebAssembly instructions. Default: the sandbox server's."""
     memory_bytes: builtins.int
-    """memory_bytes is the size of a sandbox's memory. Default: the sandbox server's, or more if the context needs it."""
+    """memory_bytes is the size of a sandbox's memory. Default: 256 MiB, and 4 bytes for each of the context's."""
     output_bytes: builtins.int
     """output_bytes is how much a block may write. Default 1 MiB."""
     @builtins.property
