@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,11 @@ _TURNS = (
     "```repl\nreplies = llm_query_batched([f'Say something about {n}.' for n in range(4)])\nprint(replies)\n```",
     "FINAL(done)",
 )
-_BATCH = (
-    f"```repl\nreplies = llm_query_batched([f'Say something about {{n}}.' for n in range({_SUBCALLS})])\n```",
-    "FINAL(done)",
-)
+
+
+def _batch(count: int) -> tuple[str, ...]:
+    prompts = f"[f'Say something about {{n}}.' for n in range({count})]"
+    return f"```repl\nreplies = llm_query_batched({prompts})\n```", "FINAL(done)"
 
 
 def _request(replies: tuple[str, ...], latency_seconds: float) -> pb.CompleteRequest:
@@ -109,14 +111,14 @@ async def run(environment: Environment) -> PartResult:
 
 async def _batches(environment: Environment) -> list[Row]:
     server = await environment.rlm()
-    rounds, latency_seconds = (1, 0.01) if environment.quick else (5, 0.1)
-    ideal = latency_seconds * _SUBCALLS / _SUBCALLS_AT_ONCE
+    rounds, latency_seconds, count = (1, 0.01, 20) if environment.quick else (5, 0.1, _SUBCALLS)
+    ideal = latency_seconds * math.ceil(count / _SUBCALLS_AT_ONCE)
     rows = []
     for transport in TRANSPORTS:
-        series = Series(f"batch of {_SUBCALLS} sub-calls, {_SUBCALLS_AT_ONCE} at once", transport)
+        series = Series(f"batch of {count} sub-calls, {_SUBCALLS_AT_ONCE} at once", transport)
         for _ in range(rounds):
             completion = _Completion()
-            await completion.run(server.channels[transport], _request(_BATCH, latency_seconds))
+            await completion.run(server.channels[transport], _request(_batch(count), latency_seconds))
             series.rounds.append([completion.cell_seconds])
         floor = Series("the model's latency alone", transport, rounds=[[ideal]] * rounds)
         rows.append(Row(series, floor, _BATCH_TARGET))
