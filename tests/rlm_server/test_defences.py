@@ -168,7 +168,7 @@ async def test_an_error_that_is_repeated_is_no_progress_though_its_cell_has_anot
 )
 async def test_the_same_code_makes_progress_as_long_as_something_differs(local_stack: Stack, code: str) -> None:
     limits = limits_pb2.Limits(max_iterations=9)
-    events = await local_stack.play(policy(code, str, finish=False), limits=limits)
+    events = await local_stack.play(policy(code, str, finish=False), limits=limits, answer_at_limit=False)
     assert events.reason == "MAX_ITERATIONS"
     assert events.warnings == []
 

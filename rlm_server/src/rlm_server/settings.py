@@ -84,6 +84,8 @@ class Settings:
         model_try_timeout_seconds: how long one call to an endpoint may take.
         model_total_timeout_seconds: how long all calls for one reply may take, waits and fallbacks included.
         model_max_retries: how often a failed call to an endpoint is made again.
+        answer_at_limit: when a limit on turns, sub-calls or errors ends a node, its model is asked once more, for its
+            best answer, where a request does not say.
         look_required: an answer that is given before any code has looked at the context is refused, where a request
             does not say.
         sandbox_start_timeout_seconds: how long a sandbox server that is a child process may take until it serves. The
@@ -130,6 +132,7 @@ class Settings:
     max_conversation_ttl_seconds: float = 86_400.0
     context_window_tokens: int = 128_000
     compaction_threshold: float = 0.8
+    answer_at_limit: bool = True
     look_required: bool = False
     model_timeout_seconds: float = 300.0
     model_try_timeout_seconds: float = 900.0

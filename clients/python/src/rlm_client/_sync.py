@@ -67,6 +67,7 @@ class Client(CompletionCalls):
         prompts: Prompts | None = None,
         direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
+        answer_at_limit: bool | None = None,
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
@@ -96,6 +97,8 @@ class Client(CompletionCalls):
             direct_answer_allowed: a context that fits the model comfortably may be answered by one plain model call,
                 without a REPL.
             compaction: when messages are summed up to fit a model's window. Default: the server's settings.
+            answer_at_limit: whether a model is asked once more, for its best answer, when a limit on iterations,
+                sub-calls or errors ends its node. Default: the server's.
             tools: functions for the code in the REPL. Plain ones are served by this client while the stream is read:
                 the model is told their names, parameters and docstrings, and calls run on threads. `Tool` has more.
             cache_subcalls: identical sub-calls are made once.
@@ -136,6 +139,7 @@ class Client(CompletionCalls):
             prompts=prompts,
             direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,
+            answer_at_limit=answer_at_limit,
             tools=tools,
             cache_subcalls=cache_subcalls,
             seed=seed,
@@ -162,6 +166,7 @@ class Client(CompletionCalls):
         prompts: Prompts | None = None,
         direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
+        answer_at_limit: bool | None = None,
         tools: Sequence[Tool | Callable[..., Any]] = (),
         cache_subcalls: bool = False,
         seed: int | None = None,
@@ -196,6 +201,7 @@ class Client(CompletionCalls):
             prompts=prompts,
             direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,
+            answer_at_limit=answer_at_limit,
             tools=all_tools,
             cache_subcalls=cache_subcalls,
             seed=seed,

@@ -37,6 +37,7 @@ from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
 from rlm_server.cli.options import (
+    AnswerAtLimitOption,
     ApiKeyFileOption,
     BaseUrlOption,
     ChildModelsOption,
@@ -98,6 +99,7 @@ def complete(
     max_input_tokens: MaxInputTokensOption = None,
     max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
+    answer_at_limit: AnswerAtLimitOption = None,
     prompts: Annotated[
         str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
     ] = "",
@@ -195,6 +197,7 @@ def complete(
         endpoint,
         models,
         limits,
+        answer_at_limit,
         chosen_prompts,
         direct,
         compaction,
@@ -239,6 +242,7 @@ class _Call:
     endpoint: Endpoint | None
     models: _Models
     limits: Limits
+    answer_at_limit: bool | None
     prompts: Prompts
     direct: bool
     compaction: Compaction
@@ -292,6 +296,7 @@ class _Call:
                 sub_model=self.models.sub,
                 child_models=self.models.children,
                 limits=self.limits,
+                answer_at_limit=self.answer_at_limit,
                 prompts=self.prompts,
                 direct_answer_allowed=self.direct,
                 compaction=self.compaction,

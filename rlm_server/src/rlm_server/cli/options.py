@@ -68,6 +68,14 @@ MaxOutputTokensOption = Annotated[
     int | None,
     typer.Option("--max-output-tokens", help="Tokens that models may make."),
 ]
+AnswerAtLimitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--answer-at-limit/--no-answer-at-limit",
+        help="Whether a limit is followed by one more call, for the best answer. Default: the server's.",
+        show_default=False,
+    ),
+]
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),

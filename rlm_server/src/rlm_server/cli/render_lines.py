@@ -48,7 +48,7 @@ class LineRenderer:
                     _write(f"{node} started", f"{part.name}: {part.type}, {part.size_bytes} bytes")
             case "iteration_started":
                 turn = event.iteration_started
-                _write(f"{node} turn {turn.iteration}", f"of at most {turn.max_iterations}, model={turn.model}")
+                _write(f"{node} {words.turn(turn)}", f"of at most {turn.max_iterations}, model={turn.model}")
             case "model_reply_finished":
                 reply = event.model_reply_finished
                 text = f"{len(reply.text)} characters in {words.seconds(reply.wall_time)}, {reply.stop_reason}"

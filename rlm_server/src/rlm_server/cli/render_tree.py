@@ -92,7 +92,7 @@ class TreeRenderer:
         match kind:
             case "iteration_started":
                 turn = event.iteration_started
-                node.turns.append(_Turn(f"turn {turn.iteration} of at most {turn.max_iterations}, {turn.model}"))
+                node.turns.append(_Turn(f"{words.turn(turn)} of at most {turn.max_iterations}, {turn.model}"))
             case "code_started":
                 _turn(node).blocks.append(_Block(event.code_started.code))
             case "output":

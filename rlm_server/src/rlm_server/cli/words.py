@@ -18,6 +18,11 @@ def seconds(duration: Duration) -> str:
     return f"{value:.3f} s" if value < 1 else f"{value:.1f} s"
 
 
+def turn(started: event_pb2.IterationStarted) -> str:
+    """Returns which turn begins."""
+    return f"turn {started.iteration}{' (the last answer)' if started.last_answer else ''}"
+
+
 def outcome(finished: event_pb2.CodeFinished) -> str:
     """Returns how a block of code went, on one line."""
     name = event_pb2.CodeOutcome.Name(finished.outcome).removeprefix("CODE_OUTCOME_")

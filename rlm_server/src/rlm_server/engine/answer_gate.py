@@ -78,6 +78,13 @@ class AnswerGate:
                 raise LimitReachedError(event_pb2.FINISH_REASON_NO_PROGRESS, message)
         return verdict
 
+    def json_of(self, answer: Answer) -> str:
+        """Returns an answer as JSON if it matches the schema; empty if it does not, or there is none."""
+        if self._schema is None:
+            return ""
+        checked = self._schema.check(answer)
+        return "" if checked.problem else checked.json_text
+
     async def _judge(self, answer: Answer, *, is_last_turn: bool) -> Verdict:
         prompts, spec = self._run.prompts, self._run.spec
         if not self._has_looked:

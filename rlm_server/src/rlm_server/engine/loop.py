@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
+from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
@@ -84,7 +86,7 @@ class NodeLoop:
         try:
             return await self._take_turns()
         except LimitReachedError as error:
-            return self._partial(error.reason, error.message)
+            return await self._at_limit(error)
         except ModelError as error:
             await self._tree.caller.emit_usage(self._node.node_id)
             return self._partial(event_pb2.FINISH_REASON_MODEL_ERROR, error.message)
@@ -102,11 +104,16 @@ class NodeLoop:
 
     async def _take_turns(self) -> NodeResult:
         limits = self._run.spec.limits
-        while self.iterations < limits.max_iterations:
+        while True:
             self.iterations += 1
             reply = await self._ask()
             self.transcript.append(Message("assistant", reply.text))
-            turn = await self._take_turn(reply)
+            turn = _Turn()
+            try:
+                await self._take_turn(reply, turn)
+            except LimitReachedError:
+                self._show_notes(turn)
+                raise
             if turn.answer is not None:
                 return NodeResult(
                     event_pb2.FINISH_REASON_ANSWERED,
@@ -114,19 +121,34 @@ class NodeLoop:
                     iterations=self.iterations,
                     answer_json=turn.answer_json,
                 )
+            if self.iterations == limits.max_iterations:
+                self._show_notes(turn)
+                raise LimitReachedError(
+                    event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
+                )
             turn.notes.append(conversation.status_line(self._tree, self._node, self.iterations + 1))
+            self._show_notes(turn)
+
+    def _show_notes(self, turn: _Turn) -> None:
+        if turn.notes:
             self.transcript.append(Message("user", "\n\n".join(turn.notes)))
-        return self._partial(
-            event_pb2.FINISH_REASON_MAX_ITERATIONS, f"max_iterations of {limits.max_iterations} is reached"
-        )
 
     async def _ask(self) -> ModelReply:
-        run, node_id, iteration = self._run, self._node.node_id, self.iterations
-        run.budget.record_iteration()
+        self._run.budget.record_iteration()
+        reply = await self._ask_for_turn(self.iterations)
+        if reply.text.strip():
+            self._last_text = reply.text.strip()
+        return reply
+
+    async def _ask_for_turn(self, iteration: int, *, is_last_answer: bool = False) -> ModelReply:
+        run, node_id = self._run, self._node.node_id
         await run.events.emit(
             node_id,
             event_pb2.IterationStarted(
-                iteration=iteration, max_iterations=run.spec.limits.max_iterations, model=self._task.model
+                iteration=iteration,
+                max_iterations=run.spec.limits.max_iterations,
+                model=self._task.model,
+                last_answer=is_last_answer,
             ),
         )
 
@@ -151,13 +173,10 @@ class NodeLoop:
             ),
         )
         await self._tree.caller.emit_usage(node_id)
-        if reply.text.strip():
-            self._last_text = reply.text.strip()
         return reply
 
-    async def _take_turn(self, model_reply: ModelReply) -> _Turn:
+    async def _take_turn(self, model_reply: ModelReply, turn: _Turn) -> None:
         reply = parse_reply(model_reply.text)
-        turn = _Turn()
         if model_reply.stop_reason == "length":
             await self._warn(event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens")
             prompts = self._run.prompts
@@ -168,7 +187,6 @@ class NodeLoop:
             await self._take_final(reply.final, turn)
         else:
             await self._take_idle(turn, empty=reply.is_empty)
-        return turn
 
     async def _take_code(self, reply: Reply, turn: _Turn) -> None:
         self._idle_replies = 0
@@ -265,8 +283,28 @@ class NodeLoop:
             )
         raise LimitReachedError(event_pb2.FINISH_REASON_MAX_ERRORS, f"max_consecutive_errors of {limit} is reached")
 
+    async def _at_limit(self, limit: LimitReachedError) -> NodeResult:
+        """Ends the node with the best answer there is: what the model says to that, if it can be asked."""
+        result = self._partial(limit.reason, limit.message)
+        if limit.reason not in LIMITS_WITH_A_LAST_ANSWER or not self._run.spec.answer_at_limit:
+            return result
+        self.transcript.add_to_last(fill(self._run.prompts.last_answer, limit=limit.message))
+        try:
+            reply = await self._ask_for_turn(self.iterations + 1, is_last_answer=True)
+        except (LimitReachedError, ModelError, SandboxError) as error:
+            await self._tree.caller.emit_usage(self._node.node_id)
+            await self._warn(event_pb2.WARNING_CODE_NO_LAST_ANSWER, f"there is no last answer: {error}")
+            return result
+        self.transcript.append(Message("assistant", reply.text))
+        answer = read_last_answer(reply.text)
+        if answer is None:
+            await self._warn(
+                event_pb2.WARNING_CODE_NO_LAST_ANSWER, "there is no last answer: the reply has code or nothing in it"
+            )
+            return result
+        return dataclasses.replace(result, answer=answer.text, answer_json=self._gate.json_of(answer))
+
     def _partial(self, reason: event_pb2.FinishReason.ValueType, error: str) -> NodeResult:
-        # Issue 3 asks the model for one last plain answer here, if the budget allows it.
         return NodeResult(reason, self.best_answer, partial=True, error=error, iterations=self.iterations)
 
     async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:

@@ -56,6 +56,7 @@ class CompletionSpec:
         cache_subcalls: identical sub-calls are made once.
         tools: functions that the request adds to the REPL.
         seed: makes the completion reproducible; see `reproducible.py`.
+        answer_at_limit: when a limit ends a node, its model is asked for its best answer.
         look_required: an answer is refused that comes before any look at the context.
         answer_schema: what the root's answer must match; None means any text.
         conversation_id: the conversation that it belongs to, or empty.
@@ -77,6 +78,7 @@ class CompletionSpec:
     tools: Sequence[Tool] = ()
     seed: int | None = None
     look_required: bool = False
+    answer_at_limit: bool = True
     answer_schema: AnswerSchema | None = None
     conversation_id: str = ""
     max_direct_answer_tokens: int | None = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import InputValue, ValueFormat
+from rlm_server.engine.ports import InputValue, Message, ValueFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rlm_server.engine.ports import Message
 
 
 class Transcript:
@@ -30,6 +29,16 @@ class Transcript:
         """Adds messages."""
         self.shown += messages
         self._log += messages
+
+    def add_to_last(self, text: str) -> None:
+        """Adds a text at the end of what the model is shown, to the last message if that is the user's."""
+        last = self.shown[-1]
+        if last.role == "user":
+            parts = (*last.parts, text) if last.parts else ()
+            self.shown[-1] = dataclasses.replace(last, content=f"{last.content}\n\n{text}", parts=parts)
+        else:
+            self.shown.append(Message("user", text))
+        self._log.append(Message("user", text))
 
     def history(self, index: int) -> list[InputValue]:
         """Returns the variables that hold all messages but the system's, as dicts with `role` and `content`.

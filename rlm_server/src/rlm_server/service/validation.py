@@ -154,6 +154,9 @@ class RequestValidator:
             answer_schema=answer_schema,
             conversation_id="" if conversation is None else conversation.conversation_id,
             seed=request.seed if request.HasField("seed") else None,
+            answer_at_limit=(
+                request.answer_at_limit if request.HasField("answer_at_limit") else self._settings.answer_at_limit
+            ),
             look_required=(
                 request.look_required if request.HasField("look_required") else self._settings.look_required
             ),

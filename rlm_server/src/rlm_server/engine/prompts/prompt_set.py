@@ -24,6 +24,7 @@ _OPTIONAL_PLACEHOLDERS = {
     "compacted": frozenset({"message_count"}),
     "answer_doubtful": frozenset({"kind"}),
     "answer_mismatch": frozenset({"tries_left"}),
+    "last_answer": frozenset({"limit"}),
     "repeated_turn": frozenset({"turns_left"}),
 }
 """What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
@@ -64,6 +65,7 @@ class PromptSet:
         answer_mismatch: an answer was not taken that does not match it.
         look_first: an answer was not taken that came before any look at the context.
         answer_doubtful: the same for what reads like a plan or a placeholder.
+        last_answer: a limit is reached, and the model is asked for its best answer.
         repeated_turn: code ran that had run before, and came to the same.
         names_restored: code had rebound names of the REPL.
         follow_up: what comes before the question in a completion that goes on with a conversation.
@@ -94,6 +96,7 @@ class PromptSet:
     answer_mismatch: string.Template
     look_first: string.Template
     answer_doubtful: string.Template
+    last_answer: string.Template
     repeated_turn: string.Template
     names_restored: string.Template
     follow_up: string.Template

@@ -163,6 +163,7 @@ class CompleteRequest(message.Message):
     COMPACTION_FIELD_NUMBER: builtins.int
     CHILD_MODELS_FIELD_NUMBER: builtins.int
     LOOK_REQUIRED_FIELD_NUMBER: builtins.int
+    ANSWER_AT_LIMIT_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
     model: builtins.str
@@ -208,6 +209,11 @@ class CompleteRequest(message.Message):
     look_required: builtins.bool
     """look_required refuses an answer that is given before any code has looked at the context; the model is told to look
     first. Default: the server's, which is false unless its operator says otherwise.
+    """
+    answer_at_limit: builtins.bool
+    """answer_at_limit asks a node's model once more, for its best answer from what is known, when a limit on iterations,
+    sub-calls or consecutive errors ends the node and what is left of tokens and money allows it. Default: the server's,
+    which is true unless its operator says otherwise.
     """
     @builtins.property
     def contexts(self) -> containers.RepeatedCompositeFieldContainer[ContextPart]:
@@ -278,15 +284,20 @@ class CompleteRequest(message.Message):
         compaction: Compaction | None = ...,
         child_models: abc.Iterable[builtins.str] | None = ...,
         look_required: builtins.bool | None = ...,
+        answer_at_limit: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_look_required", b"_look_required", "_seed", b"_seed", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer_at_limit: _TypeAlias = typing.Literal["answer_at_limit"]  # noqa: Y015
+    _WhichOneofArgType__answer_at_limit: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit"]  # noqa: Y015
     _WhichOneofReturnType__look_required: _TypeAlias = typing.Literal["look_required"]  # noqa: Y015
     _WhichOneofArgType__look_required: _TypeAlias = typing.Literal["_look_required", b"_look_required"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_at_limit) -> _WhichOneofReturnType__answer_at_limit | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__look_required) -> _WhichOneofReturnType__look_required | None: ...
     @typing.overload

@@ -240,6 +240,8 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """The query was not answered by one plain call, though the request allows it and the context fits; the message says
     why. The loop answers it.
     """
+    WARNING_CODE_NO_LAST_ANSWER: _WarningCode.ValueType  # 21
+    """A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -292,6 +294,8 @@ WARNING_CODE_NOT_ANSWERED_DIRECTLY: WarningCode.ValueType  # 24
 """The query was not answered by one plain call, though the request allows it and the context fits; the message says
 why. The loop answers it.
 """
+WARNING_CODE_NO_LAST_ANSWER: WarningCode.ValueType  # 21
+"""A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
 
 @typing.final
 class Event(message.Message):
@@ -542,22 +546,28 @@ class IterationStarted(message.Message):
     ITERATION_FIELD_NUMBER: builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    LAST_ANSWER_FIELD_NUMBER: builtins.int
     iteration: builtins.int
     """iteration counts the node's turns from 1."""
     max_iterations: builtins.int
     """max_iterations is the limit in force."""
     model: builtins.str
     """model is the one that is asked."""
+    last_answer: builtins.bool
+    """last_answer tells that a limit has ended the node, and the model is only asked for its best answer: no code will run.
+    `iteration` is then one more than the turns that the node took.
+    """
     def __init__(
         self,
         *,
         iteration: builtins.int = ...,
         max_iterations: builtins.int = ...,
         model: builtins.str = ...,
+        last_answer: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "max_iterations", b"max_iterations", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["iteration", b"iteration", "last_answer", b"last_answer", "max_iterations", b"max_iterations", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
