@@ -86,13 +86,14 @@ def test_a_dataclass_of_many_kinds_is_built_from_json():
 def test_its_schema_says_what_the_server_checks():
     from rlm_server.engine.answer_schema import AnswerSchema
     from rlm_server.engine.answers import Answer, AnswerForm
+    from rlm_server.engine.json_schema import JsonSchema
 
     schema = json.loads(resolve(Node).schema_json)
     assert schema["$ref"] == "#/$defs/Node"
     node = schema["$defs"]["Node"]
     assert node["required"] == ["label", "leaves"]
     assert node["properties"]["label"] == {"type": "string", "description": "what it is called"}
-    checker = AnswerSchema.parse(json.dumps(schema))
+    checker = AnswerSchema(JsonSchema.parse(json.dumps(schema)))
     assert checker.check(Answer(NODE_JSON, AnswerForm.JSON)).json_text
     assert (
         "is not one of" in checker.check(Answer('{"label": "n", "leaves": [], "kind": "c"}', AnswerForm.JSON)).problem

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_server.engine.answers import is_no_answer
+from rlm_server.models.profile import ModelProfile
 
+from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Stack
-    from tests.support.scripted_model import Messages
+    from tests.support.scripted_model import Messages, ScriptedModel
 
 LOOK = "```repl\nprint(context)\n```"
 
@@ -365,3 +367,11 @@ async def test_output_before_an_exception_and_before_the_answer_is_kept(stack: S
     assert events.answer == "A"
     assert events.output == "before abc\nat the end\n"
     assert "before abc" in stack.shown_to_root(2)
+
+
+async def test_a_prompt_that_cannot_fit_the_model_s_known_window_is_refused(model: ScriptedModel) -> None:
+    code = "context\nprint([getattr(r, 'kind', 'ok') for r in llm_query_batched(['x' * 500, 'x' * 501])])"
+    profiles = {"sub-model": ModelProfile(window_tokens=100)}
+    async with running_stack(model, models=profiles) as stack:
+        events = await stack.play(policy(code, lambda _: "ok"))
+    assert events.output == "['ok', 'prompt_too_large']\n"

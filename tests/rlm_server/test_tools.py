@@ -205,7 +205,7 @@ async def test_a_tool_without_a_schema_takes_any_arguments_by_name(stack: Stack)
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        ("add('x')", "TypeError: add(): arguments['a']: 'x' is not of type 'integer'"),
+        ("add('x')", 'TypeError: add(): arguments.a: "x" is not of type "integer"'),
         ("add()", "TypeError: add() missing a required argument: 'a'"),
         ("add(1, 2, 3)", "TypeError: add() too many positional arguments"),
         ("add(1, c=3)", "TypeError: add() got an unexpected keyword argument 'c'"),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.answer_schema import AnswerSchema, InvalidSchemaError
+from rlm_server.engine.answer_schema import AnswerSchema
 from rlm_server.engine.answers import Answer, AnswerForm
+from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Events, Stack
@@ -177,7 +178,7 @@ def doubling(levels: int) -> dict[str, Any]:
 )
 def test_a_schema_that_is_none_or_not_taken_says_why(text: str, problem: str) -> None:
     with pytest.raises(InvalidSchemaError, match=problem):
-        AnswerSchema.parse(text)
+        JsonSchema.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -197,20 +198,20 @@ def test_a_schema_that_is_none_or_not_taken_says_why(text: str, problem: str) ->
     ],
 )
 def test_schemas_of_many_kinds_are_taken_and_checked(schema: object, value: object, *, matches: bool) -> None:
-    checked = AnswerSchema.parse(json.dumps(schema)).check(Answer(json.dumps(value), AnswerForm.JSON))
+    checked = AnswerSchema(JsonSchema.parse(json.dumps(schema))).check(Answer(json.dumps(value), AnswerForm.JSON))
     assert bool(checked.json_text) == matches
     assert bool(checked.problem) != matches
 
 
 @pytest.mark.parametrize("text", ["[NaN]", "Infinity", "[" * 100_000, "[" * 300 + "]" * 300, "{", '"\\ud800"'])
 def test_what_is_no_json_or_too_deep_is_a_problem_and_no_error(text: str) -> None:
-    schema = AnswerSchema.parse('{"type": "array"}')
+    schema = AnswerSchema(JsonSchema.parse('{"type": "array"}'))
     assert schema.check(Answer(text, AnswerForm.JSON)).problem
 
 
 def test_problems_are_bounded_and_name_the_place_in_the_alternative_that_is_nearest() -> None:
     item = {"anyOf": [{"type": "null"}, {"properties": {"n": {"type": "integer"}}, "type": "object"}]}
-    schema = AnswerSchema.parse(json.dumps({"items": item}))
+    schema = AnswerSchema(JsonSchema.parse(json.dumps({"items": item})))
     problem = schema.check(Answer(json.dumps([{"n": "x" * 5000}] * 50), AnswerForm.JSON)).problem
     assert problem.startswith('- $[0].n: "xxx')
     assert problem.endswith("\n- and more")

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
-
-import jsonschema_rs
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rlm_server.engine.answers import AnswerForm
-from rlm_server.engine.schema_bounds import SchemaBoundsError, check_bounds
-from rlm_server.engine.text import clean, preview
+from rlm_server.engine.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rlm_server.engine.answers import Answer
+    from rlm_server.engine.json_schema import JsonSchema
 
 _MAX_PROBLEMS = 10
-_MAX_PROBLEM_CHARS = 300
 _MAX_DEPTH = 200
-_PATTERN_STEPS = 10_000
-"""Steps back that the check of one string against a `pattern` may take; a string that needs more does not match."""
-
 _FENCED = re.compile(r"\A\s*(?:```|~~~)\w*[ \t]*\n(?P<body>.*?)\n[ \t]*(?:```|~~~)\s*\Z", re.DOTALL)
-
-
-class InvalidSchemaError(Exception):
-    """A text that is no JSON Schema, or one that is not taken; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +37,14 @@ class CheckedAnswer:
 
 @dataclass(frozen=True)
 class AnswerSchema:
-    """A JSON Schema, ready to check answers. `parse` makes it.
+    """A JSON Schema that answers are held against."""
 
-    Args:
-        text: the schema as JSON, for the prompt.
-    """
+    schema: JsonSchema
 
-    text: str
-    _validator: Any = field(repr=False, compare=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads a schema.
-
-        Raises:
-            InvalidSchemaError: it is none, or one that is not taken.
-        """
-        try:
-            schema = json.loads(text)
-            if not isinstance(schema, dict):
-                raise InvalidSchemaError("is no JSON object; give a schema as an object")
-            jsonschema_rs.meta.validate(schema)
-            check_bounds(schema)
-            validator = jsonschema_rs.validator_for(
-                schema,
-                validate_formats=True,
-                retriever=_refuse_remote,
-                pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_PATTERN_STEPS),
-            )
-        except RecursionError:
-            raise InvalidSchemaError("is nested too deeply") from None
-        except SchemaBoundsError as error:
-            raise InvalidSchemaError(f"is not taken: {error}") from None
-        except jsonschema_rs.ValidationError as error:
-            message = f"{_place(error.instance_path)}: {preview(error.message, _MAX_PROBLEM_CHARS)}"
-            raise InvalidSchemaError(f"is no JSON Schema: {message}") from None
-        except (ValueError, jsonschema_rs.ReferencingError) as error:
-            raise InvalidSchemaError(f"is no JSON Schema: {preview(str(error), _MAX_PROBLEM_CHARS)}") from None
-        return cls(json.dumps(schema, ensure_ascii=False), validator)
+    @property
+    def text(self) -> str:
+        """The schema as JSON, for the prompt."""
+        return json.dumps(self.schema.schema, ensure_ascii=False)
 
     def check(self, answer: Answer) -> CheckedAnswer:
         """Holds an answer against the schema.
@@ -93,7 +54,7 @@ class AnswerSchema:
         """
         values = list(_readings(answer))
         for value in values:
-            if self._validator.is_valid(value):
+            if self.schema.matches(value):
                 return CheckedAnswer(clean(json.dumps(value, ensure_ascii=False)))
         if not values:
             return CheckedAnswer("", "it is no JSON, or JSON that is nested too deeply")
@@ -102,21 +63,9 @@ class AnswerSchema:
         return CheckedAnswer("", self._problems(value))
 
     def _problems(self, value: object) -> str:
-        found: list[str] = []
-        for error in self._validator.iter_errors(value):
-            if len(found) == _MAX_PROBLEMS:
-                found.append("- and more")
-                break
-            inner = _nearest(error)
-            found.append(f"- {_place(inner.instance_path)}: {preview(clean(inner.message), _MAX_PROBLEM_CHARS)}")
-        return "\n".join(found)
-
-
-def _nearest(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
-    """Returns what is wrong in the alternative that a value comes nearest to, if it got further into one."""
-    branches: list[list[jsonschema_rs.ValidationError]] = getattr(error.kind, "context", [])
-    inner = max((one for branch in branches for one in branch), key=lambda one: len(one.instance_path), default=error)
-    return _nearest(inner) if len(inner.instance_path) > len(error.instance_path) else error
+        problems = self.schema.problems(value)
+        found = [f"- {one.place}: {one.message}" for one in itertools.islice(problems, _MAX_PROBLEMS)]
+        return "\n".join([*found, "- and more"] if next(problems, None) else found)
 
 
 def _readings(answer: Answer) -> Iterator[object]:
@@ -150,13 +99,5 @@ def _depth(value: object) -> int:
     return depth
 
 
-def _place(path: list[str | int]) -> str:
-    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{preview(part, 50)}" for part in path)
-
-
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
-
-
-def _refuse_remote(uri: str) -> Any:
-    raise ValueError(f"{uri} is not within the schema")

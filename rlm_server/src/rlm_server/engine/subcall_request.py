@@ -13,7 +13,7 @@ from rlm_server.engine.run import UnknownModelError
 from rlm_server.engine.text import clean, preview
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rlm_server.engine.images import Content
     from rlm_server.engine.ports import HostCall
@@ -24,6 +24,10 @@ SUBCALL_FUNCTIONS = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_b
 
 The REPL's asynchronous forms call the same: that code need not wait for a host call is up to the prelude.
 """
+
+
+_MOST_CHARS_PER_TOKEN = 5
+"""What few texts exceed: a prompt with more for each token of the model's window is not sent to it."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,16 @@ class SubcallRequest:
     recursive: bool
 
 
-def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallRequest:
+def read_request(
+    call: HostCall, spec: CompletionSpec, depth: int, window_tokens: Callable[[str], int | None]
+) -> SubcallRequest:
     """Checks a host call.
 
     Args:
         call: what code asks.
         spec: the completion's.
         depth: the depth of the node whose code it is.
+        window_tokens: returns the size of a model's window, if it is known.
 
     Raises:
         HostCallError: the call as a whole is wrong.
@@ -102,9 +109,12 @@ def read_request(call: HostCall, spec: CompletionSpec, depth: int) -> SubcallReq
     is_recursive = call.function.startswith("rlm_")
     has_repl = is_recursive and depth < spec.limits.max_depth
     items = [_read_item(prompt, context, images) for prompt, context in zip(prompts, contexts, strict=True)]
+    limit_chars = spec.limits.max_subcall_prompt_chars
+    if (window := window_tokens(resolved)) is not None:
+        limit_chars = min(limit_chars, window * _MOST_CHARS_PER_TOKEN)
     return SubcallRequest(
         function=call.function,
-        items=[_refused_if_too_large(item, spec.limits.max_subcall_prompt_chars, has_repl=has_repl) for item in items],
+        items=[_refused_if_too_large(item, limit_chars, has_repl=has_repl) for item in items],
         model=resolved,
         batched=call.function.endswith("_batched"),
         recursive=is_recursive,

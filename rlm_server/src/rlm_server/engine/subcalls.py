@@ -90,7 +90,8 @@ class Subcalls:
         Raises:
             HostCallError: the call as a whole is wrong or refused.
         """
-        request = self._without_images_for_the_blind(read_request(call, self._run.spec, self._node.depth))
+        asked = read_request(call, self._run.spec, self._node.depth, self._window_tokens)
+        request = self._without_images_for_the_blind(asked)
         self._asked.append(hash((request.function, request.model, tuple(request.items))))
         try:
             calls = self._plan(request)
@@ -111,6 +112,9 @@ class Subcalls:
             self._forget(calls)
         answers = {call.index: outcome.to_json() for call, outcome in zip(calls, outcomes, strict=True)}
         return [answers.get(index) or _not_asked(item) for index, item in enumerate(request.items)]
+
+    def _window_tokens(self, model: str) -> int | None:
+        return self._run.models.info(model).window_tokens
 
     @property
     def has_asked(self) -> bool:

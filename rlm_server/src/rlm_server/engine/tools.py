@@ -10,10 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
-import referencing
-
-from rlm_server.engine.text import preview
+from rlm_server.engine.json_schema import JsonSchema
+from rlm_server.engine.text import clean, preview
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,15 +71,20 @@ class Tool:
         """The JSON Schema of the arguments, or None if there is none."""
         return dict(json.loads(self.schema_json)) if self.schema_json else None
 
+    @functools.cached_property
+    def _checker(self) -> JsonSchema:
+        return JsonSchema.parse(self.schema_json)
+
     def argument_problem(self, arguments: Mapping[str, object]) -> str:
         """Returns what is wrong with a call's arguments, or an empty string."""
         if self.schema is None:
             return ""
-        error = jsonschema.exceptions.best_match(validator(self.schema).iter_errors(dict(arguments)))
-        if error is None:
+        value = json.loads(clean(json.dumps(dict(arguments), ensure_ascii=False)))
+        problem = next(self._checker.problems(value), None)
+        if problem is None:
             return ""
-        place = "".join(f"[{step!r}]" for step in error.absolute_path)
-        return preview(f"arguments{place}: {error.message}" if place else error.message, _MAX_ERROR_CHARS)
+        place = problem.place.removeprefix("$")
+        return preview(f"arguments{place}: {problem.message}" if place else problem.message, _MAX_ERROR_CHARS)
 
     def describe(self) -> str:
         """Returns the line, or lines, that the model is told."""
@@ -97,17 +100,6 @@ class Tool:
 def tools_section(tools: Sequence[Tool]) -> str:
     """Returns the part of the system message that lists a node's tools; empty if there are none."""
     return "\n".join(tool.describe() for tool in tools)
-
-
-def validator(schema: Mapping[str, Any]) -> Any:
-    """Returns a validator for a schema, one that fetches nothing.
-
-    Raises:
-        jsonschema.exceptions.SchemaError: it is no schema.
-    """
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    kind.check_schema(schema)
-    return kind(schema, registry=referencing.Registry())
 
 
 def source_problem(error: SandboxOpenError) -> tuple[int, str] | None:

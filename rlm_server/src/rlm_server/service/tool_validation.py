@@ -7,11 +7,11 @@ import keyword
 import re
 from typing import TYPE_CHECKING
 
-import jsonschema
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
+from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.engine.prelude import REPL_NAMES
-from rlm_server.engine.tools import DEFAULT_TIMEOUT_SECONDS, Tool, ToolScope, validator
+from rlm_server.engine.tools import DEFAULT_TIMEOUT_SECONDS, Tool, ToolScope
 from rlm_server.service.limits_validation import read_duration
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def _check_schema(text: str, path: str, violations: Violations) -> None:
         if not isinstance(schema, dict) or schema.get("type", "object") != "object":
             violations.add(path, "must be the schema of an object, whose properties are the arguments by name")
             return
-        validator(schema)
+        JsonSchema.parse(text)
     except (ValueError, RecursionError) as error:
         violations.add(path, f"is not JSON: {error}")
         return
-    except jsonschema.exceptions.SchemaError as error:
-        violations.add(path, f"is no JSON Schema: {error.message}")
+    except InvalidSchemaError as error:
+        violations.add(path, str(error))
         return
     for name in schema.get("properties", {}):
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):

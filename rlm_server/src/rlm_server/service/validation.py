@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
-from rlm_server.engine.answer_schema import AnswerSchema, InvalidSchemaError
+from rlm_server.engine.answer_schema import AnswerSchema
+from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.engine.ports import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError
 from rlm_server.service.compaction_validation import check_compaction
@@ -192,7 +193,7 @@ def _check_answer_schema(text: str, violations: Violations) -> AnswerSchema | No
         violations.add("answer_schema", f"has {len(text):,} characters; at most {_MAX_SCHEMA_CHARS:,} are allowed")
         return None
     try:
-        return AnswerSchema.parse(text)
+        return AnswerSchema(JsonSchema.parse(text))
     except InvalidSchemaError as error:
         violations.add("answer_schema", str(error))
         return None

@@ -77,8 +77,9 @@ class Limits(message.Message):
     """
     max_subcall_prompt_chars: builtins.int
     """max_subcall_prompt_chars is the size of one prompt to a model, context that is put after it included, in characters,
-    at least 1; larger ones are refused in the code, with a hint, before they cost anything. What becomes the context of
-    a child RLM does not count. Default 1000000.
+    at least 1; larger ones are refused in the code, with a hint, before they cost anything. Where the model's window is
+    known, so are prompts with more than 5 characters for each of its tokens. What becomes the context of a child RLM
+    does not count. Default 1000000.
     """
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
