@@ -43,15 +43,14 @@ def parse_reply(text: str) -> Reply:
         if not fenced and (parts := split_unfenced(prose)) is not None:
             prose, code = parts
             blocks = [code]
-    if len(blocks) == 1 and not parses(blocks[0]):
-        final = _as_final(blocks[0])
-        if final is not None:
-            return Reply((), final)
+    if len(blocks) == 1 and (final := _as_final(blocks[0])) is not None:
+        return Reply((), final)
     return Reply(tuple(blocks), find_final(prose), is_empty=not fenced and not blocks and not prose.strip())
 
 
 def _as_final(block: str) -> TextFinal | None:
     """Returns the final answer that a block is which is no Python: prose between the brackets of a FINAL."""
     stripped = block.strip()
-    final = find_final(stripped) if stripped.startswith(("FINAL(", "FINAL_VAR(")) else None
-    return final if final is not None and stripped.rstrip(".;").endswith(")") else None
+    if not stripped.startswith(("FINAL(", "FINAL_VAR(")) or not stripped.rstrip(".;").endswith(")") or parses(block):
+        return None
+    return find_final(stripped)
