@@ -23,14 +23,29 @@ from rlm_server.demo_model.protocol import (
     Reply,
     count_tokens,
     parse_request,
+    parse_response_request,
     text_of,
 )
 from rlm_server.demo_model.settings import MODEL_IDS, Behaviour, DemoModelSettings, Fault
+from rlm_server.demo_model.wire import ChatCompletions, Responses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
+
+    from rlm_server.demo_model.wire import Wire
+
+
+_ERRORS = {
+    Fault.SERVER_ERROR: (500, "server_error"),
+    Fault.OVERLOADED: (503, "server_error"),
+    Fault.UNAUTHORIZED: (401, "invalid_api_key"),
+    Fault.PAYMENT_REQUIRED: (402, "billing_hard_limit_reached"),
+    Fault.QUOTA: (429, "insufficient_quota"),
+    Fault.CONTEXT_LENGTH: (400, "context_length_exceeded"),
+}
+"""Status and code of faults that are errors of HTTP."""
 
 
 class BrokenStreamError(ConnectionError):
@@ -47,7 +62,15 @@ def create_app(settings: DemoModelSettings | None = None) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _answering_errors(model.chat_completions), methods=["POST"]),
+            Route("/v1/responses", _answering_errors(model.responses), methods=["POST"]),
             Route("/v1/models", _answering_errors(model.models), methods=["GET"]),
+            Route(
+                "/openai/deployments/{deployment}/chat/completions",
+                _answering_errors(model.chat_completions),
+                methods=["POST"],
+            ),
+            Route("/openai/responses", _answering_errors(model.responses), methods=["POST"]),
+            Route("/openai/models", _answering_errors(model.models), methods=["GET"]),
             Route("/v1/models/{name}", _answering_errors(model.one_model), methods=["GET"]),
         ]
     )
@@ -68,7 +91,13 @@ class _DemoModel:
 
     async def chat_completions(self, request: Request) -> Response:
         self._check_key(request)
-        chat = parse_request(await request.body())
+        return await self._answer(request, parse_request(await request.body()), ChatCompletions())
+
+    async def responses(self, request: Request) -> Response:
+        self._check_key(request)
+        return await self._answer(request, parse_response_request(await request.body()), Responses())
+
+    async def _answer(self, request: Request, chat: ChatRequest, wire: Wire) -> Response:
         name = _known_model(chat.model)
         try:
             behaviour = self._settings.behaviour_of(chat.model, request.headers)
@@ -79,23 +108,29 @@ class _DemoModel:
         if fault is Fault.RATE_LIMIT:
             headers = {"retry-after": f"{behaviour.retry_after_seconds:g}"}
             raise ApiError(429, "demo-model: asked to fail with 429", "rate_limit_exceeded", headers=headers)
-        if fault is Fault.SERVER_ERROR:
-            raise ApiError(500, "demo-model: asked to fail with 500", "server_error")
-        reply = _reply(chat, name, empty=fault is Fault.EMPTY)
+        if fault in _ERRORS:
+            status, code = _ERRORS[fault]
+            raise ApiError(status, f"demo-model: asked to fail with {fault.value}", code)
+        reply = _reply(chat, name, fault)
         broken = fault is Fault.BROKEN_STREAM
         if chat.stream:
-            events = _events(reply, chat, behaviour, broken=broken)
+            events = _events(reply, wire, chat, behaviour, broken=broken)
             return StreamingResponse(events, media_type="text/event-stream")
         if broken:
-            body = JSONResponse(reply.body()).body
+            body = JSONResponse(wire.body(reply)).body
             length = {"content-length": str(len(body))}
             return StreamingResponse(_half(bytes(body)), media_type="application/json", headers=length)
-        return JSONResponse(reply.body())
+        return JSONResponse(wire.body(reply))
 
     def _check_key(self, request: Request) -> None:
+        is_azure = request.url.path.startswith("/openai/")
+        if is_azure and "api-version" not in request.query_params:
+            raise ApiError(404, "Azure's paths need the query api-version", "missing_api_version")
         if self._settings.api_key is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if is_azure:
+            given = request.headers.get("api-key", "")
         if not secrets.compare_digest(given.encode(), self._settings.api_key.encode()):
             raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
 
@@ -111,9 +146,10 @@ async def _pause(request: Request, seconds: float | None) -> None:
         raise ClientDisconnect
 
 
-def _reply(chat: ChatRequest, model: str, *, empty: bool) -> Reply:
-    text = "" if empty else reply_to(chat.messages)
-    stop_reason = "stop"
+def _reply(chat: ChatRequest, model: str, fault: Fault) -> Reply:
+    withheld = fault is Fault.CONTENT_FILTER
+    text = "" if withheld or fault is Fault.EMPTY else reply_to(chat.messages)
+    stop_reason = "content_filter" if withheld else "stop"
     if chat.max_tokens is not None and count_tokens(text) > chat.max_tokens:
         text, stop_reason = text[: chat.max_tokens * CHARS_PER_TOKEN], "length"
     return Reply(
@@ -126,8 +162,10 @@ def _reply(chat: ChatRequest, model: str, *, empty: bool) -> Reply:
     )
 
 
-async def _events(reply: Reply, chat: ChatRequest, behaviour: Behaviour, *, broken: bool) -> AsyncIterator[str]:
-    yield reply.chunk({"role": "assistant", "content": ""})
+async def _events(
+    reply: Reply, wire: Wire, chat: ChatRequest, behaviour: Behaviour, *, broken: bool
+) -> AsyncIterator[str]:
+    yield wire.beginning(reply)
     parts = [
         reply.text[start : start + behaviour.chunk_chars] for start in range(0, len(reply.text), behaviour.chunk_chars)
     ]
@@ -136,11 +174,8 @@ async def _events(reply: Reply, chat: ChatRequest, behaviour: Behaviour, *, brok
             await asyncio.sleep(behaviour.chunk_seconds)
         if broken and number >= len(parts) // 2:
             raise BrokenStreamError
-        yield reply.chunk({"content": part})
-    yield reply.chunk({}, reply.stop_reason)
-    if chat.include_usage:
-        yield reply.usage_chunk()
-    yield "data: [DONE]\n\n"
+        yield wire.part(reply, part)
+    yield wire.end(reply, include_usage=chat.include_usage)
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:

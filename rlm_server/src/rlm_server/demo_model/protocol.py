@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's chat completions API, as far as the demo model speaks it."""
+"""The shapes of OpenAI's interfaces, as far as the demo model speaks them."""
 
 from __future__ import annotations
 
@@ -146,28 +146,76 @@ def parse_request(body: bytes) -> ChatRequest:
     Raises:
         ApiError: it is no JSON object, or a field is missing or has the wrong type.
     """
+    value = _object(body)
+    options = value.get("stream_options") or {}
+    return ChatRequest(
+        model=_model(value),
+        messages=_messages(value, "messages"),
+        stream=bool(value.get("stream")),
+        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        max_tokens=_limit(value, "max_completion_tokens", "max_tokens"),
+    )
+
+
+def parse_response_request(body: bytes) -> ChatRequest:
+    """Reads a request of the newer interface, responses; its input must be a list of messages.
+
+    Raises:
+        ApiError: it is no JSON object, or a field is missing or has the wrong type.
+    """
+    value = _object(body)
+    return ChatRequest(
+        model=_model(value),
+        messages=[_as_chat_message(one) for one in _messages(value, "input")],
+        stream=bool(value.get("stream")),
+        include_usage=True,
+        max_tokens=_limit(value, "max_output_tokens"),
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except ValueError:
         raise ApiError(400, "the body is not JSON", "invalid_json") from None
     if not isinstance(value, dict):
         raise ApiError(400, "the body must be a JSON object", "invalid_type")
-    model, messages = value.get("model"), value.get("messages")
+    return value
+
+
+def _model(value: dict[str, Any]) -> str:
+    model = value.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "model must be a non-empty string", "invalid_type", param="model")
+    return model
+
+
+def _messages(value: dict[str, Any], field: str) -> list[Message]:
+    messages = value.get(field)
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-        raise ApiError(400, "messages must be a non-empty list of objects", "invalid_type", param="messages")
-    options = value.get("stream_options") or {}
-    limit = value.get("max_completion_tokens") or value.get("max_tokens")
+        raise ApiError(400, f"{field} must be a non-empty list of objects", "invalid_type", param=field)
+    return messages
+
+
+def _limit(value: dict[str, Any], *fields: str) -> int | None:
+    limit = next((value[field] for field in fields if value.get(field)), None)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ApiError(400, "max_completion_tokens must be a positive integer", "invalid_value", param="max_tokens")
-    return ChatRequest(
-        model=model,
-        messages=messages,
-        stream=bool(value.get("stream")),
-        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
-        max_tokens=limit,
-    )
+        raise ApiError(400, f"{fields[0]} must be a positive integer", "invalid_value", param=fields[-1])
+    return limit
+
+
+def _as_chat_message(message: Message) -> Message:
+    """Returns a message of the newer interface in the form of the older one."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [
+        {"type": "image_url", "image_url": {"url": part.get("image_url")}}
+        if isinstance(part, dict) and part.get("type") == "input_image"
+        else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def _error_type(status: int) -> str:
