@@ -196,3 +196,24 @@ async def test_the_demo_model_answers_directly_or_says_that_it_cannot(
             await server.stop(0)
     assert completion.answer.startswith(beginning)
     assert completion.iterations == turns
+
+
+SCHEMA = '{"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}'
+
+
+@pytest.mark.parametrize("reply", ['{"count": 3}', '```json\n{"count": 3}\n```', '<think>hm</think>\n{"count": 3}'])
+async def test_a_direct_answer_must_match_the_schema(local_stack: Stack, reply: str) -> None:
+    events = await ask(local_stack, reply, answer_schema=SCHEMA)
+    assert was_direct(events)
+    assert events.finished.answer_json == '{"count": 3}'
+    assert f"matches this JSON Schema:\n\n{SCHEMA}\n" in local_stack.model.conversations[0][0]["content"]
+
+
+async def test_a_direct_answer_that_does_not_match_leaves_it_to_code(local_stack: Stack) -> None:
+    events = await ask(
+        local_stack, '{"count": "three"}', "```repl\nFINAL({'count': len(context)})\n```", answer_schema=SCHEMA
+    )
+    assert not was_direct(events)
+    assert events.finished.answer_json == '{"count": 3}'
+    assert events.warnings == ["NOT_ANSWERED_DIRECTLY"]
+    assert '$.count: "three" is not of type "integer"' in events.of("warning")[0].message

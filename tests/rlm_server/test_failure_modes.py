@@ -118,6 +118,7 @@ TESTS = {
         "rlm_server/test_compaction.py::test_beyond_the_threshold_a_summary_takes_the_place_of_the_messages",
         "rlm_server/test_compaction.py::test_a_window_that_is_too_small_ends_it_and_not_the_budget",
     ],
+    "a short input": ["rlm_server/test_direct.py::test_a_context_that_fits_is_answered_by_one_plain_call"],
     "deep recursion": ["rlm_server/test_recursion.py::test_beyond_max_depth_rlm_query_is_a_plain_call_with_a_warning"],
     "take secrets": [
         "rlm_server/test_child_process.py::test_it_gets_nothing_of_the_environment_that_may_hold_keys",

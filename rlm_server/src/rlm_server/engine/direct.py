@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.fences import without_thinking
 from rlm_server.engine.images import Content, Image, check_image
@@ -77,12 +78,17 @@ class DirectAnswer:
         else:
             text = without_thinking(reply.text).strip()
             problem = _problem_with(text, reply.stop_reason)
+        answer_json = ""
+        if not problem and self._spec.answer_schema is not None:
+            checked = self._spec.answer_schema.check(Answer(text, AnswerForm.WRITTEN))
+            answer_json = checked.json_text
+            problem = f"the reply does not match the schema:\n{checked.problem}" if checked.problem else ""
         if problem:
             code = event_pb2.WARNING_CODE_NOT_ANSWERED_DIRECTLY
             await run.events.warn(ROOT_NODE_ID, code, f"{problem}, so code is to answer")
             return None
         await run.events.emit(ROOT_NODE_ID, event_pb2.AnsweredDirectly(context_tokens=self.context_tokens))
-        return NodeResult(event_pb2.FINISH_REASON_ANSWERED, text)
+        return NodeResult(event_pb2.FINISH_REASON_ANSWERED, text, answer_json=answer_json)
 
     async def _ask(self) -> ModelReply:
         run, model = self._run, self._spec.model
@@ -120,12 +126,13 @@ class DirectAnswer:
                 images += [f"{name}:", value]
             else:
                 texts.append(f"{heading}\n{value}\n=== end of {name}")
+        prompts, schema = self._run.prompts, self._spec.answer_schema
         text = fill(
-            self._run.prompts.direct,
+            prompts.direct,
             query=self._spec.query,
             contexts="\n\n".join(texts),
             cannot_answer=CANNOT_ANSWER,
-            answer_format="",
+            answer_format=fill(prompts.direct_answer_format, schema=schema.text) if schema is not None else "",
         )
         return (text, *images) if images else text
 

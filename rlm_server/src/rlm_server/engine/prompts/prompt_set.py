@@ -51,6 +51,7 @@ class PromptSet:
         child_query: what a child RLM is asked whose whole task is its context.
         turn: the line on the turn, at the end of each user message.
         direct: the message of a direct answer, without a REPL.
+        direct_answer_format: its part on the JSON Schema that the answer must match.
         no_code: what a model is told whose reply had neither code nor an answer.
         empty_reply: the same for an empty reply.
         final_beside_code: a FINAL in the text of a reply with code was not taken.
@@ -82,6 +83,7 @@ class PromptSet:
     child_query: string.Template
     turn: string.Template
     direct: string.Template
+    direct_answer_format: string.Template
     no_code: string.Template
     empty_reply: string.Template
     final_beside_code: string.Template
