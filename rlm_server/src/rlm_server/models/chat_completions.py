@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rlm_server.engine.ports import Message, Sampling, TextPart, TokenCounts
 
 
-MESSAGES = "messages"
-"""Name of the field that has the messages."""
+PATH = "/chat/completions"
+"""Where it is, below the base URL."""
 
 
 def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
@@ -28,10 +28,7 @@ def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
         "seed": sampling.seed,
         "stream_options": {"include_usage": True} if stream else None,
     }
-    # The package wants to be told of messages; the real ones go around it, see `OpenAIEndpoint`.
-    return {"model": model, "messages": [], "stream": stream} | {
-        name: value for name, value in options.items() if value is not None
-    }
+    return {"model": model, "stream": stream} | {name: value for name, value in options.items() if value is not None}
 
 
 def messages_field(messages: Sequence[Message]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ _REASONING_EVENTS = ("response.reasoning_text.delta", "response.reasoning_summar
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
-MESSAGES = "input"
-"""Name of the field that has the messages."""
+PATH = "/responses"
+"""Where it is, below the base URL."""
 
 
 def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def body(model: str, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
         "reasoning": {"effort": sampling.reasoning_effort} if sampling.reasoning_effort else None,
     }
     # The endpoint need not keep what is sent anew in each call.
-    return {"model": model, "input": [], "stream": stream, "store": False} | {
+    return {"model": model, "stream": stream, "store": False} | {
         name: value for name, value in options.items() if value is not None
     }
 
