@@ -21,7 +21,6 @@ _LEAST_TOKENS_PER_BYTE = 0.3
 _MOST_TOKENS_PER_BYTE = 1.0
 _MARGIN = 1.2
 _TOKENS_PER_MESSAGE = 8
-_TOKENS_PER_IMAGE = 3000
 _LEAST_BYTES_TO_LEARN_FROM = 1000
 TOKENS_PER_IMAGE = 1600
 """What a large picture costs at most endpoints that scale it down."""
@@ -48,7 +47,7 @@ class TokenBound:
         size = size_bytes(messages)
         if any(message.parts for message in messages):  # what pictures cost differs from model to model
             return
-        if size >= _LEAST_BYTES_TO_LEARN_FROM and not _image_count(messages):
+        if size >= _LEAST_BYTES_TO_LEARN_FROM:
             ratio = (input_tokens - _TOKENS_PER_MESSAGE * len(messages)) / size
             self._seen[model] = max(ratio, self._seen.get(model, 0.0))
 
@@ -58,10 +57,6 @@ def estimate_tokens(messages: Sequence[Message], tokens_per_byte: float = _TOKEN
     images = sum(len(images_of(message.parts)) for message in messages)
     others = _TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_IMAGE * images
     return math.ceil(size_bytes(messages) * tokens_per_byte) + others
-
-
-def _image_count(messages: Sequence[Message]) -> int:
-    return sum(not isinstance(part, str) for message in messages for part in message.parts)
 
 
 def text_tokens(texts: Sequence[str]) -> int:
