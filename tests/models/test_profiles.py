@@ -170,6 +170,20 @@ async def test_no_more_calls_run_at_once_than_a_profile_allows(model: ScriptedMo
     assert model.most_concurrent == 2
 
 
+async def test_waiting_for_others_does_not_use_up_a_calls_time(model: ScriptedModel) -> None:
+    profile = {"base_url": model.base_url, "max_concurrent_calls": 1, "total_timeout_seconds": 0.6, "max_retries": 0}
+
+    def reply(messages: Any) -> Any:
+        if messages[0]["role"] == "system":
+            return "```repl\nFINAL(sum(1 for r in llm_query_batched(['q'] * 8) if r))\n```"
+        release = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.15, release.set)
+        return ScriptedReply("x", release=release)
+
+    async with running_stack(model, models={"m": profile}, **PROFILES) as stack:
+        assert (await stack.play(reply)).answer == "8"
+
+
 async def test_calls_beyond_the_rate_wait_for_their_turn() -> None:
     gate = Gate(requests_per_minute=600)
     for _ in range(600):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,20 @@ async def test_a_limit_on_money_ends_with_its_reason_and_the_best_answer(model: 
 async def test_money_for_nothing_asks_no_model(model: ScriptedModel) -> None:
     events = await complete(model, "never asked", max_cost_microdollars=0)
     assert (events.reason, model.requests) == ("MAX_COST", [])
+
+
+async def test_the_operators_greatest_caps_what_a_request_allows_itself(model: ScriptedModel) -> None:
+    greatest = CompletionLimits(max_cost_microdollars=500)
+    async with running_stack(model, max_limits=greatest) as stack:
+        for asked in (limits_pb2.Limits(max_cost_microdollars=10**9), limits_pb2.Limits()):
+            events = await stack.complete("FINAL(x)", limits=asked)
+            assert events.all[0].started.limits.max_cost_microdollars == 500
+
+
+async def test_a_negative_amount_is_refused(model: ScriptedModel) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        await complete(model, "never asked", max_cost_microdollars=-1)
+    assert "limits.max_cost_microdollars: is -1; must be at least 0" in str(failure.value.details())
 
 
 async def test_the_money_of_sub_calls_and_children_counts_and_code_sees_what_is_left(model: ScriptedModel) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelInfo, ModelRequest, ReplyEnd, Sampling, TextPart
 from rlm_server.engine.token_estimate import estimate_tokens
-from rlm_server.models.openai_errors import EndpointError, model_error
+from rlm_server.models.openai_errors import EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -96,17 +96,17 @@ class ModelRouter:
         """
         first = self._find(request.model)
         targets = [first, *(self._find(name) for name in first.info.fallbacks)]
-        deadline_seconds = asyncio.get_running_loop().time() + first.total_timeout_seconds
+        deadline = _Deadline(asyncio.get_running_loop().time() + first.total_timeout_seconds)
         for number, target in enumerate(targets):
             try:
-                async with contextlib.aclosing(self._tries(target, request, deadline_seconds)) as parts:
+                async with contextlib.aclosing(self._tries(target, request, deadline)) as parts:
                     async for part in parts:
                         if isinstance(part, ReplyEnd) and target is not first:
                             part = dataclasses.replace(part, model=target.name)  # noqa: PLW2901
                         yield part
             except _FailedError as failure:
                 rest = targets[number + 1 :]
-                is_over = asyncio.get_running_loop().time() >= deadline_seconds
+                is_over = asyncio.get_running_loop().time() >= deadline.seconds
                 if not rest or is_over or failure.error.kind not in _FALLBACK_KINDS:
                     raise failure.error from failure.error.__cause__
                 yield CallRepeated(
@@ -119,7 +119,7 @@ class ModelRouter:
                 return
 
     async def _tries(
-        self, target: Target, request: ModelRequest, deadline_seconds: float
+        self, target: Target, request: ModelRequest, deadline: _Deadline
     ) -> AsyncGenerator[TextPart | CallRepeated | ReplyEnd, None]:
         """Calls one model, as often as it takes and its profile allows.
 
@@ -131,8 +131,11 @@ class ModelRouter:
         for attempt in range(target.max_retries + 1):
             reply_has_begun = False
             try:
-                async with self._admitted(target, own, deadline_seconds):
-                    try_deadline_seconds = min(deadline_seconds, loop.time() + target.try_timeout_seconds)
+                waiting_since = loop.time()
+                async with target.gate.passing(_tokens(own)):
+                    # Others' calls in the way are no fault of this one.
+                    deadline.seconds += loop.time() - waiting_since
+                    try_deadline_seconds = min(deadline.seconds, loop.time() + target.try_timeout_seconds)
                     stream = target.endpoint.stream(own, target.name, deadline_seconds=try_deadline_seconds)
                     async with contextlib.aclosing(stream) as parts:
                         async for part in parts:
@@ -140,7 +143,7 @@ class ModelRouter:
                             yield part
             except EndpointError as error:
                 delay_seconds = self._delay_seconds(attempt, error)
-                is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline_seconds
+                is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline.seconds
                 if is_last or not error.may_pass:
                     raise _FailedError(error, reply_had_begun=reply_has_begun) from error
                 message = (
@@ -152,27 +155,23 @@ class ModelRouter:
                 return
             await asyncio.sleep(delay_seconds)
 
-    @contextlib.asynccontextmanager
-    async def _admitted(self, target: Target, request: ModelRequest, deadline_seconds: float) -> AsyncGenerator[None]:
-        tokens = estimate_tokens(request.messages) + (request.sampling.max_output_tokens or _EXPECTED_OUTPUT_TOKENS)
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout_at(deadline_seconds):
-                    await stack.enter_async_context(target.gate.passing(tokens))
-            except TimeoutError as error:
-                raise model_error(
-                    ModelErrorKind.OVERLOADED,
-                    target.name,
-                    "its profile's limits of calls or tokens left no room in time",
-                ) from error
-            yield
-
     def _delay_seconds(self, attempt: int, error: EndpointError) -> float:
         """Returns how long to wait: at least what the endpoint asks for, else longer each time; never all at once."""
         if error.retry_after_seconds is not None:
             return error.retry_after_seconds * (1 + self._jitter() / 10)
         longest: float = min(_GREATEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**attempt)
         return longest * (0.5 + self._jitter() / 2)
+
+
+def _tokens(request: ModelRequest) -> int:
+    return estimate_tokens(request.messages) + (request.sampling.max_output_tokens or _EXPECTED_OUTPUT_TOKENS)
+
+
+@dataclass
+class _Deadline:
+    """When a reply must be there, by the event loop's clock."""
+
+    seconds: float
 
 
 class _FailedError(Exception):
