@@ -130,6 +130,31 @@ async def test_an_answer_that_speaks_of_the_refusal_is_an_answer(local_stack: St
     assert (await ask(local_stack, reply)).answer == reply
 
 
+SCHEMA = '{"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}'
+
+
+@pytest.mark.parametrize("reply", ['{"count": 3}', '```json\n{"count": 3}\n```', '<think>hm</think>\n{"count": 3}'])
+async def test_a_direct_answer_must_match_the_schema(local_stack: Stack, reply: str) -> None:
+    events = await ask(local_stack, reply, answer_schema=SCHEMA)
+    assert was_direct(events)
+    assert events.finished.answer_json == '{"count": 3}'
+    assert f"matches this JSON Schema:\n\n{SCHEMA}\n" in local_stack.model.conversations[0][0]["content"]
+
+
+async def test_a_typed_answer_that_does_not_match_is_mended(local_stack: Stack) -> None:
+    events = await ask(local_stack, '{"count": "three"}', '{"count": 3}', answer_schema=SCHEMA)
+    assert was_direct(events)
+    assert (events.warnings, events.finished.answer_json) == (["ANSWER_MISMATCH"], '{"count": 3}')
+    assert '$.count: "three" is not of type "integer"' in local_stack.model.conversations[1][2]["content"]
+
+
+async def test_typed_answers_that_never_match_leave_it_to_the_loop(local_stack: Stack) -> None:
+    events = await ask(local_stack, "three", "3", "```repl\nFINAL({'count': len(context)})\n```", answer_schema=SCHEMA)
+    assert not was_direct(events)
+    assert events.warnings[:3] == ["ANSWER_MISMATCH", "ANSWER_MISMATCH", "NOT_ANSWERED_DIRECTLY"]
+    assert events.finished.answer_json == '{"count": 3}'
+
+
 async def test_thinking_is_no_part_of_the_answer(local_stack: Stack) -> None:
     events = await ask(local_stack, ScriptedReply("<think>Is it?</think>\nIt is.", reasoning="hm"))
     assert events.answer == "It is."
@@ -166,6 +191,11 @@ async def test_with_tools_the_loop_answers(local_stack: Stack) -> None:
     assert (events.answer, was_direct(events)) == ("4", False)
 
 
+async def test_a_conversation_always_has_a_repl(local_stack: Stack) -> None:
+    events = await ask(local_stack, CODE, keep_conversation=True)
+    assert (events.answer, was_direct(events)) == ("3", False)
+
+
 async def test_the_text_can_be_replaced(local_stack: Stack) -> None:
     overrides = {"direct": "Q: $query C: $contexts or $cannot_answer $answer_format"}
     await ask(local_stack, "x", query="Why?", prompts=pb.Prompts(overrides=overrides))
@@ -196,24 +226,3 @@ async def test_the_demo_model_answers_directly_or_says_that_it_cannot(
             await server.stop(0)
     assert completion.answer.startswith(beginning)
     assert completion.iterations == turns
-
-
-SCHEMA = '{"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}'
-
-
-@pytest.mark.parametrize("reply", ['{"count": 3}', '```json\n{"count": 3}\n```', '<think>hm</think>\n{"count": 3}'])
-async def test_a_direct_answer_must_match_the_schema(local_stack: Stack, reply: str) -> None:
-    events = await ask(local_stack, reply, answer_schema=SCHEMA)
-    assert was_direct(events)
-    assert events.finished.answer_json == '{"count": 3}'
-    assert f"matches this JSON Schema:\n\n{SCHEMA}\n" in local_stack.model.conversations[0][0]["content"]
-
-
-async def test_a_direct_answer_that_does_not_match_leaves_it_to_code(local_stack: Stack) -> None:
-    events = await ask(
-        local_stack, '{"count": "three"}', "```repl\nFINAL({'count': len(context)})\n```", answer_schema=SCHEMA
-    )
-    assert not was_direct(events)
-    assert events.finished.answer_json == '{"count": 3}'
-    assert events.warnings == ["NOT_ANSWERED_DIRECTLY"]
-    assert '$.count: "three" is not of type "integer"' in events.of("warning")[0].message

@@ -328,6 +328,17 @@ async def test_identical_calls_with_other_pictures_are_not_identical(local_stack
     assert events.answer == '["one", "one", "two"]'
 
 
+# --- in conversations
+
+
+async def test_a_picture_of_a_follow_up_is_one_as_well(stack: Stack) -> None:
+    events = await stack.complete("FINAL(x)", keep_conversation=True)
+    conversation_id = events.all[0].started.conversation_id
+    code = "```repl\nFINAL([name for name, value in globals().items() if isinstance(value, Image)])\n```"
+    events = await stack.complete(code, contexts=[part(name="photo")], conversation_id=conversation_id)
+    assert events.answer == '["photo"]'
+
+
 # --- with the demo model, from the Python client
 
 

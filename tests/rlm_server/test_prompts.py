@@ -19,6 +19,7 @@ from rlm_server.engine.prompts import (
     load_library,
     placeholders_of,
 )
+from rlm_server.models.profile import ModelProfile
 from rlm_server.server import create_server
 from rlm_server.settings import Settings, SettingsError
 
@@ -238,3 +239,21 @@ async def test_settings_for_prompts_that_cannot_work_are_named(
 def test_a_set_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UnknownPromptsError):
         load_library().get("v999")
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "told"),
+    [
+        ({}, {}, "100,000"),
+        ({"models": {"sub-model": ModelProfile(window_tokens=32_768)}}, {}, "49,000"),
+        ({"models": {"sub-model": ModelProfile(window_tokens=1_000_000)}}, {}, "200,000"),
+        ({}, {"max_subcall_prompt_chars": 30_500}, "30,000"),
+        ({}, {"max_subcall_prompt_chars": 500}, "500"),
+    ],
+)
+async def test_the_model_is_told_how_much_a_sub_call_takes(
+    model: ScriptedModel, settings: dict[str, Any], limits: dict[str, int], told: str
+) -> None:
+    async with running_stack(model, **settings) as stack:
+        await stack.complete("FINAL(x)", limits=limits)
+        assert f"takes up to some {told} characters" in system_message(stack)

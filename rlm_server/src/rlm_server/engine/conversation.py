@@ -29,6 +29,12 @@ _LEAST_OUTLINE_CHARS = 100
 _SUBCALL_CHARS = 100_000
 """How much text a sub-call reads well, as far as nothing is known of its model."""
 
+_MOST_SUBCALL_CHARS = 200_000
+"""The same of models with large windows, which overlook more the more they are given."""
+
+_SUBCALL_CHARS_PER_TOKEN = 1.5
+"""Characters for each token of the window that leave half of it free."""
+
 
 def opening(tree: Tree, node: Node, task: NodeTask) -> list[Message]:
     """Returns the messages that a node begins with."""
@@ -58,13 +64,21 @@ def system_message(run: Run, node: Node, task: NodeTask) -> str:
         prompts.system,
         rlm_query_note=fill(prompts.rlm_query_recursive if recursive else prompts.rlm_query_plain),
         max_output_chars=f"{limits.max_output_chars:,}",
-        subcall_chars=f"{_SUBCALL_CHARS:,}",
+        subcall_chars=f"{_subcall_chars(run):,}",
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
         images_note=fill(prompts.images_note) if has_images else "",
         tools=tools_section(run.tools_of(node)),
         answer_format=fill(prompts.answer_format, schema=schema.text) if schema else "",
         model_note=run.spec.model_note(task.model),
     )
+
+
+def _subcall_chars(run: Run) -> int:
+    """Returns how much text a sub-call reads well, in thousands."""
+    limits, window = run.spec.limits, run.models.info(run.spec.sub_model).window_tokens
+    chars = _SUBCALL_CHARS if window is None else min(_MOST_SUBCALL_CHARS, int(window * _SUBCALL_CHARS_PER_TOKEN))
+    chars = min(chars, limits.max_subcall_prompt_chars)
+    return chars // 1000 * 1000 or chars
 
 
 def status_line(tree: Tree, node: Node, iteration: int) -> str:

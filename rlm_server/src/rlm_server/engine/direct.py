@@ -35,6 +35,9 @@ _BYTES_PER_TOKEN = 3
 _COMFORTABLE_PART = 0.5
 """How much of the window the context may take."""
 
+_MAX_MENDS = 1
+"""How often an answer that does not match the schema may be mended before the loop has to answer."""
+
 _REFUSAL = re.compile(rf"[\W_]*{CANNOT_ANSWER}\b.{{0,500}}", re.DOTALL)
 
 
@@ -65,40 +68,51 @@ class DirectAnswer:
 
     async def attempt(self) -> NodeResult | None:
         """Makes the call; returns how the completion ends, or None if the loop has to answer."""
-        run = self._run
         try:
-            reply = await self._ask()
+            text, answer_json, problem = await self._answer()
         except LimitReachedError as error:
             return NodeResult(error.reason, "", partial=True, error=error.message)
         except ModelError as error:
             await self._tree.caller.emit_usage(ROOT_NODE_ID)
             if error.kind is not ModelErrorKind.CONTEXT_TOO_LONG:
                 return NodeResult(event_pb2.FINISH_REASON_MODEL_ERROR, "", partial=True, error=error.message)
-            problem, text = "the context is too long for one call", ""
-        else:
-            text = without_thinking(reply.text).strip()
-            problem = _problem_with(text, reply.stop_reason)
-        answer_json = ""
-        if not problem and self._spec.answer_schema is not None:
-            checked = self._spec.answer_schema.check(Answer(text, AnswerForm.WRITTEN))
-            answer_json = checked.json_text
-            problem = f"the reply does not match the schema:\n{checked.problem}" if checked.problem else ""
+            text, answer_json, problem = "", "", "the context is too long for one call"
         if problem:
             code = event_pb2.WARNING_CODE_NOT_ANSWERED_DIRECTLY
-            await run.events.warn(ROOT_NODE_ID, code, f"{problem}, so code is to answer")
+            await self._run.events.warn(ROOT_NODE_ID, code, f"{problem}, so code is to answer")
             return None
-        await run.events.emit(ROOT_NODE_ID, event_pb2.AnsweredDirectly(context_tokens=self.context_tokens))
+        await self._run.events.emit(ROOT_NODE_ID, event_pb2.AnsweredDirectly(context_tokens=self.context_tokens))
         return NodeResult(event_pb2.FINISH_REASON_ANSWERED, text, answer_json=answer_json)
 
-    async def _ask(self) -> ModelReply:
+    async def _answer(self) -> tuple[str, str, str]:
+        """Returns the answer, the same as JSON where a schema is asked for, and why it is none, if it is none."""
+        schema = self._spec.answer_schema
+        messages = [Message.from_user(await asyncio.to_thread(self._content))]
+        for mends_left in range(_MAX_MENDS, -1, -1):
+            reply = await self._ask(messages)
+            text = without_thinking(reply.text).strip()
+            problem = _problem_with(text, reply.stop_reason)
+            if problem or schema is None:
+                return text, "", problem
+            checked = schema.check(Answer(text, AnswerForm.WRITTEN))
+            if not checked.problem:
+                return text, checked.json_text, ""
+            message = f"the answer does not match the schema:\n{checked.problem}"
+            await self._run.events.warn(ROOT_NODE_ID, event_pb2.WARNING_CODE_ANSWER_MISMATCH, message)
+            if mends_left:
+                prompt = self._run.prompts.direct_mismatch
+                told = fill(prompt, problems=checked.problem, cannot_answer=CANNOT_ANSWER)
+                messages += [Message("assistant", reply.text), Message("user", told)]
+        return "", "", "the answers do not match the schema"
+
+    async def _ask(self, messages: Sequence[Message]) -> ModelReply:
         run, model = self._run, self._spec.model
 
         async def pass_on(part: TextPart) -> None:
             await run.events.emit(ROOT_NODE_ID, event_pb2.ModelTextDelta(text=part.text, reasoning=part.reasoning))
 
-        message = Message.from_user(await asyncio.to_thread(self._content))
         async with self._tree.slots.model_call(0, model):
-            reply = await self._tree.caller.ask(ROOT_NODE_ID, model, [message], pass_on)
+            reply = await self._tree.caller.ask(ROOT_NODE_ID, model, messages, pass_on)
         await run.events.emit(
             ROOT_NODE_ID,
             event_pb2.ModelReplyFinished(

@@ -16,6 +16,7 @@ _OPTIONAL_PLACEHOLDERS = {
     "budget": frozenset({"max_iterations", "max_subcalls"}),
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
+    "direct_mismatch": frozenset({"cannot_answer"}),
     "turn": frozenset({"iteration", "max_iterations", "budget"}),
     "no_code": frozenset({"replies_left"}),
     "empty_reply": frozenset({"replies_left"}),
@@ -52,6 +53,7 @@ class PromptSet:
         turn: the line on the turn, at the end of each user message.
         direct: the message of a direct answer, without a REPL.
         direct_answer_format: its part on the JSON Schema that the answer must match.
+        direct_mismatch: what a model is told whose direct answer does not match it.
         no_code: what a model is told whose reply had neither code nor an answer.
         empty_reply: the same for an empty reply.
         final_beside_code: a FINAL in the text of a reply with code was not taken.
@@ -84,6 +86,7 @@ class PromptSet:
     turn: string.Template
     direct: string.Template
     direct_answer_format: string.Template
+    direct_mismatch: string.Template
     no_code: string.Template
     empty_reply: string.Template
     final_beside_code: string.Template

@@ -201,8 +201,8 @@ class CompleteRequest(message.Message):
     direct_answer_allowed: builtins.bool
     """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call, without a REPL:
     one of at most 16,384 tokens by estimate, unless the operator says otherwise, and half of the model's window. If the
-    model says that it cannot, or the call is too long after all, the REPL answers as usual. Requests with tools always
-    have a REPL. Default false.
+    model says that it cannot, or the call is too long after all, the REPL answers as usual. Requests with tools and
+    conversations always have a REPL. Default false.
     """
     cache_subcalls: builtins.bool
     """cache_subcalls lets identical sub-calls of the completion be made once. Default false."""
