@@ -2,10 +2,9 @@
 
     python -m bench.soak [--minutes 10] [--clients 8] [--seed 1] [--json FILE] [--markdown FILE]
 
-The time after the load has settled is parted into twelve. What counts is the least that a process had in each part:
-what it had beyond that belonged to sandboxes that were alive just then. Prints the first and the last of these, the
-greatest that was seen at all, and the slope of the line through them. Ends with 1 if a call went wrong, a worker was
-lost, or something grew.
+The load comes in sixteen bouts. What counts is what a process has when a bout is over and no sandbox is alive. Prints
+that for the bout when the load had settled and for the last, the greatest that was seen at all, and the slope of the
+line through them. Ends with 1 if a call went wrong, a worker was lost, or something grew.
 """
 
 from __future__ import annotations
@@ -32,11 +31,12 @@ from bench.usage import descriptors, family, rss_bytes, threads
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SAMPLING_SECONDS = 2.0
-_SETTLING_SHARE = 0.25
-"""What of the time passes before the samples count: caches fill, threads start."""
+_BOUTS = 16
+_SETTLING_BOUTS = 4
+"""So many pass before what is there counts: caches fill, threads start."""
 
-_WINDOWS = 12
+_SAMPLING_SECONDS = 0.5
+_QUIET_SECONDS = 3.0
 
 _GROWTH = {"memory, MiB": 2.0, "threads": 0.5, "descriptors": 0.5}
 """The slope a minute beyond which something is said to grow."""
@@ -47,28 +47,20 @@ class Track:
     """Samples of one thing that a process has.
 
     Attributes:
-        seconds: when, since the beginning.
-        values: how much.
+        seconds: when bouts were over, since the beginning.
+        values: how much there was then.
+        greatest: the most at any time.
     """
 
     seconds: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
-
-    def settled(self, after_seconds: float) -> Track:
-        """Returns the samples from a time on."""
-        pairs = [pair for pair in zip(self.seconds, self.values, strict=True) if pair[0] >= after_seconds]
-        return Track([second for second, _ in pairs], [value for _, value in pairs])
-
-    def floors(self) -> Track:
-        """Returns the least sample of each part of the time."""
-        size = max(1, len(self.values) // _WINDOWS)
-        starts = range(0, len(self.values) - size + 1, size)
-        return Track([self.seconds[at] for at in starts], [min(self.values[at : at + size]) for at in starts])
+    greatest: float = 0.0
 
     @property
     def slope_per_minute(self) -> float:
-        """The slope of the line through the samples, by least squares."""
-        return statistics.linear_regression(self.seconds, self.values).slope * 60
+        """The slope of the line through the samples once the load had settled, by least squares."""
+        seconds, values = self.seconds[_SETTLING_BOUTS:], self.values[_SETTLING_BOUTS:]
+        return statistics.linear_regression(seconds, values).slope * 60
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table between the markers of this file")
     options = parser.parse_args(arguments)
     tracks, load, lost = asyncio.run(_soak(options.minutes * 60, options.clients, options.seed))
-    rows = _rows(tracks, options.minutes * 60 * _SETTLING_SHARE)
+    rows = _rows(tracks)
     done = ", ".join(f"{count} {kind}" for kind, count in sorted(load.done.items()))
     where = machine.describe()
     lines = [
-        "| process | what | when settled | at the end | greatest | slope a minute |  |",
+        "| process | what | idle when settled | idle at the end | greatest under load | idle, slope a minute |  |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
@@ -113,34 +105,40 @@ async def _soak(seconds: float, clients: int, seed: int) -> tuple[dict[tuple[str
         load = Load(server.channels["unix"], random.Random(seed))
         tracks: dict[tuple[str, str], Track] = {}
         start = time.monotonic()
-        running = [asyncio.create_task(load.run(start + seconds)) for _ in range(clients)]
-        while (elapsed := time.monotonic() - start) < seconds:
-            for pid, name in names.items():
-                with contextlib.suppress(FileNotFoundError):
-                    _sample(tracks, elapsed, pid, name)
-            print(f"\r{elapsed:5.0f} s, {sum(load.done.values())} done", end="", file=sys.stderr, flush=True)
-            await asyncio.sleep(_SAMPLING_SECONDS)
-        print(file=sys.stderr)
-        await asyncio.gather(*running)
+        for bout in range(1, _BOUTS + 1):
+            end = start + seconds * bout / _BOUTS
+            running = [asyncio.create_task(load.run(end)) for _ in range(clients)]
+            while time.monotonic() < end:
+                _sample(tracks, names)
+                await asyncio.sleep(_SAMPLING_SECONDS)
+            await asyncio.gather(*running)
+            await asyncio.sleep(_QUIET_SECONDS)
+            _sample(tracks, names, time.monotonic() - start)
+            print(f"bout {bout} of {_BOUTS}, {sum(load.done.values())} things done", file=sys.stderr, flush=True)
         lost = len(set(first) - set(family(server.child.pid)))
     return tracks, load, lost
 
 
-def _sample(tracks: dict[tuple[str, str], Track], elapsed: float, pid: int, name: str) -> None:
-    readings = {"memory, MiB": rss_bytes(pid) / 2**20, "threads": threads(pid), "descriptors": descriptors(pid)}
-    for what, value in readings.items():
-        if value is not None:
-            track = tracks.setdefault((name, what), Track())
-            track.seconds.append(elapsed)
-            track.values.append(value)
+def _sample(tracks: dict[tuple[str, str], Track], names: dict[int, str], seconds: float | None = None) -> None:
+    """Looks at all processes; with a time, what they have is what they are left with after a bout."""
+    for pid, name in names.items():
+        with contextlib.suppress(FileNotFoundError):  # a process that is lost is counted elsewhere
+            readings = {"memory, MiB": rss_bytes(pid) / 2**20, "threads": threads(pid), "descriptors": descriptors(pid)}
+            for what, value in readings.items():
+                if value is None:
+                    continue
+                track = tracks.setdefault((name, what), Track())
+                track.greatest = max(track.greatest, value)
+                if seconds is not None:
+                    track.seconds.append(seconds)
+                    track.values.append(value)
 
 
-def _rows(tracks: dict[tuple[str, str], Track], settled_seconds: float) -> list[tuple[str, ...]]:
+def _rows(tracks: dict[tuple[str, str], Track]) -> list[tuple[str, ...]]:
     rows = []
     for (process, what), track in tracks.items():
-        floors = track.settled(settled_seconds).floors()
-        slope = floors.slope_per_minute
-        figures = (f"{value:.0f}" for value in (floors.values[0], floors.values[-1], max(track.values)))
+        slope = track.slope_per_minute
+        figures = (f"{value:.0f}" for value in (track.values[_SETTLING_BOUTS], track.values[-1], track.greatest))
         rows.append((process, what, *figures, f"{slope:+.2f}", "GROWS" if slope > _GROWTH[what] else "flat"))
     return rows
 

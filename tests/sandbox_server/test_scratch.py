@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,6 +185,17 @@ def test_filling_a_file_with_zeros_can_be_broken_off() -> None:
     assert code_of(lambda: scratch.resize(file, 1 << 39)) == "interrupted"
     assert len(file.data) < 1 << 22
     assert scratch.used_bytes == NODE_BYTES + len("file") + len(file.data)
+
+
+def test_all_of_it_is_freed_at_once() -> None:
+    scratch = Scratch(QUOTA, lambda: 0)
+    gone = weakref.ref(make_file(scratch, "a/b/file", b"x"))
+    gc.disable()
+    try:
+        scratch.close()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_whatever_is_done_the_count_is_what_is_there(scratch: Scratch) -> None:

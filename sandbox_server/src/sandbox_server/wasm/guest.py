@@ -216,6 +216,7 @@ class Guest:
         """Frees the store and its memory. The guest must not be running."""
         self.end(End.CANCELLED, "the sandbox was closed")
         self._store.close()
+        self.files.close()
 
     def _enter(self, call: Callable[[], _Result], *, charged: bool = True) -> _Result:
         self._store.set_fuel(self._fuel if charged else UNLIMITED_FUEL)

@@ -94,6 +94,11 @@ class OpenFiles:
         self._open[number] = item
         return number
 
+    def close(self) -> None:
+        """Frees everything, the files too."""
+        self._open.clear()
+        self.scratch.close()
+
     def drop(self, number: int) -> None:
         """Closes something."""
         item = self._open.pop(number, None)

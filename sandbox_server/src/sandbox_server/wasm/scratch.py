@@ -50,7 +50,7 @@ class Node:
         accessed_ns, modified_ns: times since the Unix epoch.
     """
 
-    __slots__ = ("accessed_ns", "modified_ns", "name", "number", "parent")
+    __slots__ = ("__weakref__", "accessed_ns", "modified_ns", "name", "number", "parent")
 
     def __init__(self, number: int, now_ns: int) -> None:
         self.number = number
@@ -175,6 +175,14 @@ class Scratch:
     def changed_files(self) -> Iterator[File]:
         """Yields the files that were made or changed since then and are still there."""
         return (file for file in self._changed if file.parent is not None)
+
+    def close(self) -> None:
+        """Frees everything at once; nodes refer to each other, so that the garbage collector would take its time."""
+        self.is_interrupted = lambda: True
+        self._changed.clear()
+        for start in (self.root, *self._hidden.values()):
+            for directory in list(_directories_of(start)):
+                directory.entries.clear()
 
     # What the guest does.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandbox_server.wasm.open_files import OpenFiles
     from sandbox_server.wasm.scratch import Scratch
 
-_MAX_READ_BYTES = 1 << 18
+_MAX_READ_BYTES = 1 << 16
 """Most that one call reads; the guest's C library asks again for the rest."""
 
 _ERROR = 0

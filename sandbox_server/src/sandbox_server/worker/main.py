@@ -23,6 +23,7 @@ from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 from sandbox_server.worker import jail
 from sandbox_server.worker import protocol as wire
+from sandbox_server.worker.heap import Heap
 from sandbox_server.worker.stack import release_unused_stack
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     """
     faulthandler.enable()  # what is written goes to the server's log
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    heap = Heap()
     channel = _Channel(socket.socket(fileno=socket_number))
     # All now, as no file can be mapped later; it takes no memory until a sandbox uses it.
     engines = {name: GuestEngine(Path(path)) for name, path in images.items()}
@@ -50,7 +52,8 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     watchdog = Watchdog()
     factories = {name: SandboxFactory(engine, watchdog) for name, engine in engines.items()}
     threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
-    worker = _Worker(factories, channel, threads)
+    heap.start_trimming()
+    worker = _Worker(factories, channel, threads, heap)
     channel.send(wire.Ready(0, walls))
     for message in channel.messages():
         worker.take(message)
@@ -100,10 +103,13 @@ class _Channel:
 class _Worker:
     """Gives each message to the session that it is for."""
 
-    def __init__(self, factories: Mapping[str, SandboxFactory], channel: _Channel, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, factories: Mapping[str, SandboxFactory], channel: _Channel, threads: ThreadPoolExecutor, heap: Heap
+    ) -> None:
         self._factories = factories
         self._channel = channel
         self._threads = threads
+        self._heap = heap
         self._sessions: dict[int, Session] = {}
 
     def take(self, message: wire.ToWorker) -> None:
@@ -178,6 +184,7 @@ class _Worker:
             release_unused_stack()
             if is_last:  # after the answer, as unmapping memory takes a while
                 self._sessions.pop(number).close()
+            self._heap.note_freed()
 
         self._threads.submit(on_thread)
 
