@@ -39,20 +39,33 @@ class Script:
 
     def __init__(self, hold: str = "") -> None:
         self.asked: collections.Counter[str] = collections.Counter()
+        self.delay_seconds = 0.0
         self.hold_at(hold)
 
     def hold_at(self, name: str) -> None:
         """From now on holds back the reply of that name; none if it is empty."""
         self.hold = name
         self.reached = asyncio.Event()
+        self.held = asyncio.Event()
+
+    def let_go(self, name: str) -> None:
+        """Gives the reply that is held back, and from now on holds back another."""
+        held = self.held
+        self.hold_at(name)
+        held.set()
 
     def __call__(self, messages: Messages) -> ScriptedReply:
         name, text = self._next(messages)
         self.asked[name] += 1
         if name != self.hold:
-            return ScriptedReply(text)
+            return ScriptedReply(text, release=self._later() if self.delay_seconds else None)
         self.reached.set()
-        return ScriptedReply(text, release=asyncio.Event())
+        return ScriptedReply(text, release=self.held)
+
+    def _later(self) -> asyncio.Event:
+        released = asyncio.Event()
+        asyncio.get_running_loop().call_later(self.delay_seconds, released.set)
+        return released
 
     def _next(self, messages: Messages) -> tuple[str, str]:
         if messages[0]["role"] == "user":

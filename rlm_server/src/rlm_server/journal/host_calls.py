@@ -89,6 +89,7 @@ class LiveCalls:
         self._earlier: list[_Live] = []
         self._earlier_order = _Order()
         self._given = 0
+        self._done_count = 0
         self.diverged = False
         """Whether the block, begun again, asked what it had not asked before."""
 
@@ -120,6 +121,14 @@ class LiveCalls:
         elif error is None:
             live.record.value = live.task.result()
         return live.task.result()
+
+    def has_moved(self) -> bool:
+        """Tells whether a call is open, or was answered since this was asked before."""
+        lives = [*self._calls, *self._earlier[len(self._calls) :]]
+        done_count = sum(live.task.done() for live in lives)
+        moved = done_count < len(lives) or done_count > self._done_count
+        self._done_count = done_count
+        return moved
 
     def begin_again(self) -> None:
         """Takes note that the block is begun once more, in another sandbox."""

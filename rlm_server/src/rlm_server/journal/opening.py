@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import tempfile
 import uuid
 from pathlib import Path
@@ -45,7 +47,7 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
         raise SettingsError(str(error)) from None
     except OSError as error:
         raise JournalOpenError(f"the data directory {directory} cannot be used: {error}") from error
-    journal = Journal(database, blobs, owner=uuid.uuid4().hex, lease_seconds=settings.lease_seconds)
+    journal = Journal(database, blobs, owner=_owner(), lease_seconds=settings.lease_seconds)
     resources.push_async_callback(journal.close)
     try:
         await journal.open()
@@ -61,3 +63,8 @@ def _open_blobs(settings: Settings, directory: Path, *, durable: bool) -> BlobSt
         return ObjectBlobs(settings.blob_store, directory / "blob-cache")
     except Exception as error:
         raise SettingsError(f"blob_store {settings.blob_store} cannot be used: {error}") from error
+
+
+def _owner() -> str:
+    """Returns this server's name in the journal, by which an operator can find its process."""
+    return f"{socket.gethostname()[:20]}/{os.getpid()}/{uuid.uuid4().hex[:16]}"

@@ -223,7 +223,8 @@ class JournaledSession:
                 except SandboxOpenError:
                     raise
                 except SandboxError as error:
-                    losses += 1
+                    # A block that waits for an answer, or got one, is not what killed its sandbox.
+                    losses = 0 if calls.has_moved() else losses + 1
                     if losses >= _MOST_LOSSES_OF_ONE_CELL:
                         raise SandboxError(f"{error} (the block lost {losses} sandboxes)") from error
                     await self._lose(str(error))
