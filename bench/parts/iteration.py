@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "iteration"
 
-_OVERHEAD = Target(0.010, absolute=True)
+_OVERHEAD = Target(0.005, absolute=True)
 
 _PROSE = "The output shows that the records are lines of text, each with a time, a level and a path. "
 REPLIES = {
