@@ -11,12 +11,13 @@ from rlm_client import _errors
 from rlm_client._channel import SERVICE_CONFIG
 
 PUBLIC_NAMES = """
-AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient AsyncEventStream CallCancelledError
-CallDeadlineError Client Compaction Completion CompletionParkedError CompletionState Context ContextError Directory
-Event EventStream FieldViolation FinishReason Image InvalidRequestError JsonSchema Limits Models NotFoundError
-NotImplementedByServerError OverloadedError Part PreparedContext PromptSets Prompts RlmError Sampling
-SequenceOutOfRangeError ServerFailedError SkippedFile StatusError StoredCompletion StreamEndedError Tool
-ToolDefinitionError UnavailableError WrongStateError prepare read_directory
+AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient AsyncConversation AsyncEventStream
+CallCancelledError CallDeadlineError Client Compaction Completion CompletionParkedError CompletionState Context
+ContextError Conversation ConversationInfo Directory Event EventStream FieldViolation FinishReason Image
+InvalidRequestError JsonSchema KeepConversation Limits Models NotFoundError NotImplementedByServerError
+OverloadedError Part PreparedContext PromptSets Prompts RlmError Sampling SequenceOutOfRangeError ServerFailedError
+SkippedFile StatusError StoredCompletion StreamEndedError Tool ToolDefinitionError UnavailableError Variables
+WrongStateError prepare read_directory
 """
 
 

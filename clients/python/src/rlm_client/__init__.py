@@ -10,9 +10,11 @@ from rlm_api.rlm.v1.event_pb2 import Event
 
 from rlm_client._answer_types import JsonSchema
 from rlm_client._async import AsyncClient
+from rlm_client._async_conversation import AsyncConversation
 from rlm_client._async_stream import AsyncEventStream
 from rlm_client._completion import Completion, FinishReason, Models
 from rlm_client._context import Context, Part, PreparedContext, prepare
+from rlm_client._conversations import ConversationInfo, KeepConversation, Variables
 from rlm_client._directory import Directory, SkippedFile, read_directory
 from rlm_client._errors import (
     AccessError,
@@ -42,6 +44,7 @@ from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
 from rlm_client._stored import CompletionState, StoredCompletion
 from rlm_client._sync import Client
+from rlm_client._sync_conversation import Conversation
 from rlm_client._sync_stream import EventStream
 from rlm_client._tools import Tool
 
@@ -51,6 +54,7 @@ __all__ = [
     "AnswerTypeError",
     "AnswerValueError",
     "AsyncClient",
+    "AsyncConversation",
     "AsyncEventStream",
     "CallCancelledError",
     "CallDeadlineError",
@@ -61,6 +65,8 @@ __all__ = [
     "CompletionState",
     "Context",
     "ContextError",
+    "Conversation",
+    "ConversationInfo",
     "Directory",
     "Event",
     "EventStream",
@@ -69,6 +75,7 @@ __all__ = [
     "Image",
     "InvalidRequestError",
     "JsonSchema",
+    "KeepConversation",
     "Limits",
     "Models",
     "NotFoundError",
@@ -89,6 +96,7 @@ __all__ = [
     "Tool",
     "ToolDefinitionError",
     "UnavailableError",
+    "Variables",
     "WrongStateError",
     "prepare",
     "read_directory",

@@ -11,10 +11,12 @@ from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 
 from rlm_client._answer_types import JsonSchema, resolve
 from rlm_client._async_completions import AsyncCompletionCalls
+from rlm_client._async_conversation import AsyncConversation, AsyncConversationCalls
 from rlm_client._async_stream import AsyncEventStream
 from rlm_client._channel import OPTIONS
 from rlm_client._completion import Completion, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
+from rlm_client._conversations import KeepConversation
 from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 _UNARY_TIMEOUT_SECONDS = 30.0
 
 
-class AsyncClient(AsyncCompletionCalls):
+class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
     """An asyncio client of `rlm.v1.CompletionService`. It belongs to the event loop that it was made on.
 
     Use it in an `async with` statement, or call `close`.
@@ -57,7 +59,7 @@ class AsyncClient(AsyncCompletionCalls):
 
     async def completion(
         self,
-        context: Context,
+        context: Context | None,
         query: str,
         *,
         model: str | None = None,
@@ -78,6 +80,7 @@ class AsyncClient(AsyncCompletionCalls):
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
         on_resume: Callable[[str], None] | None = None,
+        conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion[T]:
         """Answers a query over a context. Arguments, result and errors are those of `Client.completion`."""
@@ -102,6 +105,7 @@ class AsyncClient(AsyncCompletionCalls):
             detached=detached,
             labels=labels,
             on_resume=on_resume,
+            conversation=conversation,
             timeout_seconds=timeout_seconds,
         )
         async with stream:
@@ -109,7 +113,7 @@ class AsyncClient(AsyncCompletionCalls):
 
     async def stream(
         self,
-        context: Context,
+        context: Context | None,
         query: str,
         *,
         model: str | None = None,
@@ -130,6 +134,7 @@ class AsyncClient(AsyncCompletionCalls):
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
         on_resume: Callable[[str], None] | None = None,
+        conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
     ) -> AsyncEventStream[T]:
         """Answers a query over a context, event by event.
@@ -164,6 +169,7 @@ class AsyncClient(AsyncCompletionCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            conversation=conversation,
         )
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
@@ -185,6 +191,17 @@ class AsyncClient(AsyncCompletionCalls):
             tool_calls=calls,
             read=read,
         )
+
+    def conversation(
+        self, conversation_id: str = "", *, time_to_live_seconds: float | None = None
+    ) -> AsyncConversation:
+        """Returns a conversation: completions that go on one with the other. Use it in an `async with` statement.
+
+        Args:
+            conversation_id: one that was kept before, which is not closed at the end of the block; empty begins one.
+            time_to_live_seconds: how long the server keeps it after each use. Default: the server's.
+        """
+        return AsyncConversation(self, KeepConversation(conversation_id, time_to_live_seconds))
 
     async def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.

@@ -142,6 +142,11 @@ class AsyncEventStream(Generic[T]):
                 pass
         return self._fold.completion()
 
+    @property
+    def conversation_id(self) -> str:
+        """The conversation that the completion belongs to; empty if there is none, or the first event has not come."""
+        return self._fold.conversation_id
+
     def cancel(self) -> None:
         """Cancels the completion; the next event raises `CallCancelledError`."""
         if self.completion_id and not self._fold.has_ended and self._cancelling is None:

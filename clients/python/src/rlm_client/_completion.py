@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
@@ -69,6 +70,7 @@ class Completion(Generic[T]):
         skipped_files: files of directories in the context that were left out.
         answer_json: the answer as JSON, if a type was asked for and the answer, a partial one too, matches it.
         read: makes the value of it; None if no type was asked for.
+        conversation_id: the conversation that it belongs to, or empty.
     """
 
     completion_id: str
@@ -83,6 +85,7 @@ class Completion(Generic[T]):
     skipped_files: Sequence[SkippedFile]
     answer_json: str = ""
     read: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
+    conversation_id: str = ""
 
     @property
     def value(self) -> T | None:
@@ -153,9 +156,13 @@ class EventFold:
         self._read = read
         self._last: event_pb2.Event | None = None
         self._count = 0
+        self.conversation_id = ""
+        """The conversation that the completion belongs to; empty until its first event has come."""
 
     def add(self, event: event_pb2.Event) -> None:
         """Takes note of the next event."""
+        if event.WhichOneof("kind") == "started":
+            self.conversation_id = event.started.conversation_id
         self._last = event
         self._count += 1
 
@@ -191,6 +198,7 @@ class EventFold:
         if self._last is None or not self.is_finished:
             last = self._last or event_pb2.Event()
             raise StreamEndedError(last.completion_id, last.sequence)
-        return from_finished(
-            self._last.completion_id, self._last.finished, self._count, self._skipped_files, self._read
+        return dataclasses.replace(
+            from_finished(self._last.completion_id, self._last.finished, self._count, self._skipped_files, self._read),
+            conversation_id=self.conversation_id,
         )

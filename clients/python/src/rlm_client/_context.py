@@ -148,11 +148,11 @@ Context: TypeAlias = Value | list[Part] | PreparedContext
 """What `completion` takes: a value, several named parts, or a context that was prepared before."""
 
 
-def prepare(context: Context) -> PreparedContext:
+def prepare(context: Context | None) -> PreparedContext:
     """Reads a context, checks that it can be sent, and hashes it. It reads files, so it may block.
 
     `completion` does this itself. Do it before, to ask several questions of a large context, or to learn early that it
-    cannot be read.
+    cannot be read. None is no context at all, for a question that goes on with a conversation.
 
     Raises:
         ContextError: a file cannot be read, bytes are no UTF-8, a value is no JSON, or there is nothing at all.
@@ -160,6 +160,8 @@ def prepare(context: Context) -> PreparedContext:
     """
     if isinstance(context, PreparedContext):
         return context
+    if context is None:
+        return PreparedContext(())
     if isinstance(context, list) and context and all(isinstance(part, Part) for part in context):
         named = list(context)
     else:

@@ -124,8 +124,11 @@ class Compaction:
 
 
 def _duration(seconds: float | None) -> duration_pb2.Duration | None:
-    if seconds is None:
-        return None
+    return None if seconds is None else to_duration(seconds)
+
+
+def to_duration(seconds: float) -> duration_pb2.Duration:
+    """Returns the message of a number of seconds."""
     duration = duration_pb2.Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration

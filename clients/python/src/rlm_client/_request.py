@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rlm_client._answer_types import AnswerType
+    from rlm_client._conversations import KeepConversation
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -36,9 +37,10 @@ def build_request(
     request_id: str | None,
     detached: bool,
     labels: Mapping[str, str] | None,
+    conversation: KeepConversation | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
-    return pb.CompleteRequest(
+    request = pb.CompleteRequest(
         query=query,
         model=model or "",
         sub_model=sub_model or "",
@@ -58,3 +60,6 @@ def build_request(
         detached=detached,
         labels=dict(labels or {}),
     )
+    if conversation is not None:
+        conversation.add_to(request)
+    return request

@@ -12,11 +12,13 @@ from rlm_client._answer_types import JsonSchema, resolve
 from rlm_client._channel import OPTIONS
 from rlm_client._completion import Completion, Models, T
 from rlm_client._context import Context, PreparedContext, PreparedPart, prepare
+from rlm_client._conversations import KeepConversation
 from rlm_client._errors import from_rpc_error
 from rlm_client._prompts import PromptSets
 from rlm_client._request import build_request
 from rlm_client._resuming import RESUME_SECONDS, Resuming
 from rlm_client._sync_completions import CompletionCalls
+from rlm_client._sync_conversation import Conversation, ConversationCalls
 from rlm_client._sync_stream import EventStream
 from rlm_client._tool_calls import ToolThreads
 from rlm_client._tools import as_tools
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _UNARY_TIMEOUT_SECONDS = 30.0
 
 
-class Client(CompletionCalls):
+class Client(CompletionCalls, ConversationCalls):
     """A client of `rlm.v1.CompletionService`. Any number of threads may share one.
 
     Use it in a `with` statement, or call `close`.
@@ -56,7 +58,7 @@ class Client(CompletionCalls):
 
     def completion(
         self,
-        context: Context,
+        context: Context | None,
         query: str,
         *,
         model: str | None = None,
@@ -77,6 +79,7 @@ class Client(CompletionCalls):
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
         on_resume: Callable[[str], None] | None = None,
+        conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
     ) -> Completion[T]:
         """Answers a query over a context.
@@ -85,7 +88,7 @@ class Client(CompletionCalls):
             context: text, UTF-8 bytes, a JSON value (dict or list), an `Image`, the path of a text file, of a picture
                 or of a directory, or a list of `Part`. Of a directory, binary files and those that cannot be read are
                 left out and listed in `Completion.skipped_files`. More than 1 MiB is uploaded first, unless the server
-                has it.
+                has it. None, where the completion goes on with a conversation and there is nothing new.
             query: the question.
             model: the root's model. Default: the server's.
             sub_model: the model of sub-calls. Default: the server's.
@@ -112,6 +115,8 @@ class Client(CompletionCalls):
             detached: the completion goes on when the client goes away. Default: it is cancelled after a grace time.
             labels: are kept with the completion, for `completions`.
             on_resume: is told, in a sentence for people, when the stream broke and is continued. It is logged as well.
+            conversation: keeps the REPL for later completions, or goes on with one that was kept; `conversation()` is
+                the easy way. Default: nothing is kept.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is
                 cancelled and nothing is returned. `Limits.wall_time_seconds` ends with a partial answer instead.
                 Default: no end.
@@ -149,13 +154,14 @@ class Client(CompletionCalls):
             detached=detached,
             labels=labels,
             on_resume=on_resume,
+            conversation=conversation,
             timeout_seconds=timeout_seconds,
         ) as stream:
             return stream.result()
 
     def stream(
         self,
-        context: Context,
+        context: Context | None,
         query: str,
         *,
         model: str | None = None,
@@ -176,6 +182,7 @@ class Client(CompletionCalls):
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
         on_resume: Callable[[str], None] | None = None,
+        conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
     ) -> EventStream[T]:
         """Answers a query over a context, event by event.
@@ -210,6 +217,7 @@ class Client(CompletionCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            conversation=conversation,
         )
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
@@ -231,6 +239,15 @@ class Client(CompletionCalls):
             tool_calls=calls,
             read=read,
         )
+
+    def conversation(self, conversation_id: str = "", *, time_to_live_seconds: float | None = None) -> Conversation:
+        """Returns a conversation: completions that go on one with the other. Use it in a `with` statement.
+
+        Args:
+            conversation_id: one that was kept before, which is not closed at the end of the block; empty begins one.
+            time_to_live_seconds: how long the server keeps it after each use. Default: the server's.
+        """
+        return Conversation(self, KeepConversation(conversation_id, time_to_live_seconds))
 
     def models(self, *, timeout_seconds: float = _UNARY_TIMEOUT_SECONDS) -> Models:
         """Returns the models that the server has.

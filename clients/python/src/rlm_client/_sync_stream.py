@@ -130,6 +130,11 @@ class EventStream(Generic[T]):
                 pass
         return self._fold.completion()
 
+    @property
+    def conversation_id(self) -> str:
+        """The conversation that the completion belongs to; empty if there is none, or the first event has not come."""
+        return self._fold.conversation_id
+
     def cancel(self) -> None:
         """Cancels the completion; the next event raises `CallCancelledError`. Any thread may call this."""
         self._cancelled = True

@@ -21,6 +21,7 @@ from rlm_client import (
     Compaction,
     ContextError,
     JsonSchema,
+    KeepConversation,
     Limits,
     PreparedContext,
     Prompts,
@@ -44,6 +45,7 @@ from rlm_server.cli.options import (
     CompactAtOption,
     ConfigOption,
     ContextWindowOption,
+    KeepForOption,
     MaxCostOption,
     MaxDepthOption,
     MaxInputTokensOption,
@@ -71,9 +73,9 @@ _SHOWN_SKIPPED_FILES = 5
 def complete(
     query: Annotated[str, typer.Argument(help="The question.")],
     context: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--context", metavar="[NAME=]FILE|DIR|-", help="What to look in; may be given several times."),
-    ],
+    ] = None,
     glob: Annotated[str, typer.Option("--glob", help="Which files of a directory to take, as *.py.")] = "*",
     exclude: Annotated[
         list[str] | None,
@@ -137,6 +139,13 @@ def complete(
         list[str] | None,
         typer.Option("--label", metavar="KEY=VALUE", help="Is kept with the completion; may be given several times."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the REPL on the server, as a conversation; its id is told on stderr.")
+    ] = False,
+    conversation: Annotated[
+        str | None, typer.Option("--conversation", metavar="ID", help="Go on with a conversation that was kept.")
+    ] = None,
+    keep_for: KeepForOption = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
     direct: Annotated[
@@ -156,8 +165,13 @@ def complete(
 
     Exit codes: 0 answered; 1 ended at a limit; 2 bad input; 3 server, sandbox or model failed; 130 cancelled.
     """
+    if not context and not conversation:
+        exit_codes.fail("--context is missing: say what to look in", exit_codes.BAD_INPUT)
+    if (keep or conversation) and server is None:
+        exit_codes.fail("--keep and --conversation need --server: what is kept is kept there", exit_codes.BAD_INPUT)
+    kept = KeepConversation(conversation or "", keep_for) if keep or conversation else None
     try:
-        read, skipped = read_contexts(context, glob=glob, exclude=exclude or (), charset=charset)
+        read, skipped = read_contexts(context or (), glob=glob, exclude=exclude or (), charset=charset)
         chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
         tools = [one for path in tool or () for one in Tool.all_in_file(path)]
         wanted = _Answer(read_schema(answer_schema), True if require_look else None)
@@ -205,7 +219,7 @@ def complete(
         wanted,
         cache_subcalls,
         seed,
-        _Keeping(detach, request_id, labels),
+        _Keeping(detach, request_id, labels, kept),
         output,
     )
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
@@ -226,11 +240,12 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Keeping:
-    """How the completion is kept by the server."""
+    """How the completion, and its REPL, are kept by the server."""
 
     detach: bool
     request_id: str | None
     labels: dict[str, str]
+    conversation: KeepConversation | None
 
 
 @dataclass(frozen=True)
@@ -309,6 +324,7 @@ class _Call:
                 detached=self.keeping.detach,
                 labels=self.keeping.labels,
                 on_resume=tell,
+                conversation=self.keeping.conversation,
             )
             async with stream:
                 if self.keeping.detach:
@@ -324,6 +340,8 @@ class _Call:
             renderer.completion(completion)
         if self.output is not None:
             await asyncio.to_thread(self.output.write_text, completion.answer, encoding="utf-8")
+        if completion.conversation_id:
+            _tell(f"conversation {completion.conversation_id}")
         if completion.error:
             _tell(f"{completion.finish_reason}: {completion.error}")
         return exit_codes.of_completion(completion)

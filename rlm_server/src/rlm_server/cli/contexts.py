@@ -33,6 +33,8 @@ def read_contexts(
         ContextError: something cannot be read.
     """
     used_charset = charset or "utf-8"
+    if not arguments:
+        return prepare(None), ()
     parts: list[Part] = []
     skipped: list[SkippedFile] = []
     if sum(_split(argument)[1] == _STDIN for argument in arguments) > 1:

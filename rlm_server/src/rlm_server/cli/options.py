@@ -80,6 +80,10 @@ TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Time of a completion; then it ends with its best answer."),
 ]
+KeepForOption = Annotated[
+    float | None,
+    typer.Option("--keep-for", metavar="SECONDS", help="How long it is kept after each use. Default: the server's."),
+]
 ContextWindowOption = Annotated[
     int | None,
     typer.Option("--context-window", metavar="TOKENS", help="Size of the models' windows. Default: the server's."),

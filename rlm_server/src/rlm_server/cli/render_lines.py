@@ -44,6 +44,8 @@ class LineRenderer:
             case "started":
                 started = event.started
                 _write(f"{node} started", f"{event.completion_id} model={started.model} sub_model={started.sub_model}")
+                if started.conversation_id:
+                    _write(f"{node} started", f"conversation {started.conversation_id}")
                 for part in started.contexts:
                     _write(f"{node} started", f"{part.name}: {part.type}, {part.size_bytes} bytes")
             case "iteration_started":

@@ -9,7 +9,7 @@ from rlm_api.rlm.v1 import event_pb2
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from rlm_api.rlm.v1 import limits_pb2
-    from rlm_client import Completion
+    from rlm_client import Completion, Variables
 
 
 def seconds(duration: Duration) -> str:
@@ -71,6 +71,21 @@ def tool_result(finished: event_pb2.ToolCallFinished) -> str:
 def answered_directly(event: event_pb2.AnsweredDirectly) -> str:
     """Returns how a query was answered without a REPL, on one line."""
     return f"one plain call over about {event.context_tokens} tokens of context"
+
+
+def variables(found: Variables) -> list[str]:
+    """Returns the variables of a REPL, one line for each, and what else there is to tell of them."""
+    lines = []
+    for one in found.variables:
+        size = f"[{one.size}]" if one.size >= 0 else ""
+        lines.append(f"{one.name}: {one.type}{size} = {one_line(one.preview)}")
+    if found.omitted_count:
+        lines.append(f"and {found.omitted_count} more")
+    if found.variables_lost:
+        lines.append("The sandbox was lost, and with it what the code had made.")
+    if found.error:
+        lines.append(f"They could not be listed: {found.error}")
+    return lines
 
 
 def one_line(text: str, limit: int = 100) -> str:
