@@ -134,7 +134,7 @@ async def test_a_small_context_goes_inline(stack: Stack, sandbox: FakeSandbox) -
 
 @pytest.mark.parametrize(
     ("size_mib", "asked", "expected"),
-    [(1, 0, 0), (32, 0, 256 * MIB + 4 * 32 * MIB), (32, 100 * MIB, 100 * MIB), (1, 100 * MIB, 100 * MIB)],
+    [(1, 0, 260 * MIB), (32, 0, 256 * MIB + 4 * 32 * MIB), (32, 100 * MIB, 100 * MIB), (1, 100 * MIB, 100 * MIB)],
 )
 async def test_a_large_context_gets_more_memory_unless_the_request_says_how_much(
     stack: Stack, sandbox: FakeSandbox, size_mib: int, asked: int, expected: int
