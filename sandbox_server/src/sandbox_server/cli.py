@@ -17,6 +17,7 @@ from rlm_common.logs import configure_logging
 from sandbox_server import local_run
 from sandbox_server.cli_image import image_app
 from sandbox_server.cli_words import EXIT_CODE_TROUBLE, fail, say
+from sandbox_server.collecting import collect_seldom
 from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image
 from sandbox_server.model import MIB, STANDARD_IMAGE, Limits, Outcome, SandboxSpec
 from sandbox_server.server import create_server
@@ -121,6 +122,7 @@ def serve(
 async def _serve(settings: Settings) -> None:
     server = await create_server(settings, say)
     await server.start()
+    collect_seldom()
     say(f"sandbox server listens on {', '.join(server.addresses)}")
     await server.serve_until_signal(settings.grace_seconds)
 

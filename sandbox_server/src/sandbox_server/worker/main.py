@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.collecting import collect_seldom
 from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
 from sandbox_server.sandbox import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
@@ -25,9 +26,16 @@ from sandbox_server.worker import jail
 from sandbox_server.worker import protocol as wire
 from sandbox_server.worker.heap import Heap
 from sandbox_server.worker.stack import release_unused_stack
+from sandbox_server.worker.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+
+_RUNS_AT_ONCE = 1
+"""Calls of `Run` that a worker works at: there is a worker for each processor core."""
+
+_RUN_PATIENCE_SECONDS = 0.02
 
 
 def main(images: dict[str, str], readable_directory: str, max_sessions: int, socket_number: int) -> None:
@@ -54,6 +62,7 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
     heap.start_trimming()
     worker = _Worker(factories, channel, threads, heap)
+    collect_seldom()
     channel.send(wire.Ready(0, walls))
     for message in channel.messages():
         worker.take(message)
@@ -111,6 +120,7 @@ class _Worker:
         self._threads = threads
         self._heap = heap
         self._sessions: dict[int, Session] = {}
+        self._turns = Turns(_RUNS_AT_ONCE, _RUN_PATIENCE_SECONDS)
 
     def take(self, message: wire.ToWorker) -> None:
         """Does what is quick at once, and the rest on a thread."""
@@ -186,7 +196,11 @@ class _Worker:
                 self._sessions.pop(number).close()
             self._heap.note_freed()
 
-        self._threads.submit(on_thread)
+        def in_turn() -> None:
+            with self._turns.taken():
+                on_thread()
+
+        self._threads.submit(in_turn if is_last else on_thread)
 
 
 class _Reporter:

@@ -118,6 +118,9 @@ class WorkerSession:
 
     async def close(self) -> None:
         """Frees the sandbox once its thread has left it, even if the caller is cancelled meanwhile."""
+        if not self._is_open and (self._pending is None or self._pending.done()):
+            self._connection.sessions.pop(self._number, None)  # nothing runs: as after `run_once`, which closes itself
+            return
         await asyncio.shield(asyncio.ensure_future(self._close()))
 
     async def _close(self) -> None:
