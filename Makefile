@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench soak clean
+.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench bench-peers soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,5 +51,8 @@ bench: setup ## Measure; prints tables and writes bench/results; ARGS="PART... -
 soak: setup ## Ten minutes of good and hostile load on a sandbox server; ARGS="--minutes 3" for less
 	@$(BIN)/python -m bench.soak $(ARGS)
 
+bench-peers: setup ## Measure the sandbox beside its peers, which it installs into build/peers; ARGS="--markdown FILE"
+	@scripts/bench_peers.sh $(ARGS)
+
 clean: ## Remove what setup made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.parts import context, fresh_run, host_calls, iteration, live_session, load, stopping, throughput
+from bench.parts import (
+    context,
+    fresh_run,
+    host_calls,
+    iteration,
+    live_session,
+    load,
+    many_sessions,
+    pure_python,
+    stopping,
+    throughput,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,4 +32,6 @@ PARTS: dict[str, Callable[[Environment], Awaitable[PartResult]]] = {
     load.NAME: load.run,
     throughput.NAME: throughput.run,
     stopping.NAME: stopping.run,
+    many_sessions.NAME: many_sessions.run,
+    pure_python.NAME: pure_python.run,
 }

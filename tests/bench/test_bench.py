@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PARTS = ["fresh-run", "live-session", "host-calls", "context", "iteration", "load", "throughput", "stopping"]
+_PARTS = [
+    "fresh-run",
+    "live-session",
+    "host-calls",
+    "context",
+    "iteration",
+    "load",
+    "throughput",
+    "stopping",
+    "many-sessions",
+    "pure-python",
+]
 
 
 def _bench(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
