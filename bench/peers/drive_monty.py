@@ -8,7 +8,7 @@ import time
 import pydantic_monty
 
 stack = contextlib.ExitStack()
-pool = stack.enter_context(pydantic_monty.Monty(min_processes=2))
+pool = stack.enter_context(pydantic_monty.Monty(min_processes=2, max_processes=64))
 sessions = {}
 
 

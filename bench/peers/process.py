@@ -79,4 +79,7 @@ class Peer:
     async def _read(self, timeout_seconds: float) -> bytes:
         if self._process.stdout is None:
             raise RuntimeError("the peer has no pipe")
-        return await asyncio.wait_for(self._process.stdout.readline(), timeout_seconds)
+        try:
+            return await asyncio.wait_for(self._process.stdout.readline(), timeout_seconds)
+        except TimeoutError:
+            raise PeerError(f"it did not answer within {timeout_seconds:g} s") from None

@@ -15,7 +15,7 @@ def run():
     for number in range(20_000):
         try:
             if number % 2:
-                raise ValueError(number)
+                raise ValueError(str(number))
         except ValueError:
             failures += 1
     return sum(count(build(12)) for _ in range(8)) + failures
