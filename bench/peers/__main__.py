@@ -61,9 +61,11 @@ class _Contestant:
         if program in self.failures:
             return
         try:
-            self.times.setdefault(program, []).append(await self.programs(program))
+            seconds = await self.programs(program)
         except PeerError as error:
             self.failures[program] = str(error)
+        else:
+            self.times.setdefault(program, []).append(seconds)
 
 
 async def _start_peers(stack: contextlib.AsyncExitStack, directory: Path) -> list[tuple[str, Peer, bool]]:
