@@ -141,6 +141,14 @@ async def test_a_plan_is_the_partial_answer_when_nothing_better_follows(local_st
     assert (events.reason, events.finished.answer) == ("MAX_ITERATIONS", "Let me look.")
 
 
+@pytest.mark.parametrize("form", ["FINAL(...)", "```repl\nFINAL('Let me look.')\n```"])
+async def test_what_is_no_answer_does_not_take_the_place_of_a_draft(stack: Stack, form: str) -> None:
+    limits = limits_pb2.Limits(max_iterations=3)
+    draft = "```repl\nanswer['content'] = context + '!'\n```"
+    events = await stack.complete(draft, form, "```repl\nx = 1\n```", limits=limits)
+    assert (events.reason, events.finished.answer) == ("MAX_ITERATIONS", "abc!")
+
+
 # --- running in circles
 
 

@@ -27,10 +27,12 @@ class Verdict:
 
     Args:
         refusal: why it is not taken, for the model; empty if it is.
+        is_doubtful: it reads like a plan or a placeholder.
         answer_json: the value that matches the schema, as JSON, if there is one to match.
     """
 
     refusal: str = ""
+    is_doubtful: bool = False
     answer_json: str = ""
 
 
@@ -101,8 +103,8 @@ class AnswerGate:
             await self._warn(event_pb2.WARNING_CODE_ANSWER_DOUBTFUL, f"the answer reads like {kind}")
             if not self._was_asked_to_confirm and not is_last_turn:
                 self._was_asked_to_confirm = True
-                return Verdict(refusal=fill(prompts.answer_doubtful, kind=kind))
-        return Verdict()
+                return Verdict(refusal=fill(prompts.answer_doubtful, kind=kind), is_doubtful=True)
+        return Verdict(is_doubtful=bool(kind))
 
     async def _judge_value(self, answer: Answer, schema: AnswerSchema) -> Verdict:
         checked = schema.check(answer)

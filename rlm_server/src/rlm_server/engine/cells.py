@@ -162,7 +162,7 @@ class CellRunner:
             answer = None
         given = final or answer
         if result.variables is VariablesState.KEPT and result.after_cell is not None:
-            self.draft = given.text if given else _text_of(report, "draft") or self.draft
+            self.draft = _text_of(report, "draft") or self.draft
             self.value_names = frozenset(_texts_of(report, "names"))
         error = ""
         if result.outcome != event_pb2.CODE_OUTCOME_OK:

@@ -229,9 +229,14 @@ class NodeLoop:
             await self._take_answer(Answer(clean(final.argument), form), turn)
 
     async def _take_answer(self, answer: Answer, turn: _Turn) -> None:
-        self._cells.draft = answer.text
         is_last_turn = self.iterations == self._run.spec.limits.max_iterations
-        verdict = await self._gate.judge(answer, is_last_turn=is_last_turn)
+        try:
+            verdict = await self._gate.judge(answer, is_last_turn=is_last_turn)
+        except LimitReachedError:
+            self._cells.draft = answer.text
+            raise
+        if not (verdict.is_doubtful and self._cells.draft):
+            self._cells.draft = answer.text
         if verdict.refusal:
             turn.notes.append(verdict.refusal)
         else:
