@@ -110,6 +110,17 @@ def test_limits_and_models_are_passed_on(run_rlm, target, service, book):
     assert request.limits.wall_time.ToMilliseconds() == 1500
 
 
+def test_what_an_answer_must_be_is_passed_on_and_its_json_shown(run_rlm, target, service, book, tmp_path):
+    schema, out = tmp_path / "schema.json", tmp_path / "answer.json"
+    schema.write_text('{"type": "integer"}')
+    service.events = ending_with(finished("```json\n42\n```", answer_json="42"))
+    arguments = ["--answer-schema", str(schema), "--require-look", "--quiet", "--output", str(out)]
+    done = run_rlm("complete", *arguments, "--server", target, "--context", str(book), "?")
+    assert (done.stdout, out.read_text()) == ("42\n", "42")
+    request = service.requests[0]
+    assert (json.loads(request.answer_schema), request.look_required) == ({"type": "integer"}, True)
+
+
 def test_a_file_that_is_no_utf8_is_named_with_the_offset_and_the_remedy(run_rlm, target, service, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")
