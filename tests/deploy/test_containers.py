@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -47,9 +48,9 @@ def test_the_image_runs_the_server_as_nobody_in_particular_on_the_exposed_port(n
 def test_every_distribution_that_the_image_needs_is_built(name: str) -> None:
     needed = {"rlm-server": "rlm_server", "rlm-sandbox": "sandbox_server"}[name]
     directories = {"rlm-api": "clients/python-api", "rlm-client": "clients/python", "rlm-common": "common"}
-    project = (ROOT / needed / "pyproject.toml").read_text(encoding="utf-8")
-    dependencies = project.partition("\ndependencies = [")[2].partition("]")[0]
-    wanted = {directories[one] for one in re.findall(r'"(rlm-\w+)', dependencies)} | {needed}
+    project = tomllib.loads((ROOT / needed / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
+    wanted = {directory for name, directory in directories.items() if name in names} | {needed}
     (build,) = (rest for word, rest in manifests.dockerfile(name) if word == "RUN" and "pip wheel" in rest)
     built = set(re.findall(r"\./([\w/-]+)", build))
     # The common distribution needs no other; the client needs the stubs, which are among those that are wanted.
