@@ -71,6 +71,11 @@ class Process:
         await self._process.wait()
         await self._reader
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def _read(self, process: asyncio.subprocess.Process, serves: asyncio.Event) -> None:
         assert process.stderr is not None
         while line := await process.stderr.readline():

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 from rlm_server.executors.child_process import SandboxProcess
+from rlm_server.journal.database import sqlite_url
 
+from tests.durability.postgres import PostgresServer, running_postgres
 from tests.support.scripted_model import ScriptedModel, ScriptedModels
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -33,3 +36,18 @@ async def models() -> AsyncIterator[ScriptedModels]:
 @pytest.fixture
 def model(models: ScriptedModels) -> ScriptedModel:
     return models.new_model()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty journal: each test that uses it is run with both databases."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "journal.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -87,7 +87,7 @@ async def test_an_rlm_server_is_killed_at_every_step(cluster: Cluster, model: Sc
         restarting = {asyncio.create_task(victim.start())}
     events = await reader.end()
     await asyncio.gather(*restarting)
-    check(events, script, collections.Counter(STEPS))
+    check(events, script, collections.Counter(ALL))  # `two` and `three` may be under way with `one`
     assert len(events.of("resumed")) == len(STEPS)
     assert reader.stream.resume_count >= 1
 

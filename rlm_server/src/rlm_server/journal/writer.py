@@ -209,7 +209,6 @@ class Writer:
                 time.sleep(delay_seconds)
                 delay_seconds = min(delay_seconds * 2, _GREATEST_RETRY_SECONDS)
             else:
-                self._note("")
                 return
 
     def _note(self, trouble: str) -> None:
@@ -229,6 +228,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - it is raised where the result is waited for
             job.finish(error=error)
         else:
+            self._note("")
             job.finish(result)
 
     def _append(self, batch: list[_Job]) -> None:
@@ -276,6 +276,7 @@ class Writer:
             for table, rows in ((events, event_rows), (steps, step_rows), (blob_uses, use_rows)):
                 if rows:
                     connection.execute(self._database.insert_new(table), rows)
+        self._note("")
         for job in batch:
             if isinstance(job.work, Append) and (job.work.completion_id, job.work.epoch) in fenced:
                 job.finish(error=FencedError(job.work.completion_id))

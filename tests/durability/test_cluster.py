@@ -1,0 +1,99 @@
+"""Several RLM servers on one PostgreSQL: crashes, pauses, restarts, and a database that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.durability.cluster import LEASE_SECONDS, Cluster
+from tests.durability.test_crashes import STEPS, Reader, begin, check, directory
+from tests.durability.test_recovery import ALL, ANSWER, Script, assert_told_once
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.durability.postgres import PostgresServer
+    from tests.support.scripted_model import ScriptedModel
+
+__all__ = ["directory"]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+async def cluster(directory: Path, model: ScriptedModel, postgres: PostgresServer) -> AsyncIterator[Cluster]:
+    database = await asyncio.to_thread(postgres.new_database)
+    async with Cluster(directory, model, database=database) as running:
+        yield running
+
+
+async def test_a_server_that_was_paused_does_no_harm_when_it_wakes_up(cluster: Cluster, model: ScriptedModel) -> None:
+    script = Script(hold="one")
+    reader, completion_id = await begin(cluster, script, model)
+    await asyncio.wait_for(script.reached.wait(), 30)
+    paused = await cluster.owner_of(completion_id)
+    paused.send(signal.SIGSTOP)
+    script.hold_at("root 3")
+    await asyncio.wait_for(script.reached.wait(), 30)  # another server has taken it over, and got that far
+    paused.send(signal.SIGCONT)
+    await asyncio.sleep(2 * LEASE_SECONDS)
+    script.let_go("")
+    events = await reader.end()
+    check(events, script, collections.Counter(["one", "two", "three", "root 3"]))
+    assert len(events.of("resumed")) == 1
+    assert any("runs on another server now" in line for line in paused.log)
+
+
+async def test_the_database_is_killed_while_completions_run(
+    cluster: Cluster, model: ScriptedModel, postgres: PostgresServer
+) -> None:
+    script = Script(hold=STEPS[1])
+    reader, _ = await begin(cluster, script, model)
+    for step in (STEPS[4], STEPS[7], ""):
+        await asyncio.wait_for(script.reached.wait(), 30)
+        await asyncio.to_thread(postgres.kill)
+        script.let_go(step)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(postgres.start)
+    events = await reader.end()
+    assert events.answer == ANSWER
+    assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
+    assert_told_once(events)
+
+
+@pytest.mark.slow
+async def test_an_rlm_server_is_killed_at_every_step(cluster: Cluster, model: ScriptedModel) -> None:
+    script = Script(hold=STEPS[0])
+    reader, completion_id = await begin(cluster, script, model)
+    restarting: set[asyncio.Task[None]] = set()
+    for index, _ in enumerate(STEPS):
+        await asyncio.wait_for(script.reached.wait(), 30)
+        victim = await cluster.owner_of(completion_id)
+        await asyncio.gather(*restarting)
+        await victim.kill()
+        script.hold_at(STEPS[index + 1] if index + 1 < len(STEPS) else "")
+        restarting = {asyncio.create_task(victim.start())}
+    events = await reader.end()
+    await asyncio.gather(*restarting)
+    check(events, script, collections.Counter(ALL))
+
+
+async def test_rolling_restarts_under_load_lose_nothing(cluster: Cluster, model: ScriptedModel) -> None:
+    script = Script()
+    script.delay_seconds = 0.3
+    model.follow(script)
+    readers = [Reader(await cluster.client.stream("abc", "What is it?")) for _ in range(6)]  # type: ignore[arg-type]
+    await asyncio.wait_for(asyncio.gather(*(reader.has_begun.wait() for reader in readers)), 30)
+    for server in cluster.servers:
+        await server.kill(signal.SIGTERM)
+        await server.start()
+    for reader in readers:
+        events = await reader.end()
+        assert events.answer == ANSWER
+        assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
+        assert_told_once(events)
