@@ -318,6 +318,12 @@ async def test_a_sub_call_that_has_only_begun_is_no_text_either(local_stack: Sta
     assert "TypeError: this is a sub-call that has begun, not its reply" in local_stack.shown_to_root(2)
 
 
+async def test_variables_whose_names_are_no_texts_do_no_harm(stack: Stack) -> None:
+    events = await stack.complete("```repl\ncontext\nglobals()[1] = 2\nFINAL_VAR('nothing')\n```", "FINAL(A)")
+    assert events.answer == "A"
+    assert events.warnings == ["UNKNOWN_FINAL_VARIABLE"]
+
+
 # --- values that are no answers
 
 

@@ -276,7 +276,7 @@ def FINAL_VAR(name_or_value: object) -> None:  # noqa: N802 - the name that mode
         # `FINAL_VAR(result)` instead of `FINAL_VAR("result")`: what arrives is a variable's value.
         is_value = any(value is name_or_value for value in variables.values())
         if name.isidentifier() and not is_value:
-            known = ", ".join(list(_user_variables())[:_MAX_LISTED_VARIABLES]) or "none"
+            known = ", ".join(list(map(str, _user_variables()))[:_MAX_LISTED_VARIABLES]) or "none"
             raise UnknownVariableError(f"there is no variable {name!r}; there are: {known}")
     FINAL(name_or_value)
 
@@ -512,7 +512,7 @@ def _user_variables() -> dict[str, Any]:
     return {
         name: value
         for name, value in variables.items()
-        if not name.startswith("_") and name not in __all__ and not isinstance(value, types.ModuleType)
+        if not str(name).startswith("_") and name not in __all__ and not isinstance(value, types.ModuleType)
     }
 
 
