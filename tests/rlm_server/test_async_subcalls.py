@@ -140,3 +140,11 @@ async def test_a_block_that_awaits_shows_its_last_value_and_its_traceback(stack:
 async def test_final_in_a_block_that_awaits_ends_it(stack: Stack) -> None:
     events = await stack.complete("```repl\nFINAL(await llm_query_async('a'))\nprint('not reached')\n```", "yes")
     assert (events.answer, events.output) == ("yes", "")
+
+
+async def test_ids_follow_the_order_of_calls_however_large_they_are(stack: Stack) -> None:
+    code = "cs = [llm_query_async(p) for p in ('x' * 3_000_000, 'small')]\nprint([len(c.result()) for c in cs])"
+    events = await stack.play(policy(code, str), limits=limits_pb2.Limits(max_subcall_prompt_chars=4_000_000))
+    assert events.output == "[3000000, 5]\n"
+    started = {event.node_id: event.subcall_started.prompt_chars for event in events.events_of("subcall_started")}
+    assert started == {"0.1": 3_000_000, "0.2": 5}

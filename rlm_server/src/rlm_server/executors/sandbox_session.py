@@ -266,7 +266,7 @@ class SandboxSession:
         kind = response.WhichOneof("response")
         cell = self._cell
         if kind == "host_call":
-            self._take_host_call(response.host_call)
+            await self._take_host_call(response.host_call)
         elif kind == "host_call_abandoned":
             self._abandon(response.host_call_abandoned.call_id)
         elif kind == "output" and cell is not None and response.output.cell_id == cell.cell_id:
@@ -276,15 +276,17 @@ class SandboxSession:
         elif kind == "inputs_set" and self._inputs_set is not None and not self._inputs_set.done():
             self._inputs_set.set_result(None)
 
-    def _take_host_call(self, call: pb.HostCall) -> None:
-        parts = self._parts.setdefault(call.call_id, [])
-        parts.append(call.arguments_json)
-        if call.partial:
+    async def _take_host_call(self, message: pb.HostCall) -> None:
+        parts = self._parts.setdefault(message.call_id, [])
+        parts.append(message.arguments_json)
+        if message.partial:
             return
-        del self._parts[call.call_id]
-        task = asyncio.create_task(self._answer(call.call_id, call.function, "".join(parts)))
-        self._host_calls[call.call_id] = task
-        task.add_done_callback(lambda _: self._host_calls.pop(call.call_id, None))
+        del self._parts[message.call_id]
+        # Here and not in the task, so that a call with little to read does not get ahead of one with much.
+        call = await _load(message.function, "".join(parts))
+        task = asyncio.create_task(self._answer(message.call_id, call))
+        self._host_calls[message.call_id] = task
+        task.add_done_callback(lambda _: self._host_calls.pop(message.call_id, None))
 
     def _abandon(self, call_id: int) -> None:
         self._parts.pop(call_id, None)
@@ -292,9 +294,8 @@ class SandboxSession:
         if task is not None:
             task.cancel()
 
-    async def _answer(self, call_id: int, function: str, arguments_json: str) -> None:
+    async def _answer(self, call_id: int, call: HostCall) -> None:
         try:
-            call = await _load(function, arguments_json)
             try:
                 value_json = await _dump(await self._on_host_call(call))
             except HostCallError as error:

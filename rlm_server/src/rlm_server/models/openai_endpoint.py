@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from rlm_server.engine.ports import ModelRequest
+
+# Of prompts over a megabyte. They are in memory anyhow, and asyncio sends what the connection takes.
+warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _NO_KEY = "none"
