@@ -375,6 +375,39 @@ async def test_a_second_completion_at_the_same_time_is_refused(stack: Stack) -> 
     await asyncio.wait({reading})
 
 
+async def test_the_same_request_finds_the_completion_that_it_began_before(stack: Stack) -> None:
+    kept = await begin(stack, "FINAL(x)")
+    release = asyncio.Event()
+    fields = {"conversation_id": kept, "contexts": [], "query": "And?", "request_id": "once"}
+    _, reading = await until_the_model_waits(stack, lambda _: ScriptedReply("FINAL(y)", release=release), **fields)
+    again = stack.stub.Complete(pb.CompleteRequest(**fields))
+    first = (await again.read()).event
+    release.set()
+    events = await asyncio.wait_for(reading, WAIT_SECONDS)
+    assert first.completion_id == events.all[0].completion_id
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await go_on(stack, kept, "FINAL(z)", query="Other", request_id="once")
+    assert_status(failure.value, grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert len((await listed(stack))[0].completion_ids) == 2
+
+
+async def test_a_first_completion_that_was_parked_goes_on_in_its_conversation(stack: Stack) -> None:
+    unreachable = ScriptedReply(status=503)
+    events = await stack.complete("```repl\nx = 5\n```", unreachable, keep_conversation=True)
+    assert events.kinds()[-1] == "parked"
+    conversation_id = events.all[0].started.conversation_id
+    stack.model.follow(["```repl\nFINAL(x)\n```"])
+    await stack.stub.ResumeCompletion(pb.ResumeCompletionRequest(completion_id=events.all[0].completion_id))
+    watched = stack.stub.WatchCompletion(pb.WatchCompletionRequest(completion_id=events.all[0].completion_id))
+    async with asyncio.timeout(WAIT_SECONDS):
+        rest = Events([response.event async for response in watched])
+        while rest.kinds()[-1] == "parked":
+            watched = stack.stub.WatchCompletion(pb.WatchCompletionRequest(completion_id=rest.all[0].completion_id))
+            rest = Events([response.event async for response in watched])
+    assert rest.answer == "5"
+    assert (await go_on(stack, conversation_id, "```repl\nFINAL(x + 1)\n```")).answer == "6"
+
+
 async def test_a_cancelled_completion_leaves_the_conversation_as_it_was_before_the_block(stack: Stack) -> None:
     kept = await begin(stack, "```repl\nx = [1]\nFINAL(1)\n```")
     await cancelled_in_a_subcall(stack, kept, "x.append(2)\ny = 1")

@@ -129,6 +129,31 @@ class Conversations:
                 conversation.repl.end()
                 conversation.cancel = None
 
+    @contextlib.contextmanager
+    def held_again(self, request: pb.CompleteRequest, completion_id: str) -> Iterator[Conversation | None]:
+        """Does what `held` does for a completion that goes on, on this server or another, and repeats what it did.
+
+        Raises:
+            ServiceError: FAILED_PRECONDITION, as what it did cannot be repeated: it was not the first in its
+                conversation.
+        """
+        if request.conversation_id:
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "WRONG_STATE",
+                "it went on with a conversation, whose REPL cannot be brought back to where it was; ask again",
+                metadata={"state": "STOPPED"},
+            )
+        if completion_id in self._kept:  # as it was parked
+            self._drop(self._idle(completion_id))
+        with self.held(request, completion_id) as conversation:
+            yield conversation
+
+    def running_in(self, conversation_id: str) -> str:
+        """Returns the completion that runs in a conversation; empty if there is none."""
+        conversation = self._kept.get(conversation_id)
+        return "" if conversation is None else conversation.running_id
+
     def start(self, conversation: Conversation, stored: list[StoredContext], cancel: Callable[[str], None]) -> None:
         """Must be called when the completion that holds a conversation begins to run.
 

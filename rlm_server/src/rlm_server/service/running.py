@@ -67,6 +67,7 @@ class _Run:
         seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
         watched_time: what the journal says of that.
         repl: the conversation's, if the completion belongs to one.
+        request_id: the request's.
     """
 
     stored: StoredCompletion
@@ -79,6 +80,7 @@ class _Run:
     seen_time: float
     watched_time: int
     repl: KeptRepl | None
+    request_id: str = ""
     cancel_cause: str = ""
     parked_reason: str = ""
     has_begun: bool = False
@@ -165,6 +167,8 @@ class RunningCompletions:
             resources.enter_context(self._place())
             completion_id = uuid.uuid4().hex
             digest = _digest_of(request)
+            if (running_id := self._repeated_in_conversation(request, digest)) is not None:
+                return running_id
             conversation = resources.enter_context(self._conversations.held(request, completion_id))
             try:
                 checked = await self._validator.check(request, completion_id, conversation, client_serves=client_serves)
@@ -188,9 +192,17 @@ class RunningCompletions:
                 raise storage_unavailable(error) from error
             if is_new:
                 self._start(stored, checked, resources.pop_all(), conversation, cause="")
+                self._runs[stored.completion_id].request_id = request.request_id
             elif stored.request_digest != digest:
                 raise request_id_reused(stored.completion_id)
             return stored.completion_id
+
+    def _repeated_in_conversation(self, request: pb.CompleteRequest, digest: str) -> str | None:
+        """Returns the completion that the same request began before, if that still has the request's conversation."""
+        running = self._runs.get(self._conversations.running_in(request.conversation_id))
+        if not request.request_id or running is None or running.stored.request_digest != digest:
+            return None
+        return running.stored.completion_id if running.request_id == request.request_id else None
 
     async def resume(self, completion_id: str) -> bool:
         """Lets a parked completion go on here; returns whether it was parked.
@@ -241,8 +253,7 @@ class RunningCompletions:
         with resources:
             try:
                 request = await _with_patience(lambda: self._request_of(stored))
-                # A conversation that other completions began was with the server that is gone.
-                conversation = resources.enter_context(self._conversations.held(request, stored.completion_id))
+                conversation = resources.enter_context(self._conversations.held_again(request, stored.completion_id))
                 checked = await _with_patience(
                     lambda: self._validator.check(request, stored.completion_id, conversation, client_serves=True)
                 )
