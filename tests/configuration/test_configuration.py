@@ -207,6 +207,11 @@ def test_what_is_shown_is_a_file_that_gives_the_same_settings(file: Path, tmp_pa
     assert load(config_file=again, environment={}).settings() == configuration.settings()
 
 
+def test_a_password_in_a_url_is_masked(file: Path) -> None:
+    lines = list(showing.lines(loaded(file, RLM_BASE_URL="http://me:sesame@host:8000/v1")))
+    assert 'base_url = "http://me:********@host:8000/v1"  # RLM_BASE_URL' in lines
+
+
 def test_a_secret_is_masked(file: Path) -> None:
     shown = "\n".join(showing.lines(loaded(file, RLM_API_KEY="sesame")))
     assert "sesame" not in shown

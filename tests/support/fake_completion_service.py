@@ -141,7 +141,15 @@ class FakeCompletionService(pb_grpc.CompletionServiceServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "later")
         self._fail_if_asked(context)
         return pb.ListModelsResponse(
-            models=[pb.Model(name="m"), pb.Model(name="demo-model", stand_in=True)],
+            models=[
+                pb.Model(
+                    name="m",
+                    context_window_tokens=400_000,
+                    price=pb.ModelPrice(input=1.25, output=10),
+                    fallbacks=["demo-model"],
+                ),
+                pb.Model(name="demo-model", stand_in=True),
+            ],
             default_model="m",
             default_sub_model="m",
         )

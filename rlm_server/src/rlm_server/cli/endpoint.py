@@ -50,7 +50,9 @@ def choose_endpoint(configuration: Configuration) -> Endpoint:
     base_url = configuration.value("base_url")
     has_key = any(configuration.value(name) is not None for name in ("api_key", "api_key_file"))
     is_demo = False
-    if model in profiles:
+    # A profile that names no endpoint may tell the price of the demo model, say, and still mean that.
+    has_own_endpoint = model in profiles and configuration.values.get(("models", model, "base_url")) is not None
+    if has_own_endpoint or (model in profiles and model not in MODEL_IDS):
         pass
     elif base_url:
         if model is None:

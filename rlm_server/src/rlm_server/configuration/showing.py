@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from rlm_server.configuration import schema
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MASK = "********"
 """Stands for a secret."""
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 
 
 def lines(configuration: Configuration) -> Iterator[str]:
@@ -50,7 +53,10 @@ def entries(configuration: Configuration) -> Iterator[tuple[Path, Any, str]]:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, pathlib.Path) else value
+    """Returns a value as TOML and JSON can have it, without the password that a URL may carry."""
+    if isinstance(value, str | pathlib.Path):
+        return _PASSWORD.sub(rf"\1{MASK}@", str(value))
+    return value
 
 
 def _key(name: str) -> str:
