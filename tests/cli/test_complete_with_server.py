@@ -194,8 +194,10 @@ def test_ctrl_c_cancels_the_completion_and_leaves_no_traceback(start_rlm, target
 def test_models_lists_what_the_server_has(run_rlm, target):
     done = run_rlm("models", "--server", target)
     assert done.stdout.splitlines() == [
-        "m (default; default for sub-calls; window of 400,000 tokens; $1.25 in, $10 out per million tokens; "
-        "falls back on demo-model)",
+        (
+            "m (default; default for sub-calls; window of 400,000 tokens; $1.25 in, $10 out per million tokens; "
+            "falls back on demo-model)"
+        ),
         "demo-model (a stand-in, no language model)",
     ]
 
