@@ -134,7 +134,10 @@ def default_file(environment: Mapping[str, str]) -> pathlib.Path | None:
         return pathlib.Path(named) if named else None
     base = environment.get("XDG_CONFIG_HOME") or (f"{environment['HOME']}/.config" if "HOME" in environment else "")
     file = pathlib.Path(base, "rlm", "rlm.toml") if base else None
-    return file if file is not None and file.is_file() else None
+    try:
+        return file if file is not None and file.is_file() else None
+    except PermissionError:  # a home directory that is another user's
+        return None
 
 
 def defaults() -> Layer:
