@@ -131,7 +131,7 @@ def test_functions_of_a_file_are_tools_in_the_sandbox(run_rlm, tmp_path):
     tools = tmp_path / "tools.py"
     tools.write_text('FACTOR = 3\n\n\ndef triple(x):\n    """Triples."""\n    return FACTOR * x\n')
     query = "What?\n<reply>\n~~~repl\nFINAL(triple(14))\n~~~\n</reply>"
-    done = run_rlm("complete", "--context", str(tools), "--tool", str(tools), "--cache-subcalls", query)
+    done = run_rlm("complete", "--context", str(tools), "--tool", str(tools), "--cache-subcalls", "--seed", "3", query)
     assert "0 answer | 42" in done.stdout, done.stderr
     bad = run_rlm("complete", "--context", str(tools), "--tool", str(tmp_path / "missing.py"), query)
     assert (bad.returncode, "missing.py cannot be read" in bad.stderr) == (2, True)
