@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_server.engine.outlines import outline_json
 
+from rlm_server import json_check
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields
@@ -100,6 +102,7 @@ async def test_the_same_bytes_as_text_and_as_json_are_two_contexts(local_stack: 
         (messages(b"[" * 200_000, format=JSON), "chunk"),
         (messages(b"\xe4", charset="utf-16-le"), "chunk"),
         (messages(b"+2AA-", charset="utf-7"), "chunk"),
+        (messages(b"\xff\xfe", charset="utf-16"), "chunk"),
         (messages(b"abc", charset="klingon"), "metadata.charset"),
         (messages(b"abc", charset="rot13"), "metadata.charset"),
         (messages(b"abc", charset="utf-16-le", sha256="0" * 64), "metadata.sha256"),
@@ -211,3 +214,47 @@ async def test_what_is_no_list_of_documents_is_told_with_its_place(
     local_stack: Stack, data: bytes, complaint: str
 ) -> None:
     assert complaint in str((await refusal(local_stack, messages(data, format=DOCUMENTS))).details())
+
+
+# --- documents that are read in a process of their own
+
+
+@pytest.fixture
+def always_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_check, "LARGE_BYTES", 0)
+
+
+@pytest.mark.usefixtures("always_apart")
+@pytest.mark.parametrize(("file_format", "data"), [(JSON, b'{"a": [1]}'), (DOCUMENTS, b'[{"id": "a", "text": "A"}]')])
+async def test_a_large_document_has_the_same_outline(
+    local_stack: Stack, file_format: pb.ContextFormat.ValueType, data: bytes
+) -> None:
+    response = await upload(local_stack, data, format=file_format)
+    await local_stack.complete("FINAL(x)", contexts=[pb.ContextPart(context_id=response.context_id)])
+    outline = outline_json(data.decode())
+    told = local_stack.model.conversations[0][1]["content"]
+    assert f"- `context`: {outline.type_name}, {outline.size}\n" in told
+    assert all(f"  {line}\n" in told for line in outline.details.splitlines())
+
+
+@pytest.mark.usefixtures("always_apart")
+@pytest.mark.parametrize(
+    ("data", "file_format", "complaint"),
+    [
+        (b"{]", JSON, "it is not JSON: "),
+        (b"[1]", DOCUMENTS, "document [0] is no object"),
+        (b"[" + b"[]," * 2_000_000 + b"[]]", JSON, "it takes more than 80,000,000 bytes of memory to read as JSON"),
+    ],
+)
+async def test_what_is_wrong_with_a_large_document_is_told(
+    local_stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    file_format: pb.ContextFormat.ValueType,
+    complaint: str,
+) -> None:
+    monkeypatch.setattr(json_check, "_LEAST_MEMORY_BYTES", 80_000_000)
+    chunks = [data[start : start + 2**20] for start in range(0, len(data), 2**20)]
+    error = await refusal(local_stack, messages(*chunks, format=file_format))
+    assert violated_fields(error) == ["chunk"]
+    assert complaint in str(error.details())

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import hashlib
-import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rlm_server.charsets import text_decoder
 from rlm_server.engine.images import ImageInfo, check_image
-from rlm_server.engine.outlines import Outline, TextScan, outline_image, outline_json
+from rlm_server.engine.outlines import Outline, TextScan, outline_image
 from rlm_server.engine.ports import StoredBytes, ValueFormat
+from rlm_server.json_check import check_json_file
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rlm_server.contexts import ContextStore
 
 _UTF8 = "utf-8"
-_DOCUMENT_KEYS = frozenset({"id", "text", "metadata"})
 
 
 class ContextStoreFullError(Exception):
@@ -198,51 +197,10 @@ class ContextUpload:
                 return outline_image(image), image
             self._decode(b"", final=True)
             self._file.close()
+            if not self._stored_bytes:  # as of a byte order mark alone
+                raise InvalidContextError("it is empty")
             if self._kind is ContextKind.TEXT:
                 return self._scan.outline(), None
-            text = self._path.read_text(encoding=_UTF8)
-            if self._kind is ContextKind.DOCUMENTS:
-                check_documents(text)
-            return outline_json(text), None
+            return check_json_file(self._path, is_documents=self._kind is ContextKind.DOCUMENTS), None
         except ValueError as error:
             raise InvalidContextError(str(error)) from None
-
-
-def check_documents(text: str) -> None:
-    """Checks that a JSON document is a list of documents: objects with `id`, `text` and perhaps `metadata`.
-
-    Raises:
-        ValueError: it is none; the message says where. That it is JSON at all is not checked here.
-    """
-    try:
-        documents = json.loads(text, object_hook=_Document)
-    except (ValueError, RecursionError):
-        return
-    if not isinstance(documents, list) or not documents:
-        raise ValueError("it is no list of documents")
-    seen: set[str] = set()
-    for index, document in enumerate(documents):
-        problem = document.problem if isinstance(document, _Document) else "is no object"
-        if not problem and document.id in seen:
-            problem = f"has the id {document.id[:100]!r} of an earlier one"
-        if problem:
-            raise ValueError(
-                f"document [{index}] {problem}; each needs a unique `id`, a `text`, and no more but `metadata`"
-            )
-        seen.add(document.id)
-
-
-class _Document:
-    """A JSON object, as a document; its text is not kept."""
-
-    __slots__ = ("id", "problem")
-
-    def __init__(self, value: dict[str, Any]) -> None:
-        self.id = value.get("id")
-        self.problem = ""
-        if not isinstance(self.id, str) or not isinstance(value.get("text"), str):
-            self.problem = "lacks an `id` or a `text`, or one that is no text"
-        elif not isinstance(value.get("metadata", self), _Document):
-            self.problem = "has a `metadata` that is no object"
-        elif unknown := sorted(set(value) - _DOCUMENT_KEYS):
-            self.problem = f"has {unknown[0][:50]!r}"

@@ -140,6 +140,7 @@ class _Reader:
         self.last: dict[str, Any] = {}
         """The object that was read last: the outermost one if the document is an object or ends in one."""
         self._known: dict[_Types, _Types] = {}
+        self._alike: dict[tuple[int, int], _Object] = {}
 
     def take(self, value: dict[str, Any]) -> _Object:
         self.object_count += 1
@@ -154,7 +155,8 @@ class _Reader:
             elif kind is list:
                 chars += _chars(one)
         if self.object_count > _MAX_TRACKED_OBJECTS:
-            return _Object(len(value), chars, None, "")
+            size = (len(value), chars)
+            return self._alike.get(size) or self._alike.setdefault(size, _Object(*size, None, ""))
         types = (tuple(value), tuple(map(type, value.values())))
         preview = _render(value) if self.object_count <= _MAX_PREVIEWED_OBJECTS else ""
         return _Object(len(value), chars, self._known.setdefault(types, types), preview)
