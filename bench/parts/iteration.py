@@ -108,7 +108,9 @@ async def _one(
     channel: grpc.aio.Channel, client: BareHttpClient, reply: str, count: int
 ) -> tuple[TimedEvents, list[float]]:
     await client.get_json("/recorded")  # what is from before is of no interest
-    events = await complete(channel, [reply] * count, pb.ContextPart(text="some text"))
+    # Each turn's code must be new: the same again and again ends a completion.
+    replies = [reply.replace("```repl\n", f"```repl\n# turn {turn}\n", 1) for turn in range(count)]
+    events = await complete(channel, replies, pb.ContextPart(text="some text"))
     bodies = [body.encode() for body in await client.get_json("/recorded")]
     exchanges = []
     for body in bodies:

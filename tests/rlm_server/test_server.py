@@ -93,7 +93,9 @@ async def test_completions_run_side_by_side(local_stack: Stack) -> None:
 
 async def test_a_turn_costs_little_beside_the_model(local_stack: Stack) -> None:
     turns = 30
-    events = await local_stack.complete(*["```repl\nprint(len(context))\n```"] * (turns - 1), "FINAL(x)")
+    events = await local_stack.complete(
+        *[f"```repl\nprint({n}, len(context))\n```" for n in range(turns - 1)], "FINAL(x)"
+    )
     times = [event.event_time.ToNanoseconds() / 1e6 for event in events.events_of("iteration_started")]
     model_ms = [one.wall_time.ToNanoseconds() / 1e6 for one in events.of("model_reply_finished")]
     overheads = [after - before - spent for before, after, spent in zip(times, times[1:], model_ms, strict=False)]
