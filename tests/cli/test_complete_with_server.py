@@ -206,3 +206,23 @@ def test_models_of_a_server_that_is_not_there(run_rlm):
     done = run_rlm("models", "--server", "127.0.0.1:1")
     assert done.returncode == 3
     assert "no server answers at 127.0.0.1:1" in done.stderr
+
+
+def test_when_messages_are_summed_up_is_passed_on(run_rlm, target, service, tmp_path):
+    (tmp_path / "notes.txt").write_text("text", encoding="utf-8")
+    arguments = ("--context-window", "8000", "--compact-at", "0.5", "What?")
+    done = run_rlm("complete", "--server", target, "--context", str(tmp_path / "notes.txt"), *arguments)
+    assert done.returncode == 0, done.stderr
+    compaction = service.requests[-1].compaction
+    assert (compaction.context_window_tokens, compaction.threshold) == (8000, 0.5)
+
+
+def test_a_conversation_is_kept_or_gone_on_with_as_asked(run_rlm, target, service, tmp_path):
+    (tmp_path / "notes.txt").write_text("text", encoding="utf-8")
+    context = ("--context", str(tmp_path / "notes.txt"))
+    run_rlm("complete", "--server", target, *context, "--keep", "--keep-for", "1.5", "What?")
+    first = service.requests[-1]
+    assert (first.keep_conversation, first.conversation_time_to_live.ToMilliseconds()) == (True, 1500)
+    run_rlm("complete", "--server", target, "--conversation", "abc", "And?")
+    second = service.requests[-1]
+    assert (second.conversation_id, second.keep_conversation, len(second.contexts)) == ("abc", False, 0)
