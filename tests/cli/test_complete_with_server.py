@@ -10,6 +10,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_common.errors import invalid_field
 
 from tests.support.fake_completion_service import ending_with, finished
+from tests.support.pictures import png
 
 
 @pytest.fixture
@@ -226,3 +227,19 @@ def test_a_conversation_is_kept_or_gone_on_with_as_asked(run_rlm, target, servic
     run_rlm("complete", "--server", target, "--conversation", "abc", "And?")
     second = service.requests[-1]
     assert (second.conversation_id, second.keep_conversation, len(second.contexts)) == ("abc", False, 0)
+
+
+def test_a_direct_answer_is_allowed_by_a_flag_and_told_as_a_line(run_rlm, target, service, book):
+    direct = event_pb2.Event(node_id="0", answered_directly=event_pb2.AnsweredDirectly(context_tokens=6))
+    service.events = [service.events[0], direct, service.events[-1]]
+    done = run_rlm("complete", "--direct", "--server", target, "--context", str(book), "?")
+    assert service.requests[0].direct_answer_allowed
+    assert "0 direct | one plain call over about 6 tokens of context" in done.stdout.splitlines()
+
+
+def test_a_picture_is_sent_as_one(run_rlm, target, service, tmp_path):
+    path = tmp_path / "flag.png"
+    path.write_bytes(png())
+    run_rlm("complete", "-q", "--server", target, "--context", f"flag={path}", "?")
+    (part,) = service.requests[0].contexts
+    assert (part.name, part.image.media_type, part.image.data) == ("flag", "image/png", png())
