@@ -1,4 +1,4 @@
-"""The prelude that sandboxes run: the source in `repl_prelude.py`, and a line that sets it up for one node."""
+"""The prelude that sandboxes run: the sources in `repl_*.py`, and lines that set them up for one node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from rlm_server.engine.images import ImageInfo
     from rlm_server.engine.tools import Tool
 
-_SOURCE = (importlib.resources.files("rlm_server.engine") / "repl_prelude.py").read_text(encoding="utf-8")
+_FUTURE = "from __future__ import annotations\n"
+
+
+def _read(name: str) -> str:
+    return (importlib.resources.files("rlm_server.engine") / name).read_text(encoding="utf-8")
+
+
+_SOURCE = _read("repl_prelude.py")
+_TOOLS_SOURCE = _read("repl_tools.py").replace(_FUTURE, "", 1)  # only the first line of a module may say this
 
 
 def _exported_names() -> frozenset[str]:
@@ -49,8 +57,10 @@ def prelude_source(
         _SOURCE,
         _set_images(contexts),
         f"_configure({[part.value.name for part in contexts]!r}, typed={typed}, in_order={in_order})",
-        f"_sources = {sources!r}",
     ]
+    if not tools:
+        return "\n\n".join(lines) + "\n"
+    lines += [_TOOLS_SOURCE, f"_sources = {sources!r}"]
     # The tools of other nodes are compiled, too, so that what is wrong with them is known before anything runs.
     for index, tool in enumerate(tools):
         in_scope = tool.scope.has(depth)
