@@ -40,7 +40,7 @@ class _Contestant:
 
     Attributes:
         name: for people.
-        programs: runs a program by name; returns seconds.
+        programs: runs a program by name; returns seconds of processor time.
         fresh: makes a sandbox and runs `x = 1`; returns seconds. None if it has no sandboxes.
         slow: whether making one takes so long that few are made.
         times: of programs, by name.
@@ -113,9 +113,8 @@ async def _ours(stack: contextlib.AsyncExitStack, environment: Environment) -> _
             sessions[name] = await stack.enter_async_context(open_session(channel))
             await sessions[name].run_cell(PROGRAMS[name])
             await sessions[name].run_cell("run() and None")
-        start = time.perf_counter()
-        await sessions[name].run_cell("answer = run()")
-        return time.perf_counter() - start
+        result = await sessions[name].run_cell("answer = run()")
+        return result.usage.cpu_time.ToNanoseconds() / 1e9
 
     async def fresh() -> float:
         start = time.perf_counter()
@@ -204,7 +203,9 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="where scripts/bench_peers.sh installed them")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table between the markers of this file")
     options = parser.parse_args()
+    busy = machine.busy_share()
     table = asyncio.run(_measure(options.directory.resolve()))
+    table += f" Other programs kept {busy:.0%} of the processors busy before."
     print(table)
     if options.markdown:
         begin, end = "<!-- bench:peers -->", "<!-- bench:peers end -->"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import pydantic_monty
 
@@ -26,9 +27,14 @@ def prepare(name, source):
 
 
 def program(name):
-    start = time.perf_counter()
+    start = used_by(sessions[name].worker_pid)
     sessions[name].feed_run("answer = run()")
-    return time.perf_counter() - start
+    return used_by(sessions[name].worker_pid) - start
+
+
+def used_by(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 fresh()

@@ -1,6 +1,6 @@
 // Drives Pyodide under node or deno. The protocol is that of `peers/process.py`.
 import { createInterface } from "node:readline";
-import { stdin } from "node:process";
+import { cpuUsage, stdin } from "node:process";
 import { loadPyodide } from "pyodide";
 
 const pyodide = await loadPyodide();
@@ -21,9 +21,10 @@ const handlers = {
   },
   program({ name }) {
     const globals = programs.get(name);
-    const start = performance.now();
+    const start = cpuUsage();
     pyodide.runPython("answer = run()", { globals });
-    return (performance.now() - start) / 1000;
+    const used = cpuUsage(start);
+    return (used.user + used.system) / 1e6;
   },
 };
 

@@ -3,7 +3,7 @@
 It says `ready`, and then answers each request with a line, `{"value": ...}` or `{"error": ...}`:
 - `{"do": "fresh"}`: makes a new sandbox and runs `x = 1` in it; seconds.
 - `{"do": "prepare", "name": ..., "source": ...}`: runs a program's source in a sandbox that stays.
-- `{"do": "program", "name": ...}`: runs its `run()` there; seconds.
+- `{"do": "program", "name": ...}`: runs its `run()` there; seconds of processor time.
 - `{"do": "rate", "for_seconds": ..., "threads": ...}`: does `fresh` over and over on threads; how many a second.
 """
 
