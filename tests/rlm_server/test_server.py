@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -89,14 +88,3 @@ async def test_completions_run_side_by_side(local_stack: Stack) -> None:
     many = await asyncio.gather(*(local_stack.play(reply) for _ in range(20)))
     assert {events.answer for events in many} == {"ABC"}
     assert len({events.all[0].completion_id for events in many}) == 20
-
-
-async def test_a_turn_costs_little_beside_the_model(local_stack: Stack) -> None:
-    turns = 30
-    events = await local_stack.complete(
-        *[f"```repl\nprint({n}, len(context))\n```" for n in range(turns - 1)], "FINAL(x)"
-    )
-    times = [event.event_time.ToNanoseconds() / 1e6 for event in events.events_of("iteration_started")]
-    model_ms = [one.wall_time.ToNanoseconds() / 1e6 for one in events.of("model_reply_finished")]
-    overheads = [after - before - spent for before, after, spent in zip(times, times[1:], model_ms, strict=False)]
-    assert statistics.median(overheads) < 10
