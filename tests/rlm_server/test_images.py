@@ -140,6 +140,15 @@ async def test_an_uploaded_picture_is_one_as_well(stack: Stack) -> None:
     assert asked(stack) == [[text("see"), shown(large)]]
 
 
+async def test_an_uploaded_picture_outlives_the_server(model: ScriptedModel, tmp_path: Path) -> None:
+    async with running_stack(model, data_dir=tmp_path) as stack:
+        response = await upload(stack, PNG, format=pb.CONTEXT_FORMAT_IMAGE)
+    async with running_stack(model, data_dir=tmp_path) as stack:
+        contexts = [pb.ContextPart(context_id=response.context_id)]
+        events = await stack.run_code("FINAL([context.media_type, context.width])", contexts=contexts)
+    assert events.answer == '["image/png", 3]'
+
+
 @pytest.mark.parametrize(
     ("context", "field"),
     [
