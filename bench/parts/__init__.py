@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.parts import (
     context,
+    durability,
     fresh_run,
     host_calls,
     iteration,
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[Environment], Awaitable[PartResult]]] = {
     host_calls.NAME: host_calls.run,
     context.NAME: context.run,
     iteration.NAME: iteration.run,
+    durability.NAME: durability.run,
     load.NAME: load.run,
     throughput.NAME: throughput.run,
     stopping.NAME: stopping.run,

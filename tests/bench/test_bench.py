@@ -20,6 +20,7 @@ _PARTS = [
     "host-calls",
     "context",
     "iteration",
+    "durability",
     "load",
     "throughput",
     "stopping",

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from rlm_server.journal.schema import blob_uses, completions, events, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rlm_server.journal.database import Database
 
@@ -238,17 +238,17 @@ class Writer:
         use_rows: list[dict[str, Any]] = []
         owned = _by_owner(batch)
         with self._database.writing.begin() as connection:
+            states = _lock(connection, owned)
+            rows = []
             for (completion_id, epoch), appends in owned.items():
-                changes = _merged(appends)
-                # The row is locked from here to the commit, so that nobody can take the completion over meanwhile.
-                update = (
-                    sa.update(completions)
-                    .where(completions.c.completion_id == completion_id, completions.c.epoch == epoch)
-                    .values(**changes)
-                )
-                if connection.execute(update).rowcount == 0:
+                state = states.get(completion_id)
+                if state is None or state.epoch != epoch:
                     fenced.add((completion_id, epoch))
                     continue
+                rows.append({"its_id": completion_id, **_progress(appends, state)})
+                if changes := {name: value for append in appends for name, value in append.changes.items()}:
+                    update = sa.update(completions).where(completions.c.completion_id == completion_id)
+                    connection.execute(update.values(**changes))
                 for append in appends:
                     for sequence, kind, payload in append.events:
                         event_rows.append(
@@ -273,9 +273,11 @@ class Writer:
                         )
                         if payload.blob:
                             use_rows.append({"digest": payload.blob, "used_by": completion_id})
-            for table, rows in ((events, event_rows), (steps, step_rows), (blob_uses, use_rows)):
-                if rows:
-                    connection.execute(self._database.insert_new(table), rows)
+            if rows:
+                connection.execute(_PROGRESS, rows)
+            for table, new_rows in ((events, event_rows), (steps, step_rows), (blob_uses, use_rows)):
+                if new_rows:
+                    connection.execute(self._database.insert_new(table), new_rows)
         self._note("")
         for job in batch:
             if isinstance(job.work, Append) and (job.work.completion_id, job.work.epoch) in fenced:
@@ -297,19 +299,43 @@ def _by_owner(batch: Sequence[_Job]) -> dict[tuple[str, int], list[Append]]:
     return owned
 
 
-def _merged(appends: Sequence[Append]) -> dict[str, Any]:
-    """Returns what the appends to one completion make of its row. Repeating it changes nothing but `size_bytes`."""
-    changes: dict[str, Any] = {"running_time": max(append.running_time for append in appends)}
-    size_bytes = 0
+_PROGRESS = (
+    sa.update(completions)
+    .where(completions.c.completion_id == sa.bindparam("its_id"))
+    .values(
+        running_time=sa.bindparam("its_running_time"),
+        last_sequence=sa.bindparam("its_last_sequence"),
+        size_bytes=sa.bindparam("its_size_bytes"),
+    )
+)
+
+
+def _lock(connection: sa.Connection, owned: Mapping[tuple[str, int], object]) -> dict[str, Any]:
+    """Returns the rows of the completions by their ids; nobody can take them over until the transaction ends."""
+    ids = sorted({completion_id for completion_id, _ in owned})
+    columns = (completions.c.completion_id, completions.c.epoch, completions.c.last_sequence, completions.c.size_bytes)
+    select = (
+        sa.select(*columns)
+        .where(completions.c.completion_id.in_(ids))
+        .order_by(completions.c.completion_id)  # all servers lock in one order, so that none waits for another in turn
+        .with_for_update()
+    )
+    return {row.completion_id: row for row in connection.execute(select)}
+
+
+def _progress(appends: Sequence[Append], state: Any) -> dict[str, int]:
+    """Returns what the appends to one completion make of its counts."""
+    size_bytes, last_sequence = state.size_bytes, state.last_sequence
     for append in appends:
-        changes.update(append.changes)
         size_bytes += sum(payload.size_bytes for _, _, payload in append.events)
         size_bytes += sum(payload.size_bytes for _, payload in append.steps)
         if append.events:
-            changes["last_sequence"] = append.events[-1][0]
-    if size_bytes:
-        changes["size_bytes"] = completions.c.size_bytes + size_bytes
-    return changes
+            last_sequence = append.events[-1][0]
+    return {
+        "its_running_time": max(append.running_time for append in appends),
+        "its_last_sequence": last_sequence,
+        "its_size_bytes": size_bytes,
+    }
 
 
 def _may_pass(error: sa.exc.DBAPIError) -> bool:
