@@ -36,7 +36,7 @@ def harness(engine: GuestEngine, on_thread: ThreadPoolExecutor) -> Iterator[Harn
         ("import os; print(len(os.urandom(1_000_000)))", "1000000\n"),
         ("import time; time.sleep(1000); print('slept')", "slept\n"),
         ("import os; print(os.read(0, 10))", "b''\n"),
-        ("import os, sys; print(dict(os.environ), sys.argv)", "{} []\n"),
+        ("import os, sys; print(dict(os.environ), sys.argv)", "{} ['']\n"),
         ("import os; print(os.isatty(0), os.isatty(1), os.isatty(2))", "False False False\n"),
         ("import select; print(select.select([], [1], [])[1])", "[1]\n"),
     ],

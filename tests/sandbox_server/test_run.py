@@ -65,7 +65,7 @@ async def test_a_syntax_error_points_at_its_place(stub: Stub) -> None:
     ("code", "place"),
     [
         ("x = 1\nreturn 1", '  File "<cell 1>", line 2\n    return 1\n    ^^^^^^^^\n'),
-        ("x = await f()", '  File "<cell 1>", line 1\n    x = await f()\n        ^^^^^^^^^\n'),
+        ("def g(): await f()", '  File "<cell 1>", line 1\n    def g(): await f()\n             ^^^^^^^^^\n'),
         ("def f():\n    x = 1\n    global x", '  File "<cell 1>", line 3\n    global x\n    ^^^^^^^^\n'),
         ("(yield 1)", '  File "<cell 1>", line 1\n    (yield 1)\n     ^^^^^^^\n'),
         ("  x = 1", '  File "<cell 1>", line 1\n    x = 1\nIndentationError'),

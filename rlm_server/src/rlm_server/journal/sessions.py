@@ -22,6 +22,7 @@ from rlm_server.engine.ports import (
     SessionSpec,
     VariablesState,
 )
+from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.host_calls import Calls, LiveCalls, ReplayedCalls
 from rlm_server.journal.recorder import context_of_repeated_work, never, repeats_finished_work
 from rlm_server.journal.records import CellRecord, text_by_stream
@@ -149,10 +150,9 @@ class JournaledSession:
             try:
                 self._inner = await opening.__aenter__()
             except SandboxOpenError as error:
-                # One that never was there is the caller's to know at once; one that was, is worth waiting for.
-                if not self._recorder.is_repetition and not self._loss:
-                    raise
-                if not error.may_pass:
+                # Where nothing has been done yet the caller is to know at once; after that it is worth waiting.
+                is_first = self._node_id == ROOT_NODE_ID and not self._recorder.is_repetition and not self._loss
+                if is_first or not error.may_pass:
                     raise
                 if time.monotonic() > deadline:
                     self._park(f"no sandbox can be had from {self._executor.name}: {error}")
