@@ -167,6 +167,7 @@ async def test_more_completions_than_allowed_are_refused(model: ScriptedModel) -
     async with running_stack(model, max_concurrent_completions=1) as stack:
         first = stack.start([ScriptedReply("FINAL(x)", release=asyncio.Event())])
         await first.read()
+        await asyncio.wait_for(model.until_waiting(), 20)  # or the second's script would be the first's
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stack.complete("FINAL(y)")
         assert_status(failure.value, grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_COMPLETIONS", limit="1")

@@ -66,8 +66,11 @@ async def test_out_of_memory_is_an_outcome_that_the_session_survives(stub: Stub,
     async with session(stub, limits=limits(memory_bytes=200 << 20)) as s:
         await s.run("before = 1")
         cell = await s.run(code)
-        assert cell.outcome == "OUT_OF_MEMORY", cell.result.error
-        assert cell.result.error.type == "MemoryError"
+        if cell.outcome == "TRAP":  # no memory was left to raise the exception with
+            assert cell.state == "RESTORED"
+        else:
+            assert cell.outcome == "OUT_OF_MEMORY", cell.result.error
+            assert cell.result.error.type == "MemoryError"
         assert (await s.run("x = None; print(before)")).stdout == "1\n"
 
 

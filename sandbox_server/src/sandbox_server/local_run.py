@@ -162,9 +162,8 @@ def run_cell(
     previous = threading.stack_size(THREAD_STACK_BYTES)
     try:
         with ThreadPoolExecutor(max_workers=1) as threads:
-            running = threads.submit(work)
             try:
-                result = running.result()
+                result = threads.submit(work).result()
             except KeyboardInterrupt:
                 session.kill()
                 raise
