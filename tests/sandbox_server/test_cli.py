@@ -132,16 +132,31 @@ def test_an_input_that_is_not_utf8_is_told_by_its_argument(tmp_path: Path) -> No
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sandbox_server", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    # As at a terminal: what runs in the background of a shell is born with SIGINT ignored.
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
+    )
+
+
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_stops_a_cell(tmp_path: Path) -> None:
     (tmp_path / "cell.py").write_text("print('it runs', flush=True)\nwhile True: pass")
     process = start("run", str(tmp_path / "cell.py"), "--timeout", "1000", "--fuel", str(10**15))
     assert process.stdout is not None
-    assert process.stdout.readline() == "it runs\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    try:
+        assert process.stdout.readline() == "it runs\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode not in {0, None}
     assert "Traceback" not in stderr
 
