@@ -27,13 +27,14 @@ from wasmtime import Engine
 from wasmtime.component import Component
 
 from sandbox_server.image import component_probe, libc_patch, linking, package_set
+from sandbox_server.image.digests import digest_of
 from sandbox_server.image.linking.component_linker import link_component
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
 from sandbox_server.model import STANDARD_IMAGE
 from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sandbox_server.image.package_set import PackageSet
 
@@ -167,23 +168,16 @@ def _locked(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
 
 
 def _expected_image(directory: Path, packages: PackageSet | None) -> CompiledImage:
-    digest = _digest(
+    digest = digest_of(
         [packages.digest.encode() for packages in (packages,) if packages]
         + [version(name).encode() for name in ("componentize-py", *_GUEST_LIBRARIES)]
         + [path.read_bytes() for path in _TOOLS]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
-    machine = _digest([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
+    machine = digest_of([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
     path = directory / f"{digest[:16]}-{machine[:16]}.cwasm"
     name, held = (packages.name, packages.packages) if packages else (STANDARD_IMAGE, ())
     return CompiledImage(name, path, digest, PYTHON_VERSION, tuple(held))
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
 
 
 def _cpu_features() -> bytes:

@@ -7,7 +7,6 @@ then.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.image.digests import digest_of
 from sandbox_server.model import STANDARD_IMAGE
 
 if TYPE_CHECKING:
@@ -189,11 +189,8 @@ def _drop_compiled(site: Path) -> int:
 
 
 def _digest(site: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in site.rglob("*") if path.is_file()):
-        for part in (path.relative_to(site).as_posix().encode(), path.read_bytes()):
-            digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+    files = sorted(path for path in site.rglob("*") if path.is_file())
+    return digest_of(part for path in files for part in (path.relative_to(site).as_posix().encode(), path.read_bytes()))
 
 
 def _canonical(name: str) -> str:
