@@ -1,4 +1,4 @@
-"""Servers in processes of their own, to be killed: RLM servers on one journal, and a sandbox server."""
+"""Servers in processes of their own, to be killed: RLM servers on one journal, and sandbox servers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import grpc
 import sqlalchemy as sa
+from rlm_api.sandbox.v1 import execute_service_pb2 as sandbox_pb
+from rlm_api.sandbox.v1 import execute_service_pb2_grpc as sandbox_grpc
 from rlm_client import AsyncClient
-from rlm_server.journal.database import parse_url, sqlite_url
+from rlm_server.journal.blobs import DirectoryBlobs
+from rlm_server.journal.database import Database, parse_url, sqlite_url
+from rlm_server.journal.store import Journal
 
+from tests.durability.proxy import Proxy
 from tests.support.serving import environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.support.scripted_model import ScriptedModel
 
 LEASE_SECONDS = 1.0
 _START_SECONDS = 60
+_QUIET_SECONDS = 15
 
 
 class Process:
@@ -33,13 +41,17 @@ class Process:
     Args:
         command: what to run, after the interpreter.
         listens: what its log says when it serves.
+        temporary: its directory for temporary files.
     """
 
-    def __init__(self, command: Sequence[str], listens: str) -> None:
+    def __init__(self, command: Sequence[str], listens: str, temporary: Path) -> None:
         self._command = [sys.executable, "-m", *command]
         self._listens = listens
+        self._environment = environment() | {"TMPDIR": str(temporary)}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self.pids: list[int] = []
+        """Of all its lives."""
         self.log: list[str] = []
 
     @property
@@ -54,8 +66,10 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=self._environment,
+            start_new_session=True,  # by which its own processes are found again
         )
+        self.pids.append(self._process.pid)
         serves = asyncio.Event()
         self._reader = asyncio.create_task(self._read(self._process, serves))
         async with asyncio.timeout(_START_SECONDS):
@@ -64,8 +78,8 @@ class Process:
 
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Sends it a signal and waits for its end."""
-        assert self._process is not None
-        assert self._reader is not None
+        if self._process is None or self._reader is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
         await self._process.wait()
@@ -75,6 +89,10 @@ class Process:
         """Sends it a signal."""
         assert self._process is not None
         self._process.send_signal(number)
+
+    def has_processes(self) -> bool:
+        """Tells whether any process is left of any of its lives."""
+        return any(session in self.pids for session in _sessions())
 
     async def _read(self, process: asyncio.subprocess.Process, serves: asyncio.Event) -> None:
         assert process.stderr is not None
@@ -86,46 +104,91 @@ class Process:
 
 
 class Cluster:
-    """Some RLM servers on one journal, and one sandbox server, behind one client. Use it with `async with`.
+    """Some RLM servers on one journal, and sandbox servers, behind one client. Use it with `async with`.
+
+    Every connection goes through a proxy that can cut it.
 
     Args:
         directory: for data and sockets; its path must be short.
         model: what the RLM servers ask.
         count: how many RLM servers there are.
+        sandbox_count: how many sandbox servers there are.
         database: the journal; None means SQLite in the directory.
     """
 
-    def __init__(self, directory: Path, model: ScriptedModel, *, count: int = 2, database: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        model: ScriptedModel,
+        *,
+        count: int = 2,
+        sandbox_count: int = 1,
+        database: str | None = None,
+    ) -> None:
         self.directory = directory
-        self.database = database or sqlite_url(directory / "journal.db")
-        socket_path = f"unix:{directory}/sandbox.sock"
-        self.sandbox = Process(
-            ["sandbox_server", "serve", "--listen", socket_path, "--workers", "1"], "listens on unix:"
-        )
+        self.data = directory / "data"
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        self.database = database or sqlite_url(self.data / "journal.db")
+        self._model = model
+        self._sockets = [f"unix:{directory}/sandbox{number}.sock" for number in range(sandbox_count)]
+        self.sandboxes = [
+            Process(
+                ["sandbox_server", "serve", "--listen", socket_path, "--workers", "1"],
+                "listens on unix:",
+                self.temporary,
+            )
+            for socket_path in self._sockets
+        ]
+        self._ports = [_free_port() for _ in range(count)]
+        self.servers: list[Process] = []
+        self.to_servers = [Proxy(f"127.0.0.1:{port}") for port in self._ports]
+        self.to_sandboxes = [Proxy(socket_path) for socket_path in self._sockets]
+        self.to_database: Proxy | None = None
+        self._engine = sa.create_engine(parse_url(self.database), poolclass=sa.NullPool)
+        self._closing = contextlib.AsyncExitStack()
+
+    @property
+    def sandbox(self) -> Process:
+        """The first sandbox server."""
+        return self.sandboxes[0]
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """All connections: of the client, to the sandbox servers, to the database if it is a server."""
+        return [*self.to_servers, *self.to_sandboxes, *([self.to_database] if self.to_database else [])]
+
+    async def __aenter__(self) -> Self:
+        for proxy in (*self.to_servers, *self.to_sandboxes):
+            await self._closing.enter_async_context(proxy)
+        database = self.database
+        url = parse_url(database)
+        if url.port is not None:
+            self.to_database = await self._closing.enter_async_context(Proxy(f"{url.host}:{url.port}"))
+            database = database.replace(f":{url.port}/", f":{self.to_database.port}/")
         settings = {"lease_seconds": LEASE_SECONDS, "client_grace_seconds": 20, "model_max_retries": 0}
-        self.ports = [_free_port() for _ in range(count)]
+        sandboxes = "ipv4:" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.to_sandboxes)
         self.servers = [
             Process(
                 [
-                    *("rlm_server.cli", "serve", "--listen", f"127.0.0.1:{port}", "--sandbox", socket_path),
-                    *("--data-dir", str(directory), "--database", self.database, "--base-url", model.base_url),
+                    *("rlm_server.cli", "serve", "--listen", f"127.0.0.1:{port}", "--sandbox", sandboxes),
+                    *("--data-dir", str(self.data), "--database", database, "--base-url", self._model.base_url),
                     *("--model", "root-model", "--sub-model", "sub-model", "--grace", "1"),
                     *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
                 ],
                 "serving addresses=",
+                self.temporary,
             )
-            for port in self.ports
+            for port in self._ports
         ]
-        self.client = AsyncClient("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports))
-        self._engine = sa.create_engine(parse_url(self.database), poolclass=sa.NullPool)
-
-    async def __aenter__(self) -> Self:
-        await asyncio.gather(self.sandbox.start(), *(server.start() for server in self.servers))
+        self.client = AsyncClient("ipv4:" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.to_servers))
+        await asyncio.gather(*(process.start() for process in (*self.sandboxes, *self.servers)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
-        await asyncio.gather(*(server.kill() for server in self.servers), self.sandbox.kill())
+        await asyncio.gather(*(process.kill() for process in (*self.servers, *self.sandboxes)))
+        await self._closing.aclose()
         self._engine.dispose()
 
     def query(self, statement: str) -> list[tuple[object, ...]]:
@@ -144,17 +207,74 @@ class Cluster:
                         return server
                 await asyncio.sleep(0.02)
 
-    def worker_pid(self) -> int:
-        """Returns the process in which sandboxes run."""
+    def worker_pid(self, number: int = 0) -> int:
+        """Returns the process in which a sandbox server's sandboxes run."""
         listing = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.sandbox.pid)], capture_output=True, text=True, check=True
+            ["ps", "-o", "pid=", "--ppid", str(self.sandboxes[number].pid)], capture_output=True, text=True, check=True
         )
         return int(listing.stdout.split()[0])
 
-    def kill_worker(self) -> None:
-        """Kills the process in which sandboxes run; the sandbox server starts another."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.worker_pid(), signal.SIGKILL)
+    def kill_worker(self, number: int = 0) -> None:
+        """Kills the process in which a sandbox server's sandboxes run; the sandbox server starts another."""
+        with contextlib.suppress(ProcessLookupError, subprocess.CalledProcessError):
+            os.kill(self.worker_pid(number), signal.SIGKILL)
+
+    # --- what must be left in the end: nothing
+
+    async def assert_nothing_left(self) -> None:
+        """Asserts that the servers hold nothing any more; stops them, and asserts that they leave nothing behind."""
+        assert self.query("SELECT count(*) FROM completions WHERE state = 1") == [(0,)]
+        for socket_path in self._sockets:
+            assert await _sessions_left(socket_path) == 0, "a sandbox is held for a completion that has ended"
+        await asyncio.gather(*(process.kill(signal.SIGTERM) for process in (*self.servers, *self.sandboxes)))
+        async with asyncio.timeout(_QUIET_SECONDS):
+            while any(process.has_processes() for process in (*self.servers, *self.sandboxes)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not list(self.temporary.rglob("*")), "files are left in the directory for temporary ones"
+        await self._sweep()
+        self._assert_only_what_is_used()
+
+    async def _sweep(self) -> None:
+        """Does what a server does each hour: a blob is stored before the row that names it is committed."""
+        for path in self.data.rglob("*"):
+            os.utime(path, (time.time() - 3600, time.time() - 3600))
+        journal = Journal(
+            Database(self.database), DirectoryBlobs(self.data / "blobs"), owner="test", lease_seconds=LEASE_SECONDS
+        )
+        await journal.sweep_blobs()
+        await journal.close()
+
+    def _assert_only_what_is_used(self) -> None:
+        used = {str(digest) for (digest,) in self.query("SELECT digest FROM blob_uses")}
+        used |= {str(digest) for (digest,) in self.query("SELECT sha256 FROM contexts")}
+        files = [path.relative_to(self.data) for path in self.data.rglob("*") if path.is_file()]
+        blobs = {path.name for path in files if path.parts[0] == "blobs"}
+        others = {str(path) for path in files if path.parts[0] != "blobs"}
+        assert blobs == used, "blobs that nobody uses are left, or some are missing"
+        assert others <= {"journal.db", "journal.db-wal", "journal.db-shm"}, others
+
+
+async def _sessions_left(address: str) -> int:
+    """Returns how many sandboxes a server holds once it is quiet, or after a while."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: sandbox_grpc.ExecuteServiceAsyncStub = sandbox_grpc.ExecuteServiceStub(channel)
+        for _ in range(_QUIET_SECONDS * 10):
+            info = await stub.GetServerInfo(sandbox_pb.GetServerInfoRequest(), wait_for_ready=True)
+            if not info.session_count:
+                break
+            await asyncio.sleep(0.1)
+        return info.session_count
+
+
+def _sessions() -> list[int]:
+    """Returns the session of each live process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                found.append(int(fields[3]))
+    return found
 
 
 def _free_port() -> int:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.durability.cluster import LEASE_SECONDS, Cluster
-from tests.durability.test_crashes import STEPS, Reader, begin, check, directory
+from tests.durability.load import Reader
+from tests.durability.test_crashes import STEPS, begin, check, directory
 from tests.durability.test_recovery import ALL, ANSWER, Script, assert_told_once
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_client import AsyncClient
 
-from tests.durability.test_crashes import STEPS, Reader, check
+from tests.durability.load import Reader
+from tests.durability.proxy import Proxy
+from tests.durability.test_crashes import STEPS, check
 from tests.durability.test_recovery import Script
 from tests.support.rlm_stack import running_stack
 
@@ -18,59 +20,6 @@ if TYPE_CHECKING:
 
     from tests.durability.postgres import PostgresServer
     from tests.support.scripted_model import ScriptedModel
-
-
-class Proxy:
-    """Passes bytes on to a server, until it is told to cut its connections. Use it with `async with`.
-
-    Args:
-        target: where to: `unix:PATH`, or `HOST:PORT`.
-    """
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.cut_count = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Cuts all connections, as a network does: without a word."""
-        self.cut_count += len(self._writers)
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._target.startswith("unix:"):
-            far_reader, far_writer = await asyncio.open_unix_connection(self._target.removeprefix("unix:"))
-        else:
-            host, _, port = self._target.rpartition(":")
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            self._writers.add(sink)
-            task = asyncio.create_task(self._pass_on(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            self._writers.discard(sink)
-            sink.transport.abort()
 
 
 async def go_through(model: ScriptedModel, proxy: Proxy, client: AsyncClient) -> Any:

@@ -173,8 +173,8 @@ async def test_uploads_that_fail_leave_no_room_taken(model: ScriptedModel, tmp_p
         for _ in range(3):
             await refusal(stack, messages(b"x" * 80 + b"\xff"))
         assert (await upload(stack, b"x" * 100)).size_bytes == 100
-        assert [path.stat().st_size for path in (tmp_path / "data" / "blobs").rglob("*") if path.is_file()] == [100]
-    assert not list((tmp_path / "data").glob("uploads-*"))
+        assert [path.stat().st_size for path in (tmp_path / "data" / "blobs").glob("??/*")] == [100]
+    assert not list((tmp_path / "data").glob("*uploads-*"))
 
 
 @pytest.mark.parametrize("charset", ["iso-8859-1", "utf-16", "utf-8", "UTF8"])

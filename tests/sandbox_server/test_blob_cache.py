@@ -57,7 +57,7 @@ async def refused(stack: Stack, data: bytes) -> grpc.aio.AioRpcError:
 
 def files(stack: Stack) -> list[str]:
     directory: Path = stack.server._binding.drainable._blobs.directory  # type: ignore[attr-defined]
-    return sorted(path.name for path in directory.iterdir())
+    return sorted(path.name for path in directory.iterdir() if path.name != ".lock")
 
 
 async def test_the_least_recently_used_is_forgotten(stack: Stack) -> None:

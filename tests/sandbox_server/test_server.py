@@ -68,6 +68,20 @@ async def test_the_server_describes_itself(shared_server: Stack) -> None:
     assert info.max_sessions == 256
 
 
+async def test_the_server_tells_how_many_sandboxes_live() -> None:
+    async with running_server() as stack:
+
+        async def count() -> int:
+            return (await stack.stub.GetServerInfo(pb.GetServerInfoRequest())).session_count
+
+        assert await count() == 0
+        async with session(stack.stub), session(stack.stub):
+            assert await count() == 2
+        async with asyncio.timeout(10):
+            while await count():  # their streams have just ended
+                pass
+
+
 async def test_more_sandboxes_than_there_may_be_are_refused_with_a_time_to_retry() -> None:
     async with running_server(max_sessions=1) as stack, session(stack.stub):
         with pytest.raises(grpc.aio.AioRpcError) as error:

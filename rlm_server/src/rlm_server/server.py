@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
+from rlm_common.own_directory import own_directory
 from rlm_common.server import GrpcServer, ServiceBinding
 
 from rlm_server.contexts import ContextStore
@@ -117,7 +116,7 @@ async def create_server(settings: Settings) -> RlmServer:
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(resources.aclose)
         journal = await open_journal(settings, resources)
-        uploads = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="uploads-", dir=settings.data_dir)))
+        uploads = resources.enter_context(own_directory("rlm-uploads-", settings.data_dir))
         contexts = ContextStore(
             journal,
             capacity_bytes=settings.context_store_bytes,

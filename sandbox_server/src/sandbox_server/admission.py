@@ -78,6 +78,11 @@ class Admission:
             self._give_back(self._sessions, client, 1)
             self._give_back(self._memory, client, grant.memory_bytes)
 
+    @property
+    def session_count(self) -> int:
+        """How many sandboxes are given away."""
+        return self._sessions.total()
+
     def reserve_memory(self, client: str, memory_bytes: int) -> None:
         """Gives a client memory.
 

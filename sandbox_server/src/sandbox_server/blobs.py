@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rlm_common.own_directory import own_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class BlobCacheFullError(Exception):
@@ -65,8 +66,8 @@ class BlobCache:
     def __init__(self, max_bytes: int, max_owner_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
         self.max_owner_bytes = max_owner_bytes
-        self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-blobs-")
-        self.directory = Path(self._directory.name)
+        self._resources = contextlib.ExitStack()
+        self.directory = self._resources.enter_context(own_directory("rlm-sandbox-blobs-"))
         """Where the blobs are."""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._reserved: Counter[str] = Counter()
@@ -102,7 +103,7 @@ class BlobCache:
 
     def close(self) -> None:
         """Removes everything."""
-        self._directory.cleanup()
+        self._resources.close()
 
     def _make_room(self, size_bytes: int, owner: str | None, limit_bytes: int) -> None:
         """Forgets what was used least recently, but nothing at all if that would not make room enough."""

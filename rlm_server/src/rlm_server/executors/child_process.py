@@ -9,12 +9,11 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rlm_common.own_directory import own_directory
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +56,13 @@ class SandboxProcess:
 
     def __init__(self, start_timeout_seconds: float) -> None:
         self._start_timeout_seconds = start_timeout_seconds
-        self._directory = tempfile.TemporaryDirectory(prefix="rlm-sandbox-")
+        self._resources = contextlib.ExitStack()
+        directory = self._resources.enter_context(own_directory("rlm-sandbox-socket-"))
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-        self.address = f"unix:{Path(self._directory.name) / 'sandbox.sock'}"
+        self.address = f"unix:{directory / 'sandbox.sock'}"
         """Where it serves."""
 
     async def start(self) -> None:
@@ -141,7 +141,7 @@ class SandboxProcess:
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         await self._end()
-        await asyncio.to_thread(self._directory.cleanup)
+        await asyncio.to_thread(self._resources.close)
 
     async def _end(self) -> None:
         process, self._process = self._process, None

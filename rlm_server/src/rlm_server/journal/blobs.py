@@ -63,11 +63,13 @@ class DirectoryBlobs:
 
     Args:
         directory: is made if it is not there.
+        incoming: where files are until they are complete, on the same file system. Default: the directory itself.
         durable: whether `put` waits for the disk.
     """
 
-    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+    def __init__(self, directory: Path, *, incoming: Path | None = None, durable: bool = True) -> None:
         self._directory = directory
+        self._incoming = incoming or directory
         self._durable = durable
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -78,9 +80,7 @@ class DirectoryBlobs:
         try:
             os.utime(path)
         except FileNotFoundError:
-            with tempfile.NamedTemporaryFile(dir=self._directory, prefix="new-", delete=False) as file:
-                file.write(data)
-            self._keep(Path(file.name), path)
+            self._keep(self._written(data), path)
         return digest
 
     def put_file(self, digest: str, path: Path) -> None:
@@ -89,9 +89,7 @@ class DirectoryBlobs:
             path.unlink()
             return
         if path.stat().st_dev != self._directory.stat().st_dev:
-            with tempfile.NamedTemporaryFile(dir=self._directory, prefix="new-", delete=False) as file:
-                pass
-            path = Path(shutil.move(path, file.name))
+            path = Path(shutil.move(path, self._written(b"")))
         self._keep(path, self._path(digest))
 
     def get(self, digest: str) -> bytes:
@@ -121,6 +119,17 @@ class DirectoryBlobs:
 
     def _path(self, digest: str) -> Path:
         return self._directory / digest[:2] / digest
+
+    def _written(self, data: bytes) -> Path:
+        """Returns a new file with these bytes."""
+        with tempfile.NamedTemporaryFile(dir=self._incoming, prefix="new-", delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:  # the disk is full, and must not be kept so by what cannot be used
+                Path(file.name).unlink()
+                raise
+        return Path(file.name)
 
     def _keep(self, written: Path, path: Path) -> None:
         """Gives a written file its name, so that there is all of it or nothing after a crash."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rlm_common.own_directory import own_directory
 
 from rlm_server.journal.blobs import BlobStore, DirectoryBlobs, ObjectBlobs
 from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
@@ -18,6 +18,7 @@ from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
     import contextlib
+    from pathlib import Path
 
     from rlm_server.settings import Settings
 
@@ -37,12 +38,12 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
     if settings.data_dir is not None:
         directory = settings.data_dir
     else:
-        directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="rlm-journal-")))
+        directory = resources.enter_context(own_directory("rlm-journal-"))
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         url = settings.database or sqlite_url(directory / "journal.db")
         database = Database(url, durable=is_kept or settings.database is not None)
-        blobs = await asyncio.to_thread(_open_blobs, settings, directory, durable=is_kept)
+        blobs = await asyncio.to_thread(_open_blobs, settings, directory, resources, durable=is_kept)
     except DatabaseUrlError as error:
         raise SettingsError(str(error)) from None
     except OSError as error:
@@ -56,9 +57,14 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
     return journal
 
 
-def _open_blobs(settings: Settings, directory: Path, *, durable: bool) -> BlobStore:
+def _open_blobs(
+    settings: Settings, directory: Path, resources: contextlib.AsyncExitStack, *, durable: bool
+) -> BlobStore:
     if settings.blob_store is None:
-        return DirectoryBlobs(directory / "blobs", durable=durable)
+        blobs = directory / "blobs"
+        blobs.mkdir(exist_ok=True)
+        incoming = resources.enter_context(own_directory("new-", blobs))
+        return DirectoryBlobs(blobs, incoming=incoming, durable=durable)
     try:
         return ObjectBlobs(settings.blob_store, directory / "blob-cache")
     except Exception as error:

@@ -150,6 +150,7 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
             max_limits=to_limits(self._settings.max_limits),
             max_sessions=self._settings.max_sessions,
             max_blob_cache_bytes=self._settings.max_blob_cache_bytes,
+            session_count=self._admission.session_count,
         )
 
     def start_draining(self, grace_seconds: float) -> None:

@@ -1583,6 +1583,7 @@ class GetServerInfoResponse(message.Message):
     MAX_LIMITS_FIELD_NUMBER: builtins.int
     MAX_SESSIONS_FIELD_NUMBER: builtins.int
     MAX_BLOB_CACHE_BYTES_FIELD_NUMBER: builtins.int
+    SESSION_COUNT_FIELD_NUMBER: builtins.int
     server_version: builtins.str
     """server_version is the version of the sandbox server."""
     python_version: builtins.str
@@ -1591,6 +1592,8 @@ class GetServerInfoResponse(message.Message):
     """max_sessions is how many sandboxes may live at once."""
     max_blob_cache_bytes: builtins.int
     """max_blob_cache_bytes is the size of the cache of uploads."""
+    session_count: builtins.int
+    """session_count is how many sandboxes live now, those of `Run` among them; at most `max_sessions`."""
     @builtins.property
     def images(self) -> containers.RepeatedCompositeFieldContainer[Image]:
         """images lists the guest images by name."""
@@ -1613,10 +1616,11 @@ class GetServerInfoResponse(message.Message):
         max_limits: Limits | None = ...,
         max_sessions: builtins.int = ...,
         max_blob_cache_bytes: builtins.int = ...,
+        session_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["default_limits", b"default_limits", "max_limits", b"max_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["default_limits", b"default_limits", "images", b"images", "max_blob_cache_bytes", b"max_blob_cache_bytes", "max_limits", b"max_limits", "max_sessions", b"max_sessions", "python_version", b"python_version", "server_version", b"server_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["default_limits", b"default_limits", "images", b"images", "max_blob_cache_bytes", b"max_blob_cache_bytes", "max_limits", b"max_limits", "max_sessions", b"max_sessions", "python_version", b"python_version", "server_version", b"server_version", "session_count", b"session_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,172 @@
+"""Many completions of two depths at once, whose model counts what it is asked and says no more than it is let."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+from tests.durability.test_recovery import ALL, assert_told_once
+from tests.support.rlm_stack import Events
+from tests.support.scripted_model import ScriptedReply
+
+if TYPE_CHECKING:
+    from rlm_api.rlm.v1 import event_pb2
+    from rlm_client import AsyncClient, AsyncEventStream
+
+    from tests.durability.cluster import Cluster, Process
+    from tests.support.scripted_model import Messages
+
+_LARGE = 'print("".join(random.choices("abcdefgh", k=200_000)))'
+"""Output that is too much for a row of the journal."""
+
+_ROOT = [
+    f"```repl\nimport random\ndraw = random.random()\n{_LARGE}\nprint(len(context))\n```",
+    "```repl\nparts = llm_query_batched(['one TAG', 'two TAG', 'three TAG'])\nprint(parts)\n```",
+    "```repl\nchild = rlm_query('child TAG', context='inner')\nprint(child)\n```",
+    "```repl\nsame = random.random() != draw\nFINAL([parts, child, same])\n```",
+]
+_CHILD = [
+    "```repl\nx = len(context)\nprint(x)\n```",
+    "```repl\ny = llm_query('leaf TAG')\n```",
+    "```repl\nFINAL((x, y))\n```",
+]
+_ANSWER = '[["ONE TAG", "TWO TAG", "THREE TAG"], "[5, \\"LEAF TAG\\"]", true]'
+
+_STEPS = {
+    **{f"m/0/{turn + 1}": f"root {turn}" for turn in range(4)},
+    "m/0.1/1": "one",
+    "m/0.2/1": "two",
+    "m/0.3/1": "three",
+    "m/0.4.1/1": "leaf",
+    **{f"m/0.4/{turn + 1}": f"child {turn}" for turn in range(3)},
+}
+"""What the journal calls the replies."""
+
+assert sorted(_STEPS.values()) == sorted(ALL)
+
+
+class Load:
+    """What the model is asked, told apart by the tags of completions, and how many replies it may give."""
+
+    def __init__(self) -> None:
+        self.asked: collections.Counter[tuple[str, str]] = collections.Counter()
+        """How often each reply was asked for, by tag and name."""
+        self._waiting: collections.deque[asyncio.Event] = collections.deque()
+        self._allowed: float = 0
+
+    def let(self, count: float) -> None:
+        """Lets that many more replies pass."""
+        self._allowed += count
+        self._pass()
+
+    def _pass(self) -> None:
+        while self._waiting and self._allowed >= 1:
+            self._waiting.popleft().set()
+            self._allowed -= 1
+
+    def __call__(self, messages: Messages) -> ScriptedReply:
+        tag, name, text = self._next(messages)
+        self.asked[tag, name] += 1
+        release = asyncio.Event()
+        self._waiting.append(release)
+        self._pass()
+        return ScriptedReply(text.replace("TAG", tag), release=release)
+
+    def _next(self, messages: Messages) -> tuple[str, str, str]:
+        if messages[0]["role"] == "user":
+            name, tag = messages[0]["content"].split()
+            return tag, name, messages[0]["content"].upper().replace(tag.upper(), tag)
+        turn = sum(message["role"] == "assistant" for message in messages)
+        if found := re.search(r"What is it, (\w+)\?", messages[1]["content"]):
+            return found[1], f"root {turn}", _ROOT[turn]
+        found = re.search(r"child (\w+)", messages[1]["content"])
+        assert found is not None
+        return found[1], f"child {turn}", _CHILD[turn]
+
+
+@dataclasses.dataclass
+class Kept:
+    """Replies that were in the journal when a server was killed, and how often each had been asked for by then."""
+
+    tag: str
+    asked: dict[str, int]
+
+
+class Reader:
+    """Reads a stream to its end while other things happen."""
+
+    def __init__(self, stream: AsyncEventStream[None]) -> None:
+        self.stream = stream
+        self.events: list[event_pb2.Event] = []
+        self.has_begun = asyncio.Event()
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for event in self.stream:
+            self.events.append(event)
+            self.has_begun.set()
+
+    async def end(self, seconds: float = 60) -> Events:
+        """Waits for the end, and returns all events."""
+        await asyncio.wait_for(self._task, seconds)
+        return Events(self.events)
+
+
+class Completions:
+    """Completions that run on a cluster under load, and what must be true of them whatever is killed.
+
+    Args:
+        cluster: runs them.
+        load: its model's script.
+    """
+
+    def __init__(self, cluster: Cluster, load: Load) -> None:
+        self._cluster = cluster
+        self._load = load
+        self._readers: dict[str, Reader] = {}
+        self._kept: list[Kept] = []
+
+    async def begin(self, client: AsyncClient, count: int) -> None:
+        """Begins completions, and waits until each has told its first event."""
+        for number in range(len(self._readers), len(self._readers) + count):
+            stream = await client.stream("abc" * 100_000, f"What is it, t{number}?")
+            self._readers[f"t{number}"] = Reader(stream)  # type: ignore[arg-type]
+        async with asyncio.timeout(60):
+            for reader in self._readers.values():
+                await reader.has_begun.wait()
+
+    def note_what_is_kept(self) -> None:
+        """Takes note of the replies that are in the journal: from now on nobody may ask for them."""
+        for tag, reader in self._readers.items():
+            completion_id = reader.events[0].completion_id
+            rows = self._cluster.query(f"SELECT key FROM steps WHERE completion_id = '{completion_id}'")
+            names = [_STEPS[str(key)] for (key,) in rows if str(key) in _STEPS]
+            self._kept.append(Kept(tag, {name: self._load.asked[tag, name] for name in names}))
+
+    async def kill(self, server: Process) -> None:
+        """Kills an RLM server, and takes note of what it had recorded."""
+        await server.kill()
+        await asyncio.to_thread(self.note_what_is_kept)
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether all have told their last event."""
+        return all(reader.events[-1].HasField("finished") for reader in self._readers.values())
+
+    async def check(self, *, seconds: float = 90) -> None:
+        """Waits for their ends, and asserts that nothing was lost, repeated or changed."""
+        for tag, reader in self._readers.items():
+            events = await reader.end(seconds)
+            assert events.answer == _ANSWER.replace("TAG", tag)
+            assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
+            assert_told_once(events)
+            resumed = len(events.of("resumed"))
+            for name in ALL:
+                # A reply that was still coming is asked for again by the next server; nothing else is.
+                assert 1 <= self._load.asked[tag, name] <= 1 + resumed, (tag, name, self._load.asked)
+        for kept in self._kept:
+            for name, asked in kept.asked.items():
+                assert self._load.asked[kept.tag, name] == asked, (kept.tag, name, "was in the journal already")
