@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandbox_server.image.cache import default_cache_directory, load_or_build_image
+from sandbox_server.image.cache import compile_component, default_cache_directory, load_or_build_image
 from sandbox_server.model import Limits, Outcome
 from sandbox_server.wasm.engine import make_config
 from wasmtime import Engine, Store, WasiConfig
@@ -24,6 +26,8 @@ from wasmtime.component import Component, FuncType, Linker
 
 if TYPE_CHECKING:
     from wasmtime.component import Func, Instance
+
+_KEPT = Path(__file__).resolve().parents[2] / "build" / "bench"
 
 _LIMITS = Limits()
 """The server's own: the same fuel is counted, the same memory allowed."""
@@ -38,12 +42,11 @@ _RUN = json.dumps(
 
 
 class _BareGuests:
-    """The image of the sandbox server, under the configuration that it was compiled for, and wasmtime's own WASI."""
+    """The image of the sandbox server under the same configuration, with wasmtime's own WASI and linear memories."""
 
     def __init__(self) -> None:
-        image = load_or_build_image(default_cache_directory(), lambda line: print(line, file=sys.stderr, flush=True))
         self._engine = Engine(make_config())
-        self._component = Component.deserialize_file(self._engine, str(image.path))
+        self._component = Component.deserialize_file(self._engine, str(_compiled_image()))
         self._linker = Linker(self._engine)
         self._linker.add_wasip2()
         with self._linker.root() as root:
@@ -97,6 +100,24 @@ class _BareGuests:
         if function is None:
             raise RuntimeError("the image lacks an export")
         return function
+
+
+def _compiled_image() -> Path:
+    """Returns the server's image in one piece, as wasmtime itself needs it: compiled once, and kept."""
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    image = load_or_build_image(default_cache_directory(), tell)
+    whole = _KEPT / image.path.name
+    if not whole.exists():
+        tell("compiling the image for bare wasmtime ...")
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=whole.parent) as directory:
+            unfinished = Path(directory) / whole.name
+            compile_component(str(image.component), str(unfinished))
+            unfinished.replace(whole)
+    return whole
 
 
 def _take_output(_store: Any, _output: int, _text: str) -> int:

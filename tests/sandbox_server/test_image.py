@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sandbox_server.image import cache
 from sandbox_server.image.cache import default_cache_directory, find_image, load_or_build_image
-from sandbox_server.image.component_probe import UnsupportedComponentError, add_memory_probe
+from sandbox_server.image.linking.wasm_format import section
 from sandbox_server.wasm.engine import make_config
-from wasmtime import Engine
+from sandbox_server.wasm.memory_image import path_for
+from wasmtime import Engine, wat2wasm
 from wasmtime.component import Component
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def component(tmp_path: Path) -> Path:
 def whole(component: Path) -> Path:
     """A cache that has everything."""
     real = load_or_build_image(default_cache_directory(), print)
-    for suffix in ("", ".sha256"):
-        shutil.copy(f"{real.path}{suffix}", component)
+    for path in (real.path, path_for(real.path)):
+        for suffix in ("", ".sha256"):
+            shutil.copy(f"{path}{suffix}", component)
     return component
 
 
@@ -76,6 +78,13 @@ def test_a_compiled_file_that_is_not_whole_counts_as_missing(whole: Path, damage
     assert find_image(whole) is None
 
 
+def test_a_compiled_file_without_that_of_its_memory_counts_as_missing(whole: Path) -> None:
+    image = find_image(whole)
+    assert image is not None
+    path_for(image.path).unlink()
+    assert find_image(whole) is None
+
+
 def test_other_sources_or_another_machine_have_another_name(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,11 +121,23 @@ def test_an_image_that_is_whole_is_built_again_if_that_is_asked_for(whole: Path)
     assert find_image(whole) == before
 
 
-def test_a_component_that_cannot_be_compiled_is_told(whole: Path) -> None:
-    image = find_image(whole)
+def _replace_component(directory: Path, data: bytes) -> None:
+    image = find_image(directory)
     assert image is not None
     image.path.unlink()
-    cache._write(whole / f"{image.digest}.wasm", b"no component")
+    cache._write(image.component, data)
+
+
+def test_a_component_that_cannot_be_read_is_told(whole: Path) -> None:
+    _replace_component(whole, b"no component")
+    with pytest.raises(cache.ImageBuildError, match=r"\.wasm cannot be used: this is not a component"):
+        load_or_build_image(whole, print)
+
+
+def test_a_component_that_cannot_be_compiled_is_told(whole: Path) -> None:
+    module = bytes(wat2wasm('(module (memory 1) (data (i32.const 0) "x"))'))
+    unknown_section = bytes([99, 0])
+    _replace_component(whole, b"\0asm\x0d\0\1\0" + section(1, module) + unknown_section)
     with pytest.raises(cache.ImageBuildError, match="wasmtime cannot compile the image"):
         load_or_build_image(whole, print)
 
@@ -124,12 +145,6 @@ def test_a_component_that_cannot_be_compiled_is_told(whole: Path) -> None:
 def test_the_image_exports_what_the_host_calls_and_imports_what_the_host_gives() -> None:
     engine = Engine(make_config())
     component = Component.deserialize_file(engine, str(load_or_build_image(default_cache_directory(), print).path))
-    assert {"load", "handle", "memory-pages"} <= set(component.type.exports(engine))
+    assert {"load", "handle"} <= set(component.type.exports(engine))
     imports = {name.partition("@")[0] for name in component.type.imports(engine)}
     assert {name for name in imports if not name.startswith("wasi:")} == {"emit", "call-start", "call-wait"}
-
-
-@pytest.mark.parametrize("data", [b"", b"\0asm\1\0\0\0", b"no wasm at all"])
-def test_what_is_no_component_gets_no_probe(data: bytes) -> None:
-    with pytest.raises(UnsupportedComponentError):
-        add_memory_probe(data)

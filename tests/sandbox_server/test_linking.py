@@ -128,6 +128,6 @@ def test_the_image_has_one_module_with_code_of_its_own() -> None:
     image = load_or_build_image(default_cache_directory(), print)
     component = (image.path.parent / f"{image.digest}.wasm").read_bytes()
     sizes = sorted(len(one.data) for one in read_component(component) if isinstance(one, CoreModuleData))
-    # The rest are the probe of the memory, trampolines for what the host provides, and what fills their table.
-    assert len(sizes) == 4
-    assert sum(sizes[:3]) < 10_000
+    # The rest are trampolines for what the host provides, and what fills their table.
+    assert len(sizes) == 3
+    assert sum(sizes[:2]) < 10_000

@@ -204,14 +204,14 @@ def summary(result: CellResult) -> str:
     usage = result.usage
     dropped = f", {usage.output_dropped_bytes} bytes of output dropped" if usage.output_dropped_bytes else ""
     exit_code = "" if result.exit_code is None else f" with code {result.exit_code}"
-    memory = f"{usage.memory_bytes / 2**20:.0f} MiB" if usage.memory_bytes else "unknown"
     omitted = f" and {result.files_omitted_count} more" if result.files_omitted_count else ""
     if result.files:
         told = ", ".join(f"{file.path} ({file.size_bytes} bytes)" for file in result.files)
         lines.append(f"[files: {told}{omitted}]")
     lines.append(
         f"[{result.outcome.name}{exit_code}; {usage.wall_time_seconds * 1000:.1f} ms, "
-        f"{usage.cpu_time_seconds * 1000:.1f} ms of processor, {usage.fuel:,} fuel, memory {memory}{dropped}]"
+        f"{usage.cpu_time_seconds * 1000:.1f} ms of processor, {usage.fuel:,} fuel, "
+        f"memory {usage.memory_bytes / 2**20:.0f} MiB{dropped}]"
     )
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
 """The guest image on disk: built once, compiled once for each kind of machine, kept under a hash of all that went in.
 
-Two files are kept: the component (portable) and its compiled form (only for CPUs with the same features, the same
-wasmtime and the same configuration). Both are written to a temporary file and renamed, so a half-written one is never
-seen, and both are checked against the digest that was noted when they were written, so a corrupt one is built again.
+Three files are kept: the component (portable), its compiled form (only for CPUs with the same features, the same
+wasmtime and the same configuration), and what its memory begins with. Each is written to a temporary file and renamed,
+so a half-written one is never seen, and is checked against the digest that was noted when it was written, so a corrupt
+one is built again.
 Of several processes that need the image at once, one builds it and the others wait.
 """
 
@@ -26,11 +27,12 @@ from typing import TYPE_CHECKING
 from wasmtime import Engine
 from wasmtime.component import Component
 
-from sandbox_server.image import component_probe, libc_patch, linking, package_set
+from sandbox_server.image import libc_patch, linking, memory_split, package_set
 from sandbox_server.image.digests import digest_of
 from sandbox_server.image.linking.component_linker import link_component
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
 from sandbox_server.model import STANDARD_IMAGE
+from sandbox_server.wasm import memory_image
 from sandbox_server.wasm.engine import ENGINE_OPTIONS, make_config
 
 if TYPE_CHECKING:
@@ -48,10 +50,13 @@ _BUILD_TIMES = ("about 15 s", "up to a few minutes")
 
 _GUEST = Path(__file__).resolve().parent.parent / "guest"
 _TOOLS = [
-    *(Path(component_probe.__file__), Path(libc_patch.__file__)),
+    Path(libc_patch.__file__),
     *sorted(Path(linking.__file__).parent.glob("*.py")),
 ]
 """What the image is worked over with after it was built."""
+
+_SPLITTING_TOOLS = [Path(memory_split.__file__), Path(memory_image.__file__)]
+"""What parts its memory from it when it is compiled."""
 
 
 class ImageBuildError(Exception):
@@ -64,7 +69,8 @@ class CompiledImage:
 
     Attributes:
         name: what requests call it.
-        path: the compiled file.
+        path: the compiled file; the file of its memory lies beside it.
+        component: what it was compiled from.
         digest: hash of the sources and tools that the image was built from, 64 hexadecimal digits.
         python_version: version of the CPython in it.
         packages: what it holds beyond the standard library, as `name==version`.
@@ -72,6 +78,7 @@ class CompiledImage:
 
     name: str
     path: Path
+    component: Path
     digest: str
     python_version: str
     packages: Sequence[str] = ()
@@ -88,7 +95,7 @@ def default_cache_directory() -> Path:
 def find_image(directory: Path, packages: PackageSet | None = None) -> CompiledImage | None:
     """Returns the image, without packages or with these, if it is in the cache and whole."""
     image = _expected_image(directory, packages)
-    return image if _is_whole(image.path) else None
+    return image if _is_ready(image) else None
 
 
 def load_or_build_images(directory: Path, progress: Callable[[str], None]) -> list[CompiledImage]:
@@ -125,18 +132,19 @@ def load_or_build_image(
         OSError: the cache cannot be written.
     """
     image = _expected_image(directory, packages)
-    if not force and _is_whole(image.path):
+    if not force and _is_ready(image):
         return image
     _make_writable(directory)
     with _locked(directory, progress):
-        if not force and _is_whole(image.path):
+        if not force and _is_ready(image):
             return image
-        component = directory / f"{image.digest}.wasm"
-        if force or not _is_whole(component):
+        if force or not _is_whole(image.component):
             progress(f"building the {image.name} sandbox image (once, {_BUILD_TIMES[packages is not None]}) ...")
-            _write(component, _rework(_componentize(packages)))
+            _write(image.component, _rework(_componentize(packages)))
         progress(f"compiling the {image.name} sandbox image for this machine (once, about 10 s) ...")
-        _write(image.path, _compile(component))
+        code, memory = _compile(image.component)
+        _write(memory_image.path_for(image.path), memory)
+        _write(image.path, code)
     return image
 
 
@@ -174,10 +182,13 @@ def _expected_image(directory: Path, packages: PackageSet | None) -> CompiledIma
         + [path.read_bytes() for path in _TOOLS]
         + [part for path in sorted(_GUEST.glob("*.[pw]*")) for part in (path.name.encode(), path.read_bytes())]
     )
-    machine = digest_of([digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()])
+    machine = digest_of(
+        [digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()]
+        + [path.read_bytes() for path in _SPLITTING_TOOLS]
+    )
     path = directory / f"{digest[:16]}-{machine[:16]}.cwasm"
     name, held = (packages.name, packages.packages) if packages else (STANDARD_IMAGE, ())
-    return CompiledImage(name, path, digest, PYTHON_VERSION, tuple(held))
+    return CompiledImage(name, path, directory / f"{digest}.wasm", digest, PYTHON_VERSION, tuple(held))
 
 
 def _cpu_features() -> bytes:
@@ -186,6 +197,10 @@ def _cpu_features() -> bytes:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     return "\n".join([platform.system(), platform.machine(), *features]).encode()
+
+
+def _is_ready(image: CompiledImage) -> bool:
+    return _is_whole(image.path) and _is_whole(memory_image.path_for(image.path))
 
 
 def _is_whole(path: Path) -> bool:
@@ -209,14 +224,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _rework(component: bytes) -> bytes:
-    """Mends what componentize-py made, links it into one module, and adds what tells the memory's size."""
+    """Mends what componentize-py made, and links it into one module."""
     try:
-        return component_probe.add_memory_probe(link_component(libc_patch.report_full_disk(component)))
-    except (
-        component_probe.UnsupportedComponentError,
-        libc_patch.UnknownLibraryError,
-        UnsupportedFormatError,
-    ) as error:
+        return link_component(libc_patch.report_full_disk(component))
+    except (libc_patch.UnknownLibraryError, UnsupportedFormatError) as error:
         raise ImageBuildError(f"componentize-py made what the sandbox cannot use: {error}") from error
 
 
@@ -225,16 +236,24 @@ def compile_component(component: str, output: str) -> None:
     Path(output).write_bytes(Component.from_file(Engine(make_config()), component).serialize())
 
 
-def _compile(component: Path) -> bytes:
-    """Compiles in a process of its own, as a server would not get rid of the memory that this takes."""
+def _compile(component: Path) -> tuple[bytes, bytes]:
+    """Returns the compiled code, and the file of the memory.
+
+    Compiles in a process of its own, as a server would not get rid of the memory that this takes.
+    """
+    try:
+        without_data, memory = memory_split.split(component.read_bytes())
+    except UnsupportedFormatError as error:
+        raise ImageBuildError(f"{component} cannot be used: {error}") from error
     with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / "image.cwasm"
+        source, output = Path(directory) / "image.wasm", Path(directory) / "image.cwasm"
+        source.write_bytes(without_data)
         code = f"from {__name__} import compile_component; import sys; compile_component(*sys.argv[1:])"
-        command = [sys.executable, "-c", code, str(component), str(output)]
+        command = [sys.executable, "-c", code, str(source), str(output)]
         completed = subprocess.run(command, check=False, capture_output=True, text=True)
         if completed.returncode != 0:
             raise ImageBuildError(f"wasmtime cannot compile the image:\n{completed.stderr}")
-        return output.read_bytes()
+        return output.read_bytes(), memory
 
 
 def _hex_digest(data: bytes) -> bytes:

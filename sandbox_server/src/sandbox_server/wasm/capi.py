@@ -59,20 +59,6 @@ def call_string(store: Store, function: Func, argument: str) -> None:
     _call(store, function, argument, returns_string=False)
 
 
-def call_to_u32(store: Store, function: Func) -> int:
-    """Calls an export of type `func() -> u32`.
-
-    Raises:
-        WasmtimeError: the guest trapped.
-    """
-    result = ffi.wasmtime_component_val()
-    raw = byref(function._func)  # noqa: SLF001
-    context = store._context()  # noqa: SLF001
-    _raise_if(ffi.wasmtime_component_func_call(raw, context, None, 0, byref(result), 1))
-    _raise_if(ffi.wasmtime_component_func_post_return(raw, context))
-    return int(result.of.u32)
-
-
 def _call(store: Store, function: Func, argument: str, *, returns_string: bool) -> str:
     parameter = ffi.wasmtime_component_val()
     values.set_string(parameter, argument)
@@ -102,7 +88,7 @@ def set_epoch_callback(store: Store, check: Callable[[], str | None]) -> object:
     def on_epoch(_context: Any, _data: Any, delta: Any, kind: Any) -> int:
         message = check()
         if message is not None:
-            return _new_error(message)
+            return new_error(message)
         delta[0] = 1
         kind[0] = _UPDATE_DEADLINE_CONTINUE
         return 0
@@ -246,7 +232,7 @@ def add_function(instance: LinkerInstance, name: str, function: HostFunction) ->
         except Exception:  # noqa: BLE001 - an exception must not unwind into C
             _log.exception("host function %s failed", name)
             message = f"host function {name} failed"
-        return 0 if message is None else _new_error(message)
+        return 0 if message is None else new_error(message)
 
     callback = ffi.wasmtime_component_func_callback_t(call)
     encoded = name.encode()
@@ -275,6 +261,7 @@ def _text(vector: Any) -> str:
     return ctypes.string_at(vector.data, vector.size).decode()
 
 
-def _new_error(message: str) -> int:
+def new_error(message: str) -> int:
+    """Returns an error for C to take, as the address of a `wasmtime_error_t`."""
     pointer = ffi.wasmtime_error_new(ctypes.create_string_buffer(message.encode()))
     return int(ctypes.cast(pointer, c_void_p).value or 0)

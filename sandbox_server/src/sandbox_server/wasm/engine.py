@@ -9,6 +9,8 @@ from wasmtime import Config, Engine
 from wasmtime import _ffi as ffi
 from wasmtime.component import Component, Linker
 
+from sandbox_server.wasm.linear_memory import LinearMemories
+from sandbox_server.wasm.memory_image import MemoryImage, path_for
 from sandbox_server.wasm.wasi import define_imports
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from wasmtime import Store
     from wasmtime.component import Func, Instance
+
+    from sandbox_server.wasm.linear_memory import LinearMemory
 
 MAX_WASM_STACK_BYTES = 32 * 1024 * 1024
 """Stack for the guest's WebAssembly frames; deep recursion in C (the parser, `repr`) needs much of it."""
@@ -45,31 +49,37 @@ class GuestEngine:
     """Makes guests from a compiled image.
 
     Args:
-        compiled_image: file that `image.cache` made; it is mapped into memory, and guests share its pages.
+        compiled_image: file that `image.cache` made, with that of its memory beside it. Both are mapped, and guests
+            share their pages.
 
     Raises:
         wasmtime.WasmtimeError: the file is not an image for this machine and version.
+        OSError: one of the files cannot be read.
     """
 
     def __init__(self, compiled_image: Path) -> None:
-        self.wasmtime_engine = Engine(make_config())
+        config = make_config()
+        self._memories = LinearMemories(MemoryImage.read(path_for(compiled_image)))
+        self._memories.install(config)
+        self.wasmtime_engine = Engine(config)
         self._component = Component.deserialize_file(self.wasmtime_engine, str(compiled_image))
         self._linker = Linker(self.wasmtime_engine)
         self._keep_alive = define_imports(self._linker, self._component)
-        self._exports = [self._component.get_export_index(name) for name in ("load", "handle", "memory-pages")]
+        self._exports = [self._component.get_export_index(name) for name in ("load", "handle")]
         # The linker may be used by one thread at a time only.
         self._linking = threading.Lock()
 
-    def instantiate(self, store: Store) -> Instance:
-        """Makes an instance in a store."""
+    def instantiate(self, store: Store) -> tuple[Instance, LinearMemory]:
+        """Makes an instance in a store; returns it and its memory, which goes with the store."""
         with self._linking:
-            return self._linker.instantiate(store, self._component)
+            instance = self._linker.instantiate(store, self._component)
+        return instance, self._memories.last_made()
 
-    def exports(self, store: Store, instance: Instance) -> tuple[Func, Func, Func]:
-        """Returns the functions `load`, `handle` and `memory-pages` of an instance."""
+    def exports(self, store: Store, instance: Instance) -> tuple[Func, Func]:
+        """Returns the functions `load` and `handle` of an instance."""
         functions = [instance.get_func(store, index) for index in self._exports if index is not None]
-        load, handle, memory_pages = (function for function in functions if function is not None)
-        return load, handle, memory_pages
+        load, handle = (function for function in functions if function is not None)
+        return load, handle
 
     def interrupt(self) -> None:
         """Has every running guest ask whether it was ended."""

@@ -24,8 +24,6 @@ _Result = TypeVar("_Result")
 
 UNLIMITED_FUEL = 2**63 - 1
 
-_WASM_PAGE_BYTES = 65536
-
 _MAX_POLLABLES = 1000
 """How much a guest may wait for at once; its C library needs two."""
 
@@ -117,8 +115,8 @@ class Guest:
         self._store.set_limits(memory_size=memory_bytes)
         self._epoch_callback = capi.set_epoch_callback(self._store, self.trap_message)
         self._fuel = UNLIMITED_FUEL
-        self._instance = self._enter(lambda: engine.instantiate(self._store))
-        self._load, self._handle, self._memory_pages = engine.exports(self._store, self._instance)
+        self._instance, self._memory = self._enter(lambda: engine.instantiate(self._store))
+        self._load, self._handle = engine.exports(self._store, self._instance)
 
     def set_fuel(self, fuel: int) -> None:
         """Sets the fuel that is left."""
@@ -130,11 +128,8 @@ class Guest:
         return self._fuel
 
     def memory_bytes(self) -> int:
-        """Returns the size of the linear memory, which is its peak, or 0 if the guest has ended."""
-        if self._ended is not None:
-            return 0
-        pages = self._enter(lambda: capi.call_to_u32(self._store, self._memory_pages), charged=False)
-        return pages * _WASM_PAGE_BYTES
+        """Returns the size of the linear memory, which is its peak."""
+        return self._memory.size
 
     def load(self, part: str) -> None:
         """Hands the guest a part of a large text.
@@ -218,8 +213,8 @@ class Guest:
         self._store.close()
         self.files.close()
 
-    def _enter(self, call: Callable[[], _Result], *, charged: bool = True) -> _Result:
-        self._store.set_fuel(self._fuel if charged else UNLIMITED_FUEL)
+    def _enter(self, call: Callable[[], _Result]) -> _Result:
+        self._store.set_fuel(self._fuel)
         self._store.set_epoch_deadline(1)
         # In this order: an end after this check moves the epoch to the deadline that was just set.
         if self._ended is not None:
@@ -228,13 +223,11 @@ class Guest:
         try:
             result = call()
         except WasmtimeError as error:
-            if charged:
-                self._fuel = self._store.get_fuel()
+            self._fuel = self._store.get_fuel()
             raise self._classify(str(error)) from None
         finally:
             del _running.guest
-        if charged:
-            self._fuel = self._store.get_fuel()
+        self._fuel = self._store.get_fuel()
         return result
 
     def _classify(self, message: str) -> GuestEndedError:

@@ -222,7 +222,7 @@ class Usage(message.Message):
     """fuel is the number of units used."""
     memory_bytes: builtins.int
     """memory_bytes is the size of the sandbox's linear memory after the cell, which is its peak: linear memory never
-    shrinks. 0 if the cell was killed.
+    shrinks.
     """
     output_bytes: builtins.int
     """output_bytes is the number of bytes of stdout and stderr that were sent."""

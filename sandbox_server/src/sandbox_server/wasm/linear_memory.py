@@ -1,0 +1,293 @@
+"""The linear memories of guests: mapped from the image's file, and put back to where they began when a guest is gone.
+
+A sandbox shares the image's pages until it writes to them. Left to wasmtime, each new one pays for the first touch of
+some three hundred pages, which takes the kernel longer than the interpreter needs for a short cell. So a memory that a
+guest leaves behind is kept: the pages that were written to, which the kernel knows, get their first content again, and
+the next guest finds them in place. Nothing of the guest before is left in it.
+
+Source: wasmtime's `MemoryCreator`; `PAGEMAP_SCAN` of Linux 6.7, `Documentation/admin-guide/mm/pagemap.rst`. Where the
+kernel lacks that, a memory is kept all the same, but all its pages are given back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import logging
+import mmap
+import os
+import struct
+import sys
+import threading
+from ctypes import c_int, c_long, c_size_t, c_void_p
+from typing import TYPE_CHECKING, Any
+
+from wasmtime import _ffi as ffi
+
+from sandbox_server.wasm.capi import new_error
+
+if TYPE_CHECKING:
+    from wasmtime import Config
+
+    from sandbox_server.wasm.memory_image import MemoryImage
+
+_log = logging.getLogger(__name__)
+
+_KEPT_MEMORIES = 4
+"""So many are kept for guests to come; sandboxes that live long have theirs, and those of `Run` come one by one."""
+
+_KEPT_PAGES = 1024
+"""A kept memory has at most so many pages of its own; one that has more begins with none again."""
+
+_MAP_NORESERVE = 0x4000
+_MAP_FIXED = 0x10
+_MADV_DONTNEED = 4
+_PAGE_BYTES = mmap.PAGESIZE
+_WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
+
+# Of <linux/fs.h>.
+_PAGEMAP_SCAN = 0xC0606610
+_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
+_SCAN = struct.Struct("<12Q")
+_REGION = struct.Struct("<3Q")
+_MOST_REGIONS = 2048
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = c_void_p
+_libc.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
+_libc.munmap.argtypes = [c_void_p, c_size_t]
+_libc.mprotect.argtypes = [c_void_p, c_size_t, c_int]
+_libc.madvise.argtypes = [c_void_p, c_size_t, c_int]
+_libc.ioctl.argtypes = [c_int, ctypes.c_ulong, c_void_p]
+
+
+class LinearMemory:
+    """The memory of one guest at a time.
+
+    Args:
+        image: what it begins with, as a file that is open and its place in memory.
+        minimum_bytes: its size at the beginning.
+        reserved_bytes: to where it can grow without being moved.
+        guard_bytes: what is around it that must not be touched.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+
+    def __init__(self, image: _OpenImage, minimum_bytes: int, reserved_bytes: int, guard_bytes: int) -> None:
+        self._image = image
+        self._minimum_bytes = minimum_bytes
+        self.reserved_bytes = max(reserved_bytes, minimum_bytes)
+        self.guard_bytes = guard_bytes
+        self._mapped_bytes = guard_bytes + self.reserved_bytes + guard_bytes
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._mapping = _address(_libc.mmap(None, self._mapped_bytes, 0, flags, -1, 0))
+        self.base = self._mapping + guard_bytes
+        self.size = minimum_bytes
+        self._allow(0, minimum_bytes)
+        image.map_at(self.base)
+
+    def fits(self, minimum_bytes: int, reserved_bytes: int, guard_bytes: int) -> bool:
+        """Whether it is of this kind."""
+        wanted = minimum_bytes, max(reserved_bytes, minimum_bytes), guard_bytes
+        return wanted == (self._minimum_bytes, self.reserved_bytes, self.guard_bytes)
+
+    def grow(self, size: int) -> None:
+        """Makes it as large as that.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._allow(self.size, size - self.size)
+        self.size = size
+
+    def reset(self) -> None:
+        """Gives it its first size and content.
+
+        Raises:
+            OSError: that cannot be done; it must not be used again.
+        """
+        if self.size > self._minimum_bytes:
+            end = self.base + self._minimum_bytes
+            _check(_libc.madvise(end, self.size - self._minimum_bytes, _MADV_DONTNEED))
+            _check(_libc.mprotect(end, self.size - self._minimum_bytes, 0))
+            self.size = self._minimum_bytes
+        if not self._image.restore_written(self.base, self.size):
+            _check(_libc.madvise(self.base, self.size, _MADV_DONTNEED))
+
+    def close(self) -> None:
+        """Frees it."""
+        _check(_libc.munmap(self._mapping, self._mapped_bytes))
+
+    def _allow(self, offset: int, size: int) -> None:
+        if size:
+            _check(_libc.mprotect(self.base + offset, size, _WRITABLE))
+
+
+class _OpenImage:
+    """A file of an image, ready to be mapped and to be copied from."""
+
+    def __init__(self, image: MemoryImage) -> None:
+        self._image = image
+        self._file = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._pristine = self._map(None, mmap.PROT_READ, mmap.MAP_SHARED)
+        self._pagemap = _open_pagemap()
+
+    def map_at(self, base: int) -> None:
+        """Makes it the content of a memory, in which it is shared until it is written to."""
+        self._map(base + self._image.address, _WRITABLE, mmap.MAP_PRIVATE | _MAP_FIXED)
+
+    def _map(self, address: int | None, protection: int, flags: int) -> int:
+        image = self._image
+        return _address(_libc.mmap(address, image.size, protection, flags, self._file, image.file_offset))
+
+    def restore_written(self, base: int, size: int) -> bool:
+        """Gives the pages of a memory that were written to their first content.
+
+        Returns:
+            False if it is not known which they are, or they are too many: then nothing was done.
+        """
+        written = self._find_written(base, base + size)
+        if written is None:
+            return False
+        start = base + self._image.address
+        end = start + self._image.size
+        to_pristine = self._pristine - start
+        for low, high, _ in written:
+            if low < start or high > end:
+                ctypes.memset(low, 0, high - low)  # what is not of the image was zero
+            image_low, image_high = max(low, start), min(high, end)
+            if image_low < image_high:
+                ctypes.memmove(image_low, image_low + to_pristine, image_high - image_low)
+        return True
+
+    def _find_written(self, start: int, end: int) -> list[tuple[int, int, int]] | None:
+        """Returns the regions of pages that a memory has of its own: start, end, and what is not asked for."""
+        if self._pagemap is None:
+            return None
+        regions = ctypes.create_string_buffer(_REGION.size * _MOST_REGIONS)
+        request = ctypes.create_string_buffer(
+            _SCAN.pack(
+                *(_SCAN.size, 0, start, end, 0, ctypes.addressof(regions), _MOST_REGIONS, _KEPT_PAGES + 1),
+                *(_PAGE_IS_FILE, _PAGE_IS_FILE, _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED, 0),
+            ),
+            _SCAN.size,
+        )
+        count = _libc.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
+        if count < 0:
+            _log.info("memories are mapped anew for each sandbox, as PAGEMAP_SCAN fails: %s", _last_error())
+            self._pagemap = None
+            return None
+        written = list(_REGION.iter_unpack(memoryview(regions)[: count * _REGION.size]))
+        pages = sum(high - low for low, high, _ in written) // _PAGE_BYTES
+        return None if pages > _KEPT_PAGES or count == _MOST_REGIONS else written
+
+
+class LinearMemories:
+    """Makes the memories of an engine's guests. The engine may be used by many threads.
+
+    Args:
+        image: what each begins with.
+    """
+
+    def __init__(self, image: MemoryImage) -> None:
+        self._image = _OpenImage(image)
+        self._free: list[LinearMemory] = []
+        self._living: dict[int, LinearMemory] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._made = threading.local()
+        self._callbacks = (
+            ffi.wasmtime_new_memory_callback_t(self._on_new),
+            ffi.wasmtime_memory_get_callback_t(self._on_get),
+            ffi.wasmtime_memory_grow_callback_t(self._on_grow),
+            ctypes.CFUNCTYPE(None, c_void_p)(self._on_end),
+        )
+
+    def install(self, config: Config) -> None:
+        """Has an engine with this configuration take its memories from here; it must not live longer than this."""
+        creator = ffi.wasmtime_memory_creator()
+        creator.new_memory = self._callbacks[0]  # type: ignore[assignment] # the stubs take functions for pointers
+        ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(creator))
+
+    def last_made(self) -> LinearMemory:
+        """Returns the memory that was made last on this thread."""
+        memory: LinearMemory = self._made.memory
+        return memory
+
+    def counts(self) -> tuple[int, int]:
+        """Returns how many memories are in use, and how many are kept for guests to come."""
+        return len(self._living), len(self._free)
+
+    def _on_new(
+        self, _data: Any, _type: Any, minimum: int, _maximum: int, reserved: int, guard: int, result: Any
+    ) -> int:
+        try:
+            memory = self._take(minimum, reserved, guard)
+        except OSError as error:
+            return new_error(f"a memory could not be made: {error}")
+        number = next(self._numbers)
+        self._living[number] = memory
+        self._made.memory = memory
+        made = result[0]
+        made.env = number
+        _, made.get_memory, made.grow_memory, made.finalizer = self._callbacks
+        return 0
+
+    def _take(self, minimum: int, reserved: int, guard: int) -> LinearMemory:
+        with self._lock:
+            for memory in reversed(self._free):
+                if memory.fits(minimum, reserved, guard):
+                    self._free.remove(memory)
+                    return memory
+        return LinearMemory(self._image, minimum, reserved, guard)
+
+    def _on_get(self, number: int, size: Any, capacity: Any) -> int:
+        memory = self._living[number]
+        size[0] = memory.size
+        capacity[0] = memory.reserved_bytes
+        return memory.base
+
+    def _on_grow(self, number: int, size: int) -> int:
+        try:
+            self._living[number].grow(size)
+        except OSError as error:
+            return new_error(f"a memory cannot grow: {error}")
+        return 0
+
+    def _on_end(self, number: int) -> None:
+        memory = self._living.pop(number)
+        try:
+            if len(self._free) < _KEPT_MEMORIES:
+                memory.reset()
+                with self._lock:
+                    self._free.append(memory)
+                return
+        except OSError:
+            _log.exception("a memory could not be reset")
+        memory.close()
+
+
+def _address(mapped: int | None) -> int:
+    if mapped is None or mapped == c_void_p(-1).value:
+        raise _last_error()
+    return mapped
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise _last_error()
+
+
+def _last_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _open_pagemap() -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
