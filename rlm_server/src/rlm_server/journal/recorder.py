@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.engine.events import make_event
 from rlm_server.engine.reproducible import event_time
 from rlm_server.engine.run import ROOT_NODE_ID
+from rlm_server.journal.appends import Append, Payload
 from rlm_server.journal.recorded_events import (
     DELTA_KINDS,
     STRUCTURAL_KIND_NUMBERS,
@@ -20,7 +22,7 @@ from rlm_server.journal.recorded_events import (
     kind_number,
 )
 from rlm_server.journal.states import State, state_of
-from rlm_server.journal.writer import Append, FencedError, Payload, StorageUnavailableError
+from rlm_server.journal.writer import FencedError, StorageUnavailableError, end_future
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_UNCOMMITTED_EVENTS = 1000
 _PAGE = 2000
+
+_URGENT_KINDS = frozenset({"tool_call"})
+"""Kinds of events whose clients are waited for."""
 
 _repeats = contextvars.ContextVar("repeats", default=False)
 
@@ -185,13 +190,20 @@ class Recorder:
             changes: dict[str, object] = {"state": State.PARKED, "parked_reason": kind.reason}
         else:
             changes = {"state": state_of(kind.finish_reason), "end_time": self._clock.time_nanoseconds()}
-        committed = await self._append(make_event(ROOT_NODE_ID, kind, self._clock), changes)
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._append(make_event(ROOT_NODE_ID, kind, self._clock), changes, committed)
         try:
             await committed
         except FencedError:
             await never()
 
-    async def _append(self, event: event_pb2.Event, changes: dict[str, object] | None = None) -> asyncio.Future[None]:
+    async def _append(
+        self,
+        event: event_pb2.Event,
+        changes: dict[str, object] | None = None,
+        committed: asyncio.Future[None] | None = None,
+    ) -> None:
+        """Numbers an event and has it recorded; `committed` ends once it is."""
         await self._room.acquire()
         async with self._numbering:
             if self._reproducible:
@@ -200,29 +212,28 @@ class Recorder:
             # From here on nothing waits: a writer that is cancelled before leaves no gap.
             self._sequence += 1
         event.completion_id, event.sequence = self.completion_id, self._sequence
-        committed = self._journal.append(
-            Append(
-                self.completion_id,
-                self.epoch,
-                events=[(self._sequence, kind_number(event), payload)],
-                changes=changes or {},
-                running_time=self.running_time(),
-            ),
-            lambda: self._on_event(event),
+        append = Append(
+            self.completion_id,
+            self.epoch,
+            events=[(self._sequence, kind_number(event), payload)],
+            changes=changes or {},
+            running_time=self.running_time(),
+            is_urgent=committed is not None or event.WhichOneof("kind") in _URGENT_KINDS,
         )
-        committed.add_done_callback(self._is_committed)
-        return committed
+        self._journal.add(append, functools.partial(self._on_appended, event, committed))
 
-    def _is_committed(self, committed: asyncio.Future[None]) -> None:
+    def _on_appended(
+        self, event: event_pb2.Event, committed: asyncio.Future[None] | None, error: BaseException | None
+    ) -> None:
         self._room.release()
-        if committed.cancelled():
-            return
-        error = committed.exception()
-        if isinstance(error, FencedError):
+        if error is None:
+            self._on_event(event)
+        elif not isinstance(error, StorageUnavailableError):
+            if not isinstance(error, FencedError):
+                _log.error("an event of completion %s was not recorded", self.completion_id, exc_info=error)
             self._on_lost()
-        elif error is not None and not isinstance(error, StorageUnavailableError):
-            _log.error("an event of completion %s was not recorded", self.completion_id, exc_info=error)
-            self._on_lost()
+        if committed is not None:
+            end_future(committed, None, error)
 
     async def _payload(self, data: bytes) -> Payload:
         """Returns what goes into the row; waits while the blob store cannot be written."""

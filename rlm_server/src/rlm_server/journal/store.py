@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.journal.appends import Payload
 from rlm_server.journal.schema import blob_uses, completions, events, labels, migrate, steps
 from rlm_server.journal.states import State
-from rlm_server.journal.writer import Append, FencedError, Payload, StorageUnavailableError, Writer
+from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from rlm_server.journal.appends import Append
     from rlm_server.journal.blobs import BlobStore
     from rlm_server.journal.database import Database
 
@@ -119,7 +121,7 @@ class Journal:
 
     async def close(self) -> None:
         """Writes what is still to be written and closes the database."""
-        await asyncio.to_thread(self._writer.close)
+        await self._writer.close()
         await asyncio.to_thread(self._database.close)
 
     @property
@@ -192,11 +194,15 @@ class Journal:
 
         if self.trouble:
             raise StorageUnavailableError(self.trouble)
-        return await self._writer.execute(work, timeout_seconds=_PATIENCE_SECONDS)
+        return await self._writer.execute(work, is_alone=False, timeout_seconds=_PATIENCE_SECONDS)
 
-    def append(self, append: Append, on_committed: Callable[[], None] | None = None) -> asyncio.Future[None]:
+    def add(self, append: Append, on_done: Callable[[BaseException | None], None]) -> None:
+        """Adds to the journal of a completion that this server runs; see `Writer.add`."""
+        self._writer.add(append, on_done)
+
+    def append(self, append: Append) -> asyncio.Future[None]:
         """Adds to the journal of a completion that this server runs; see `Writer.append`."""
-        return self._writer.append(append, on_committed)
+        return self._writer.append(append)
 
     async def get(self, completion_id: str) -> StoredCompletion | None:
         """Returns a completion, or None if there is none."""
@@ -497,7 +503,7 @@ class Journal:
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(blob_uses).where(blob_uses.c.used_by == context_user(completion_id)))
 
-        await self._writer.execute(work)
+        await self._writer.execute(work, is_alone=False)
 
     async def sweep_blobs(self) -> int:
         """Removes blobs that nobody uses, as of a server that died before it said what for; returns their number.

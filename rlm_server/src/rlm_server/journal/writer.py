@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import logging
+import queue
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from rlm_server.journal.schema import blob_uses, completions, events, steps
+from rlm_server.journal.appends import Append, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from rlm_server.journal.database import Database
 
 _log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+
+_COMPANY_SECONDS = 0.005
+"""How long what is not urgent waits for more, before it takes a commit of its own."""
 
 _MAX_BATCH = 2_000
 _FIRST_RETRY_SECONDS = 0.05
@@ -37,67 +42,33 @@ class StorageUnavailableError(Exception):
     """The journal cannot be written at present; the message says why."""
 
 
-@dataclass(frozen=True)
-class Payload:
-    """Bytes in a row, or, where `blob` is set, in the blob store under that digest."""
-
-    data: bytes | None
-    blob: str | None = None
-    size_bytes: int = 0
-
-
-@dataclass
-class Append:
-    """What is added to the journal of one completion, all of it or nothing.
-
-    Args:
-        completion_id: the completion's.
-        epoch: the one under which this server owns it.
-        events: sequence number, kind and bytes of each.
-        steps: key and bytes of each.
-        changes: columns of the completion's row.
-        running_time: how long the completion has run, in nanoseconds.
-    """
-
-    completion_id: str
-    epoch: int
-    events: Sequence[tuple[int, int, Payload]] = ()
-    steps: Sequence[tuple[str, Payload]] = ()
-    changes: dict[str, Any] = field(default_factory=dict)
-    running_time: int = 0
-
-
 @dataclass
 class _Job:
-    """Something to write, and where to say that it is."""
+    """Something to write.
+
+    Args:
+        work: what is added to a journal, or a function.
+        on_done: is told the result or the error, on the event loop.
+        is_alone: it must have a transaction of its own.
+        given_up: nobody wants it any more.
+    """
 
     work: Append | Callable[[sa.Connection], Any]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Any]
-    on_committed: Callable[[], None] | None = None
+    on_done: Callable[[Any, BaseException | None], None]
+    is_alone: bool = False
     given_up: bool = False
 
-    def finish(self, result: object = None, error: BaseException | None = None) -> None:
-        """Says so, on the event loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            self.loop.call_soon_threadsafe(self._finish, result, error)
 
-    def _finish(self, result: object, error: BaseException | None) -> None:
-        if error is None and self.on_committed is not None:
-            self.on_committed()
-        if self.done.done():
-            return
-        if error is not None:
-            self.done.set_exception(error)
-            self.done.exception()  # whoever is told elsewhere need not ask here
-        else:
-            self.done.set_result(result)
+_Outcome = tuple[_Job, Any, BaseException | None]
 
 
 class Writer:
     """Commits to a database from a thread of its own, in the order in which it is asked.
 
+    What is asked in one turn of the event loop gets to the thread together, and what waits there goes into one commit.
     While the database does not take writes, what was asked waits and is tried again; nothing is dropped.
+
+    All methods are for one event loop.
 
     Args:
         database: where to.
@@ -105,10 +76,15 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._jobs: collections.deque[_Job] = collections.deque()
-        self._wake = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: list[_Job] = []
+        self._is_handed_over_soon = False
+        self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._trouble = ""
+        # Of the thread; None is its end.
+        self._handed_over: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._jobs: collections.deque[_Job] = collections.deque()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
@@ -117,53 +93,80 @@ class Writer:
         """Why nothing can be written at present; empty while all is well."""
         return self._trouble
 
-    def append(self, append: Append, on_committed: Callable[[], None] | None = None) -> asyncio.Future[None]:
-        """Adds to a completion's journal. The future ends once it is committed, or with `FencedError`.
+    def add(self, append: Append, on_done: Callable[[BaseException | None], None]) -> None:
+        """Adds to a completion's journal.
 
         Args:
             append: what to add.
-            on_committed: is called on the event loop once it is.
+            on_done: is called on the event loop, in the order of the calls: with None once it is committed, with
+                `FencedError` if the completion is not this server's any more.
         """
-        return self._put(append, on_committed)
+        self._ask(_Job(append, lambda _, error: on_done(error)), is_urgent=append.is_urgent)
+
+    def append(self, append: Append) -> asyncio.Future[None]:
+        """Does what `add` does; the future ends once it is committed, or with `FencedError`."""
+        done = asyncio.get_running_loop().create_future()
+        self._ask(_Job(append, lambda result, error: end_future(done, result, error)), is_urgent=append.is_urgent)
+        return done
 
     async def execute(
-        self, work: Callable[[sa.Connection], _Result], *, timeout_seconds: float | None = None
+        self,
+        work: Callable[[sa.Connection], _Result],
+        *,
+        is_alone: bool = True,
+        timeout_seconds: float | None = None,
     ) -> _Result:
-        """Runs a function in a transaction of its own and returns its result.
+        """Runs a function in a transaction and returns its result.
 
         Args:
             work: gets the connection; may be called again when the database failed.
+            is_alone: the transaction is its own. A function that shares one must change rows of one completion alone,
+                as others hold rows of theirs meanwhile.
             timeout_seconds: how long to wait for a database that does not take writes. None waits for ever.
 
         Raises:
             StorageUnavailableError: the time is up.
         """
-        done = self._put(work, None)
+        done: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+        job = _Job(work, lambda result, error: end_future(done, result, error), is_alone)
+        self._ask(job, is_urgent=True)
         try:
             async with asyncio.timeout(timeout_seconds):
-                result: _Result = await done
+                return await done
         except TimeoutError:
             raise StorageUnavailableError(self._trouble or "the database is slow") from None
-        return result
+        finally:
+            job.given_up = done.cancelled()
 
-    def _put(self, work: Any, on_committed: Callable[[], None] | None) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        job = _Job(work, loop, loop.create_future(), on_committed)
-        job.done.add_done_callback(lambda done: _give_up(job, done))
-        with self._wake:
-            if self._stopping:
-                job.finish(error=StorageUnavailableError("the journal is closed"))
-            else:
-                self._jobs.append(job)
-                self._wake.notify()
-        return job.done
+    async def close(self, timeout_seconds: float = 10.0) -> None:
+        """Writes what was asked before and ends the thread."""
+        self._stopping = True
+        self._hand_over()
+        self._handed_over.put(None)
+        await asyncio.to_thread(self._thread.join, timeout_seconds)
 
-    def close(self, timeout_seconds: float = 10.0) -> None:
-        """Writes what was asked before and ends the thread. Blocks."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join(timeout_seconds)
+    def _ask(self, job: _Job, *, is_urgent: bool) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        if self._stopping:
+            loop.call_soon(job.on_done, None, StorageUnavailableError("the journal is closed"))
+            return
+        self._asked.append(job)
+        if self._is_handed_over_soon:
+            return
+        if is_urgent:
+            self._is_handed_over_soon = True
+            loop.call_soon(self._hand_over)
+        elif self._timer is None:
+            self._timer = loop.call_later(_COMPANY_SECONDS, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_handed_over_soon = False
+        if self._asked:
+            self._handed_over.put(self._asked)
+            self._asked = []
 
     # --- on the thread
 
@@ -173,43 +176,52 @@ class Writer:
                 self._write(batch)
             except Exception as error:  # noqa: BLE001 - the thread must live
                 _log.exception("the journal's writer failed")
-                for job in batch:
-                    job.finish(error=error)
+                self._finish([(job, None, error) for job in batch])
 
     def _take(self) -> list[_Job]:
-        """Waits for work. Returns one function, or as many appends as there are before the next function."""
-        with self._wake:
-            while not self._jobs:
-                if self._stopping:
-                    return []
-                self._wake.wait()
-            batch = [self._jobs.popleft()]
-            if isinstance(batch[0].work, Append):
-                while self._jobs and len(batch) < _MAX_BATCH and isinstance(self._jobs[0].work, Append):
-                    batch.append(self._jobs.popleft())
-            return batch
+        """Waits for work. Returns what goes into the next transaction; nothing at the end."""
+        while not self._jobs or not self._handed_over.empty():
+            handed_over = self._handed_over.get()
+            if handed_over is None:
+                self._handed_over.put(None)  # for the next time
+                break
+            self._jobs += handed_over
+        batch: list[_Job] = []
+        while self._jobs and len(batch) < _MAX_BATCH:
+            if self._jobs[0].is_alone:
+                return batch or [self._jobs.popleft()]
+            batch.append(self._jobs.popleft())
+        return batch
 
     def _write(self, batch: list[_Job]) -> None:
         delay_seconds = _FIRST_RETRY_SECONDS
         while batch := [job for job in batch if not job.given_up]:
             try:
-                if isinstance(batch[0].work, Append):
-                    self._append(batch)
-                else:
-                    self._call(batch[0])
+                outcomes = self._commit(batch)
             except sa.exc.DBAPIError as error:
                 if not _may_pass(error):
                     raise
                 self._note(str(error.orig).strip().splitlines()[0])
-                with self._wake:
-                    if self._stopping:
-                        for job in batch:
-                            job.finish(error=StorageUnavailableError(self._trouble))
-                        return
+                if self._stopping:
+                    self._finish([(job, None, StorageUnavailableError(self._trouble)) for job in batch])
+                    return
                 time.sleep(delay_seconds)
                 delay_seconds = min(delay_seconds * 2, _GREATEST_RETRY_SECONDS)
             else:
+                self._note("")
+                self._finish(outcomes)
                 return
+
+    def _commit(self, batch: Sequence[_Job]) -> list[_Outcome]:
+        """Does it all in one transaction; returns what has come of it."""
+        outcomes: list[_Outcome] = []
+        with self._database.writing.begin() as connection:
+            for are_appends, jobs in itertools.groupby(batch, lambda job: isinstance(job.work, Append)):
+                if are_appends:
+                    outcomes += _append(connection, list(jobs))
+                else:
+                    outcomes += [_call(connection, job) for job in jobs]
+        return outcomes
 
     def _note(self, trouble: str) -> None:
         if trouble and not self._trouble:
@@ -218,124 +230,51 @@ class Writer:
             _log.info("the journal can be written again")
         self._trouble = trouble
 
-    def _call(self, job: _Job) -> None:
-        work: Any = job.work
-        try:
-            with self._database.writing.begin() as connection:
-                result = work(connection)
-        except sa.exc.DBAPIError:
+    def _finish(self, outcomes: Sequence[_Outcome]) -> None:
+        """Tells what has come of jobs, on the event loop: of all that were in a commit in one call."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(_tell, outcomes)
+
+
+def _append(connection: sa.Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
+    appends = [job.work for job in jobs if isinstance(job.work, Append)]
+    fenced = write(connection, appends)
+    return [
+        (job, None, FencedError(append.completion_id) if append.owner in fenced else None)
+        for job, append in zip(jobs, appends, strict=True)
+    ]
+
+
+def _call(connection: sa.Connection, job: _Job) -> _Outcome:
+    """Calls a function, so that nothing of it is left if it fails."""
+    work: Any = job.work
+    try:
+        with connection.begin_nested():
+            return job, work(connection), None
+    except Exception as error:
+        if isinstance(error, sa.exc.DBAPIError) and _may_pass(error):
             raise
-        except Exception as error:  # noqa: BLE001 - it is raised where the result is waited for
-            job.finish(error=error)
-        else:
-            self._note("")
-            job.finish(result)
-
-    def _append(self, batch: list[_Job]) -> None:
-        fenced: set[tuple[str, int]] = set()
-        event_rows: list[dict[str, Any]] = []
-        step_rows: list[dict[str, Any]] = []
-        use_rows: list[dict[str, Any]] = []
-        owned = _by_owner(batch)
-        with self._database.writing.begin() as connection:
-            states = _lock(connection, owned)
-            rows = []
-            for (completion_id, epoch), appends in owned.items():
-                state = states.get(completion_id)
-                if state is None or state.epoch != epoch:
-                    fenced.add((completion_id, epoch))
-                    continue
-                rows.append({"its_id": completion_id, **_progress(appends, state)})
-                if changes := {name: value for append in appends for name, value in append.changes.items()}:
-                    update = sa.update(completions).where(completions.c.completion_id == completion_id)
-                    connection.execute(update.values(**changes))
-                for append in appends:
-                    for sequence, kind, payload in append.events:
-                        event_rows.append(
-                            {
-                                "completion_id": completion_id,
-                                "sequence": sequence,
-                                "kind": kind,
-                                "data": payload.data,
-                                "blob": payload.blob,
-                            }
-                        )
-                        if payload.blob:
-                            use_rows.append({"digest": payload.blob, "used_by": completion_id})
-                    for key, payload in append.steps:
-                        step_rows.append(
-                            {
-                                "completion_id": completion_id,
-                                "key": key,
-                                "data": payload.data,
-                                "blob": payload.blob,
-                            }
-                        )
-                        if payload.blob:
-                            use_rows.append({"digest": payload.blob, "used_by": completion_id})
-            if rows:
-                connection.execute(_PROGRESS, rows)
-            for table, new_rows in ((events, event_rows), (steps, step_rows), (blob_uses, use_rows)):
-                if new_rows:
-                    connection.execute(self._database.insert_new(table), new_rows)
-        self._note("")
-        for job in batch:
-            if isinstance(job.work, Append) and (job.work.completion_id, job.work.epoch) in fenced:
-                job.finish(error=FencedError(job.work.completion_id))
-            else:
-                job.finish()
+        return job, None, error
 
 
-def _give_up(job: _Job, done: asyncio.Future[Any]) -> None:
-    if done.cancelled() and not isinstance(job.work, Append):
-        job.given_up = True
+def _tell(outcomes: Sequence[_Outcome]) -> None:
+    for job, result, error in outcomes:
+        try:
+            job.on_done(result, error)
+        except Exception:  # noqa: BLE001 - the others are to be told, too
+            _log.exception("what was committed could not be told")
 
 
-def _by_owner(batch: Sequence[_Job]) -> dict[tuple[str, int], list[Append]]:
-    owned: dict[tuple[str, int], list[Append]] = {}
-    for job in batch:
-        if isinstance(job.work, Append):
-            owned.setdefault((job.work.completion_id, job.work.epoch), []).append(job.work)
-    return owned
-
-
-_PROGRESS = (
-    sa.update(completions)
-    .where(completions.c.completion_id == sa.bindparam("its_id"))
-    .values(
-        running_time=sa.bindparam("its_running_time"),
-        last_sequence=sa.bindparam("its_last_sequence"),
-        size_bytes=sa.bindparam("its_size_bytes"),
-    )
-)
-
-
-def _lock(connection: sa.Connection, owned: Mapping[tuple[str, int], object]) -> dict[str, Any]:
-    """Returns the rows of the completions by their ids; nobody can take them over until the transaction ends."""
-    ids = sorted({completion_id for completion_id, _ in owned})
-    columns = (completions.c.completion_id, completions.c.epoch, completions.c.last_sequence, completions.c.size_bytes)
-    select = (
-        sa.select(*columns)
-        .where(completions.c.completion_id.in_(ids))
-        .order_by(completions.c.completion_id)  # all servers lock in one order, so that none waits for another in turn
-        .with_for_update()
-    )
-    return {row.completion_id: row for row in connection.execute(select)}
-
-
-def _progress(appends: Sequence[Append], state: Any) -> dict[str, int]:
-    """Returns what the appends to one completion make of its counts."""
-    size_bytes, last_sequence = state.size_bytes, state.last_sequence
-    for append in appends:
-        size_bytes += sum(payload.size_bytes for _, _, payload in append.events)
-        size_bytes += sum(payload.size_bytes for _, payload in append.steps)
-        if append.events:
-            last_sequence = append.events[-1][0]
-    return {
-        "its_running_time": max(append.running_time for append in appends),
-        "its_last_sequence": last_sequence,
-        "its_size_bytes": size_bytes,
-    }
+def end_future(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    """Ends a future with the result or the error, if nobody has cancelled it."""
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+        done.exception()  # whoever is told elsewhere need not ask here
 
 
 def _may_pass(error: sa.exc.DBAPIError) -> bool:

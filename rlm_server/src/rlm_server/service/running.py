@@ -369,7 +369,8 @@ class RunningCompletions:
             await recorder.end(event_pb2.Parked(reason=run.parked_reason))
             return True
         await recorder.end(await run.events.last(finished))
-        await self._journal.release_contexts(run.stored.completion_id)
+        if checked.stored:
+            await self._journal.release_contexts(run.stored.completion_id)
         return True
 
     def _lose(self, run: _Run) -> None:
