@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import math
+import random
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.durability.cluster import LEASE_SECONDS, Cluster
-from tests.durability.load import Reader
-from tests.durability.test_crashes import STEPS, begin, check, directory
+from tests.durability.load import Completions, Load
+from tests.durability.test_crashes import STEPS, begin, check, directory, kill_at_random
 from tests.durability.test_recovery import ALL, ANSWER, Script, assert_told_once
 
 if TYPE_CHECKING:
@@ -84,17 +86,54 @@ async def test_an_rlm_server_is_killed_at_every_step(cluster: Cluster, model: Sc
     check(events, script, collections.Counter(ALL))
 
 
-async def test_rolling_restarts_under_load_lose_nothing(cluster: Cluster, model: ScriptedModel) -> None:
-    script = Script()
-    script.delay_seconds = 0.3
-    model.follow(script)
-    readers = [Reader(await cluster.client.stream("abc", "What is it?")) for _ in range(6)]  # type: ignore[arg-type]
-    await asyncio.wait_for(asyncio.gather(*(reader.has_begun.wait() for reader in readers)), 30)
-    for server in cluster.servers:
-        await server.kill(signal.SIGTERM)
-        await server.start()
-    for reader in readers:
-        events = await reader.end()
-        assert events.answer == ANSWER
-        assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
-        assert_told_once(events)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+async def test_anything_is_killed_at_any_time(
+    directory: Path, model: ScriptedModel, postgres: PostgresServer, seed: int
+) -> None:
+    database = await asyncio.to_thread(postgres.new_database)
+    async with Cluster(directory, model, count=3, sandbox_count=2, database=database) as cluster:
+        victims = ["rlm", "rlm", "sandbox", "worker", "connection", "database"]
+        await kill_at_random(cluster, model, random.Random(seed), victims, postgres)
+
+
+async def test_rolling_restarts_under_load_lose_nothing(
+    directory: Path, model: ScriptedModel, postgres: PostgresServer
+) -> None:
+    database = await asyncio.to_thread(postgres.new_database)
+    async with Cluster(directory, model, sandbox_count=2, database=database) as cluster:
+        load = Load()
+        model.follow(load)
+        completions = Completions(cluster, load)
+        await completions.begin(cluster.client, 6)
+        for processes in zip(cluster.servers, cluster.sandboxes, strict=True):
+            load.let(6 * len(ALL) / 3)
+            await asyncio.gather(*(process.kill(signal.SIGTERM) for process in processes))
+            await asyncio.gather(*(process.start() for process in processes))
+        load.let(math.inf)
+        await completions.check()
+        await cluster.assert_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_rolling_restarts_and_kills_under_steady_load_lose_nothing(
+    directory: Path, model: ScriptedModel, postgres: PostgresServer
+) -> None:
+    database = await asyncio.to_thread(postgres.new_database)
+    async with Cluster(directory, model, count=3, sandbox_count=2, database=database) as cluster:
+        load = Load()
+        model.follow(load)
+        completions = Completions(cluster, load)
+        # Seven replies for each process and round, of the eleven that a completion takes: some always run.
+        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            for process in (*cluster.servers, *cluster.sandboxes):
+                beginning = asyncio.create_task(completions.begin(cluster.client, 1))
+                load.let(7)
+                await process.kill(number)
+                await process.start()
+                await beginning
+        load.let(math.inf)
+        await completions.check()
+        assert completions.count == 20
+        await cluster.assert_nothing_left()

@@ -130,15 +130,16 @@ async def kill_at_random(
         await asyncio.sleep(chance.uniform(0.0, 0.4))
         victim = chance.choice(victims)
         if victim == "worker":
-            cluster.kill_worker()
+            cluster.kill_worker(chance.randrange(len(cluster.sandboxes)))
         elif victim == "connection":
             chance.choice(cluster.proxies).cut()
         elif victim == "database" and postgres is not None:
             await asyncio.to_thread(postgres.kill)
             await asyncio.to_thread(postgres.start)
         elif victim == "sandbox":
-            await cluster.sandbox.kill()
-            await cluster.sandbox.start()
+            sandbox = chance.choice(cluster.sandboxes)
+            await sandbox.kill()
+            await sandbox.start()
         else:
             server = chance.choice(cluster.servers)
             await completions.kill(server)

@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rlm_server.journal.blobs import DirectoryBlobs
@@ -85,6 +86,25 @@ async def test_only_one_of_many_servers_takes_a_completion_over(database: str, t
         assert sorted(ids) == sorted(f"c{number}" for number in range(20))
 
 
+async def test_a_server_that_is_frozen_within_a_transaction_is_not_waited_for(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.new_database()
+    async with journal_on(url, tmp_path) as other, journal_on(url, tmp_path) as frozen:
+        await frozen.create(new())
+        lock = sa.text("SELECT 1 FROM completions WHERE completion_id = 'c' FOR UPDATE")
+        with frozen._database.reading.connect() as connection:
+            await asyncio.to_thread(connection.execute, lock)
+            await asyncio.sleep(2 * LEASE_SECONDS)
+            assert not await other.take_abandoned()
+            async with asyncio.timeout(10):
+                while not (taken := await other.take_abandoned()):  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.05)
+            assert [one.completion_id for one in taken] == ["c"]
+            with pytest.raises(sa.exc.DBAPIError):
+                await asyncio.to_thread(connection.execute, lock)
+
+
 async def test_one_request_id_makes_one_completion_on_all_servers(database: str, tmp_path: Path) -> None:
     async with journal_on(database, tmp_path) as one, journal_on(database, tmp_path) as other:
         made = await asyncio.gather(
@@ -110,8 +130,6 @@ async def test_what_is_large_is_kept_apart_and_goes_with_its_completion(database
 
 
 async def test_a_journal_of_a_later_version_is_refused(database: str, tmp_path: Path) -> None:
-    import sqlalchemy as sa
-
     async with journal_on(database, tmp_path) as journal:
         await journal.execute(
             lambda _, connection: connection.execute(sa.text("UPDATE schema_version SET version = 99"))

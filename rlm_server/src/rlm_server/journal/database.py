@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5
 _BUSY_SECONDS = 5.0
+_IDLE_SECONDS = 3
+"""After which PostgreSQL ends a transaction whose client says nothing: less than a lease, which it may stand in the way
+of."""
+
 _READERS = 8
 
 
@@ -38,7 +42,6 @@ class Database:
         if self.is_sqlite:
             options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS, "check_same_thread": False}}
         else:
-            # PostgreSQL notices a vanished client, and frees what it had locked, only if keepalives tell it.
             keepalives = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
             options = {
                 "connect_args": {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 10_000, **keepalives},
@@ -49,6 +52,9 @@ class Database:
         if self.is_sqlite:
             _set_up_sqlite(self.writing, "BEGIN IMMEDIATE", durable=durable)
             _set_up_sqlite(self.reading, "BEGIN", durable=durable)
+        else:
+            for engine in (self.writing, self.reading):
+                sa.event.listen(engine, "connect", _set_up_postgresql)
 
     def insert_new(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Returns an insert that leaves rows which are there already as they are: what is tried again does no harm."""
@@ -99,6 +105,15 @@ def parse_url(url: str) -> sa.URL:
             raise DatabaseUrlError("sqlite needs a path, as in sqlite:////var/lib/rlm/journal.db")
         return parsed.set(drivername="sqlite+pysqlite")
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _set_up_postgresql(connection: Any, _: object) -> None:
+    """Has PostgreSQL free what a client has locked that vanished, or was frozen, in the middle of a transaction."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    connection.execute("SET tcp_keepalives_idle = 5")
+    connection.execute("SET tcp_keepalives_interval = 2")
+    connection.execute("SET tcp_keepalives_count = 3")
+    connection.commit()
 
 
 def _set_up_sqlite(engine: sa.Engine, begin: str, *, durable: bool) -> None:
