@@ -65,6 +65,7 @@ class Settings:
             common one. None means a directory in `data_dir`.
         retention_seconds: how long completions are kept after their end; None means for ever.
         retention_bytes: how much all that have ended may take; the oldest go first. None means any.
+        storage_patience_seconds: how long a call waits for a journal that does not answer, before it is refused.
         client_grace_seconds: how long a completion that is not detached goes on while no client watches it.
         lease_seconds: after how long without a sign of life of the server that runs it a completion is taken over.
         sandbox_image: guest image that code runs in, of those that the sandbox server has; empty means its standard
@@ -121,6 +122,7 @@ class Settings:
     blob_store: str | None = None
     retention_seconds: float | None = 7 * 24 * 3600.0
     retention_bytes: int | None = 10 * 1024**3
+    storage_patience_seconds: float = 5.0
     client_grace_seconds: float = 15.0
     lease_seconds: float = 6.0
     sandbox_image: str = ""
@@ -192,6 +194,7 @@ class Settings:
             "model_try_timeout_seconds",
             "model_total_timeout_seconds",
             "sandbox_start_timeout_seconds",
+            "storage_patience_seconds",
             "lease_seconds",
             "conversation_ttl_seconds",
             "max_conversation_ttl_seconds",

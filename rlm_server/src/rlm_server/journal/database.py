@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -17,7 +21,8 @@ _IDLE_SECONDS = 3
 """After which PostgreSQL ends a transaction whose client says nothing: less than a lease, which it may stand in the way
 of."""
 
-_READERS = 8
+READERS = 8
+"""How many transactions can read at once."""
 
 
 class DatabaseUrlError(ValueError):
@@ -48,13 +53,15 @@ class Database:
                 "pool_pre_ping": True,
             }
         self.writing = sa.create_engine(parsed, pool_size=1, max_overflow=1, **options)
-        self.reading = sa.create_engine(parsed, pool_size=_READERS, max_overflow=0, **options)
+        self.reading = sa.create_engine(parsed, pool_size=READERS, max_overflow=0, **options)
+        self._connections: set[Any] = set()
         if self.is_sqlite:
             _set_up_sqlite(self.writing, "BEGIN IMMEDIATE", durable=durable)
             _set_up_sqlite(self.reading, "BEGIN", durable=durable)
         else:
             for engine in (self.writing, self.reading):
-                sa.event.listen(engine, "connect", _set_up_postgresql)
+                sa.event.listen(engine, "connect", self._connected)
+                sa.event.listen(engine, "close", lambda connection, _: self._connections.discard(connection))
 
     def insert_new(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Returns an insert that leaves rows which are there already as they are: what is tried again does no harm."""
@@ -73,6 +80,16 @@ class Database:
             )
             * 1000
         )
+
+    def _connected(self, connection: Any, _: object) -> None:
+        self._connections.add(connection)
+        _set_up_postgresql(connection)
+
+    def cut(self) -> None:
+        """Breaks off what connections still wait for, as of a server that says nothing any more."""
+        for connection in tuple(self._connections):
+            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as one:
+                one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -107,12 +124,12 @@ def parse_url(url: str) -> sa.URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def _set_up_postgresql(connection: Any, _: object) -> None:
+def _set_up_postgresql(connection: Any) -> None:
     """Has PostgreSQL free what a client has locked that vanished, or was frozen, in the middle of a transaction."""
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
-    connection.execute("SET tcp_keepalives_idle = 5")
-    connection.execute("SET tcp_keepalives_interval = 2")
-    connection.execute("SET tcp_keepalives_count = 3")
+    connection.execute(
+        f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s';"
+        "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+    )
     connection.commit()
 
 

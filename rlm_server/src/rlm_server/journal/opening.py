@@ -48,7 +48,13 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
         raise SettingsError(str(error)) from None
     except OSError as error:
         raise JournalOpenError(f"the data directory {directory} cannot be used: {error}") from error
-    journal = Journal(database, blobs, owner=_owner(), lease_seconds=settings.lease_seconds)
+    journal = Journal(
+        database,
+        blobs,
+        owner=_owner(),
+        lease_seconds=settings.lease_seconds,
+        patience_seconds=settings.storage_patience_seconds,
+    )
     resources.push_async_callback(journal.close)
     try:
         await journal.open()

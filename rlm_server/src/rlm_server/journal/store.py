@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import json
 import time
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.database import READERS
 from rlm_server.journal.schema import blob_uses, completions, events, labels, migrate, steps
 from rlm_server.journal.states import State
 from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
@@ -34,7 +36,9 @@ MAX_ROW_BYTES = 64 * 1024
 CONTEXT_USER_PREFIX = "running/"
 """Beginning of the `used_by` of contexts that completions need which have not ended."""
 
-_PATIENCE_SECONDS = 5.0
+DEFAULT_PATIENCE_SECONDS = 5.0
+"""How long callers wait for the database, unless told otherwise."""
+
 _EXPIRED_AT_ONCE = 16
 _DIGESTS_AT_ONCE = 500
 
@@ -101,14 +105,26 @@ class Journal:
         blobs: where what is too large for a row goes.
         owner: this server's name, other than that of any server before or beside it.
         lease_seconds: how long a completion stays this server's without a heartbeat.
+        patience_seconds: how long a caller waits for a database that is slow, or does not answer at all.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, *, owner: str, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        *,
+        owner: str,
+        lease_seconds: float,
+        patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+    ) -> None:
         self._database = database
         self.blobs = blobs
         self.owner = owner
         self._lease = int(lease_seconds * 1e9)
+        self._patience_seconds = patience_seconds
         self._writer = Writer(database)
+        # Threads of its own: if the database says nothing, those that wait for it must not be missed elsewhere.
+        self._readers = concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="journal-reader")
 
     async def open(self) -> None:
         """Brings the tables to their latest version.
@@ -117,11 +133,14 @@ class Journal:
             StorageUnavailableError: the database cannot be reached.
             SchemaVersionError: it is later than this program.
         """
-        await self._writer.execute(migrate, timeout_seconds=2 * _PATIENCE_SECONDS)
+        await self._writer.execute(migrate, timeout_seconds=2 * self._patience_seconds)
 
     async def close(self) -> None:
         """Writes what is still to be written and closes the database."""
-        await self._writer.close()
+        await self._writer.close(2 * self._patience_seconds)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._database.cut()
+        await asyncio.to_thread(self._readers.shutdown)
         await asyncio.to_thread(self._database.close)
 
     @property
@@ -192,9 +211,20 @@ class Journal:
                 connection.execute(self._database.insert_new(blob_uses), uses)
             return stored, True
 
+        def forget(connection: sa.Connection) -> None:
+            mine = (completions.c.completion_id == new.completion_id, completions.c.owner == self.owner)
+            if connection.execute(sa.delete(completions).where(*mine, completions.c.epoch == 1)).rowcount:
+                _delete(connection, new.completion_id)
+
         if self.trouble:
             raise StorageUnavailableError(self.trouble)
-        return await self._writer.execute(work, is_alone=False, timeout_seconds=_PATIENCE_SECONDS)
+        try:
+            return await self._writer.execute(work, is_alone=False, timeout_seconds=self._patience_seconds)
+        except StorageUnavailableError:
+            # It may be written yet, though it is refused. With a key its caller finds it; without one it must not run.
+            if new.request_id is None:
+                self._writer.execute_later(forget)
+            raise
 
     def add(self, append: Append, on_done: Callable[[BaseException | None], None]) -> None:
         """Adds to the journal of a completion that this server runs; see `Writer.add`."""
@@ -420,7 +450,7 @@ class Journal:
             taken = self._take(connection, [row[0] for row in connection.execute(parked)], now)
             return taken[0] if taken else None
 
-        return await self._writer.execute(work, timeout_seconds=_PATIENCE_SECONDS)
+        return await self._execute(work)
 
     def _take(self, connection: sa.Connection, ids: Sequence[str], now: int) -> Sequence[StoredCompletion]:
         if not ids:
@@ -451,7 +481,7 @@ class Journal:
                     .values(lease_end=0)
                 )
 
-        await self._writer.execute(work, timeout_seconds=_PATIENCE_SECONDS)
+        await self._execute(work)
 
     async def request_cancel(self, completion_id: str) -> None:
         """Notes that a completion is to be cancelled by whoever runs it."""
@@ -461,7 +491,7 @@ class Journal:
                 sa.update(completions).where(completions.c.completion_id == completion_id).values(cancel_requested=True)
             )
 
-        await self._writer.execute(work, timeout_seconds=_PATIENCE_SECONDS)
+        await self._execute(work)
 
     # --- forgetting
 
@@ -471,7 +501,7 @@ class Journal:
         def work(connection: sa.Connection) -> list[str]:
             return _delete(connection, completion_id)
 
-        await self.delete_blobs(await self._writer.execute(work, timeout_seconds=_PATIENCE_SECONDS))
+        await self.delete_blobs(await self._execute(work))
 
     async def past_retention(self, *, max_age_seconds: float | None, max_bytes: int | None) -> Sequence[str]:
         """Returns the ids of the completions that have ended and are to be forgotten, oldest first.
@@ -531,9 +561,7 @@ class Journal:
         Raises:
             StorageUnavailableError: the journal cannot be written at present.
         """
-        return await self._writer.execute(
-            lambda connection: work(self._database, connection), timeout_seconds=_PATIENCE_SECONDS
-        )
+        return await self._execute(lambda connection: work(self._database, connection))
 
     async def read(self, work: Callable[[sa.Connection], _Result]) -> _Result:
         """Runs a function in a reading transaction, for stores that share the database.
@@ -549,9 +577,16 @@ class Journal:
                 return work(connection)
 
         try:
-            return await asyncio.to_thread(run)
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+            async with asyncio.timeout(self._patience_seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+        except TimeoutError:
+            raise StorageUnavailableError("the journal cannot be read: the database does not answer") from None
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as error:
             raise StorageUnavailableError(f"the journal cannot be read: {_brief(error)}") from error
+
+    async def _execute(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+        """Runs a function in a writing transaction, and waits no longer than callers do."""
+        return await self._writer.execute(work, timeout_seconds=self._patience_seconds)
 
 
 def _used(connection: sa.Connection, digests: Sequence[str]) -> set[str]:

@@ -134,12 +134,20 @@ class Writer:
             async with asyncio.timeout(timeout_seconds):
                 return await done
         except TimeoutError:
-            raise StorageUnavailableError(self._trouble or "the database is slow") from None
+            raise StorageUnavailableError(self._trouble or "the database does not answer") from None
         finally:
             job.given_up = done.cancelled()
 
+    def execute_later(self, work: Callable[[sa.Connection], object]) -> None:
+        """Runs a function in a transaction of its own, after all that was asked before. Nobody waits for it."""
+        self._ask(_Job(work, _note_failure, is_alone=True), is_urgent=True)
+
     async def close(self, timeout_seconds: float = 10.0) -> None:
-        """Writes what was asked before and ends the thread."""
+        """Writes what was asked before and ends the thread.
+
+        Args:
+            timeout_seconds: how long that may take.
+        """
         self._stopping = True
         self._hand_over()
         self._handed_over.put(None)
@@ -264,6 +272,11 @@ def _tell(outcomes: Sequence[_Outcome]) -> None:
             job.on_done(result, error)
         except Exception:  # noqa: BLE001 - the others are to be told, too
             _log.exception("what was committed could not be told")
+
+
+def _note_failure(_: object, error: BaseException | None) -> None:
+    if error is not None:
+        _log.error("what was to be done later failed: %s", error)
 
 
 def end_future(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

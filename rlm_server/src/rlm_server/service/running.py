@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
@@ -31,7 +31,7 @@ from rlm_server.service.interrupted import end_what_is_open
 from rlm_server.service.refusals import request_id_reused, storage_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from rlm_server.contexts import ContextStore
     from rlm_server.engine.kept_repl import KeptRepl
@@ -148,8 +148,8 @@ class RunningCompletions:
 
     def start(self) -> None:
         """Begins to keep leases, and to take over what other servers left behind."""
-        for coroutine in (self._beat(), self._take_over(), keep_house(self._settings, self._journal)):
-            self._tasks.add(asyncio.create_task(coroutine))
+        for work in (self._beat, self._take_over, lambda: keep_house(self._settings, self._journal)):
+            self._tasks.add(asyncio.create_task(_again_and_again(work)))
 
     # --- how they begin
 
@@ -472,9 +472,13 @@ class RunningCompletions:
             free = self._settings.max_concurrent_completions - self._place_count
             if free > 0 and not self._draining:
                 for stored in await self._journal.take_abandoned(free, but_not=list(self._runs)):
-                    resources = contextlib.ExitStack()
-                    resources.enter_context(self._place())
-                    await self._go_on(stored, resources, "the server that ran it is gone")
+                    try:
+                        with contextlib.ExitStack() as resources:
+                            resources.enter_context(self._place())
+                            await self._go_on(stored, resources.pop_all(), "the server that ran it is gone")
+                    except Exception:  # noqa: BLE001 - the others are not to wait
+                        # Its lease runs out again, and whoever looks then tries again.
+                        _log.exception("completion %s cannot be taken over now", stored.completion_id)
             await asyncio.sleep(period_seconds)
 
     # --- how the server stops
@@ -498,6 +502,16 @@ class RunningCompletions:
         except StorageUnavailableError as error:
             _log.warning("completions could not be handed over, and wait until their leases end: %s", error)
         await self.feeds.close()
+
+
+async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does what a server does for as long as it lives, whatever goes wrong in between."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - without it completions would be lost that could go on
+            _log.exception("what the server does all the time failed, and is begun again")
+        await asyncio.sleep(_RETRY_DELAY_SECONDS)
 
 
 async def _with_patience(read: Callable[[], Awaitable[_Result]]) -> _Result:
