@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import event_pb2
 
 from tests.durability.test_completions import watch
 from tests.support.rlm_stack import Events, running_stack
@@ -16,6 +18,7 @@ from tests.support.scripted_model import ScriptedReply
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.rlm_stack import Stack
     from tests.support.scripted_model import Messages, ScriptedModel
 
 WAIT_SECONDS = 20
@@ -168,3 +171,39 @@ async def test_a_client_that_watches_keeps_a_completion_that_was_taken_over(
     script.hold_at("")
     async with running_stack(model, **settings) as stack:
         assert (await watch(stack, first.completion_id)).answer == ANSWER
+
+
+@pytest.mark.parametrize("lost", ["request", "block"])
+async def test_a_completion_whose_record_is_lost_ends_and_keeps_no_other_waiting(
+    model: ScriptedModel, tmp_path: Path, lost: str
+) -> None:
+    noise = "".join(random.choices("abcdefgh", k=200_000))
+    text = noise if lost == "request" else "abc"
+    # What is over 64 KiB is in the blob store: the request with a context, or a block of code with its output.
+    first_turn = "```repl\nimport random\nprint(''.join(random.choices('abcdefgh', k=200_000)))\n```"
+    async with running_stack(model, data_dir=tmp_path, lease_seconds=0.4) as stack:
+        script = [first_turn, ScriptedReply("late", release=asyncio.Event())]
+        call = stack.start(script, contexts=[pb.ContextPart(text=text)], detached=True)
+        broken = (await call.read()).event.completion_id
+        await model.until_waiting()
+        other = stack.start([ScriptedReply("late", release=asyncio.Event())], detached=True)
+        whole = (await other.read()).event.completion_id
+        await model.until_waiting(2)
+    for path in (tmp_path / "blobs").glob("??/*"):
+        path.unlink()
+    async with running_stack(model, data_dir=tmp_path, lease_seconds=0.4) as stack:
+        model.follow(lambda _: "FINAL(kept)")
+        assert (await asyncio.wait_for(watch(stack, whole), WAIT_SECONDS)).answer == "kept"
+        finished = await asyncio.wait_for(_end_of(stack, broken), WAIT_SECONDS)
+        assert finished.finish_reason == event_pb2.FINISH_REASON_INTERNAL_ERROR
+        assert lost != "request" or "has no blob" in finished.error
+
+
+async def _end_of(stack: Stack, completion_id: str) -> event_pb2.CompletionFinished:
+    """Returns how a completion ended not all of whose events can be read, once it has."""
+    while True:
+        request = pb.GetCompletionRequest(completion_id=completion_id)
+        completion = (await stack.stub.GetCompletion(request)).completion
+        if completion.HasField("finished"):
+            return completion.finished
+        await asyncio.sleep(0.05)

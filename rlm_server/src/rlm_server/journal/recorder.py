@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rlm_api.rlm.v1 import event_pb2
 
@@ -25,13 +25,15 @@ from rlm_server.journal.states import State, state_of
 from rlm_server.journal.writer import FencedError, StorageUnavailableError, end_future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from rlm_server.engine.events import EventKind
     from rlm_server.engine.ports import Clock
     from rlm_server.journal.store import Journal, StoredCompletion
 
 _log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 _MAX_UNCOMMITTED_EVENTS = 1000
 _PAGE = 2000
@@ -129,9 +131,7 @@ class Recorder:
         if payload is None:
             return None
         self._consumed += 1
-        if payload.blob is None:
-            return self._journal.bytes_of(payload)
-        return await asyncio.to_thread(self._journal.bytes_of, payload)
+        return await self._with_patience(lambda: self._journal.load(payload))
 
     def has_recorded(self, key: str) -> bool:
         """Tells whether an earlier run recorded something under a key that has not been asked for yet."""
@@ -236,11 +236,15 @@ class Recorder:
             end_future(committed, None, error)
 
     async def _payload(self, data: bytes) -> Payload:
-        """Returns what goes into the row; waits while the blob store cannot be written."""
+        """Returns what goes into the row."""
+        return await self._with_patience(lambda: self._journal.payload(data))
+
+    async def _with_patience(self, use: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Uses the blob store, and waits while that cannot be reached."""
         delay_seconds = 0.1
         while True:
             try:
-                return await self._journal.payload(data)
+                return await use()
             except StorageUnavailableError as error:
                 _log.error("completion %s waits: %s", self.completion_id, error)
                 await asyncio.sleep(delay_seconds)

@@ -324,6 +324,20 @@ class Journal:
             raise StorageUnavailableError(f"the blob store cannot be written: {error}") from error
         return Payload(None, digest, len(data))
 
+    async def load(self, payload: Payload) -> bytes:
+        """Returns the bytes that a row stands for.
+
+        Raises:
+            BlobMissingError: they are not in the blob store.
+            StorageUnavailableError: the blob store cannot be read.
+        """
+        if payload.blob is None:
+            return self.bytes_of(payload)
+        try:
+            return await asyncio.to_thread(self.bytes_of, payload)
+        except OSError as error:
+            raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
+
     def bytes_of(self, payload: Payload) -> bytes:
         """Returns the bytes that a row stands for. May block."""
         if payload.blob is not None:

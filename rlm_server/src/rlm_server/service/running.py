@@ -20,6 +20,7 @@ from rlm_server.engine.client_tools import ClientTools
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder
 from rlm_server.journal.sessions import JournaledExecutor
@@ -257,8 +258,9 @@ class RunningCompletions:
                 checked = await _with_patience(
                     lambda: self._validator.check(request, stored.completion_id, conversation, client_serves=True)
                 )
-            except ServiceError as error:
-                message = f"the completion cannot go on on this server: {error.message}"
+            except (ServiceError, BlobMissingError) as error:
+                reason = error.message if isinstance(error, ServiceError) else str(error)
+                message = f"the completion cannot go on on this server: {reason}"
                 await self._end_at_once(stored, event_pb2.FINISH_REASON_INTERNAL_ERROR, message)
                 return
             resources.enter_context(self._contexts.in_use(checked.stored))
@@ -326,7 +328,7 @@ class RunningCompletions:
             _log.info("completion %s stops here, unfinished", completion_id)
         except Exception as caught:  # noqa: BLE001 - readers are owed an end
             _log.exception("completion %s failed", completion_id)
-            error, has_ended = caught, True
+            error, has_ended = await self._fail(run, caught), True
         finally:
             run.resources.close()
             if self._runs.get(completion_id) is run:
@@ -334,6 +336,18 @@ class RunningCompletions:
             if has_ended:
                 run.feed.end(error)
             self.feeds.close_local(run.feed)
+
+    async def _fail(self, run: _Run, error: Exception) -> Exception | None:
+        """Ends a completion whose run failed, lest the next server fails likewise; returns what its readers get."""
+        try:
+            stored = await self._journal.get(run.stored.completion_id)
+            if stored is not None and not stored.state.has_ended:
+                message = f"the run failed: {type(error).__name__}: {error}"
+                reason = event_pb2.FINISH_REASON_INTERNAL_ERROR
+                await end_what_is_open(self._journal, stored, run.recorder, reason, message)
+        except StorageUnavailableError:
+            return error
+        return None
 
     async def _run_to_end(self, run: _Run, checked: CheckedRequest) -> bool:
         """Runs a completion; returns whether it has ended or is parked, or else goes on elsewhere."""
