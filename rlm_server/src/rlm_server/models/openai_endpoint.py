@@ -15,9 +15,10 @@ from rlm_server.engine.ports import ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.models import chat_completions, responses
 from rlm_server.models.interface import ReplyReader
 from rlm_server.models.openai_errors import from_sdk, model_error
+from rlm_server.models.package_requests import PackageRequests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from rlm_server.engine.ports import ModelRequest
 
@@ -26,8 +27,6 @@ warnings.filterwarnings("ignore", message="Sending a large body directly", categ
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _NO_KEY = "none"
-_UNREAD = {"X-Stainless-Raw-Response": "stream"}
-"""Makes the package return the response as it comes in; its `with_streaming_response` sends the same."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class EndpointOptions:
 class OpenAIEndpoint:
     """An endpoint.
 
-    The `openai` package makes the request, and tells its errors apart. The stream that comes back is decoded here: the
-    package builds some ten objects for each token, which costs more than all the rest of a turn.
+    The `openai` package says what a request looks like, and tells errors apart. The stream that comes back is decoded
+    here: the package builds some ten objects for each token, which costs more than all the rest of a turn.
 
     Args:
         options: how it is reached.
@@ -92,6 +91,7 @@ class OpenAIEndpoint:
                 default_headers=headers,
                 http_client=http_client,
             )
+        self._requests = PackageRequests(self._client, http_client)
         self._interface = responses if options.use_responses else chat_completions
 
     async def close(self) -> None:
@@ -122,12 +122,12 @@ class OpenAIEndpoint:
         chunks = self._interface.Reader(name)
         reader = ReplyReader(name, chunks)
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                async with asyncio.timeout_at(deadline_seconds):
-                    response = await stack.enter_async_context(self._call(request))
+            async with asyncio.timeout_at(deadline_seconds):
+                response = await self._send(request)
+            async with contextlib.aclosing(response):
                 if self._options.stream:
                     self._check_stream(response.headers.get("content-type", ""), name)
-                    received = response.iter_bytes()
+                    received = response.aiter_bytes()
                     # The time-out must not be open while others have the turn: it would cancel them.
                     while True:
                         async with asyncio.timeout_at(deadline_seconds):
@@ -139,7 +139,7 @@ class OpenAIEndpoint:
                     parts = reader.finish()
                 else:
                     async with asyncio.timeout_at(deadline_seconds):
-                        body = await response.read()
+                        body = await response.aread()
                     parts = reader.whole(body)
                 for part in parts:
                     yield part
@@ -157,19 +157,10 @@ class OpenAIEndpoint:
             raise model_error(ModelErrorKind.CONTENT_FILTER, name, "the reply was withheld")
         yield ReplyEnd(chunks.stop_reason, chunks.tokens)
 
-    @contextlib.asynccontextmanager
-    async def _call(self, request: ModelRequest) -> AsyncIterator[Any]:
+    async def _send(self, request: ModelRequest) -> httpx2.Response:
         body = self._interface.body(request.model, request.sampling, stream=self._options.stream)
         body |= self._interface.messages_field(request.messages) | dict(self._options.extra_body)
-        # Not by `create`, which walks through all that it is given by its type hints: 0.2 ms for each message, and an
-        # eighth of the processor time of a call for the rest.
-        response: Any = await self._client.post(
-            self._interface.PATH, cast_to=object, body=body, options={"headers": _UNREAD}
-        )
-        try:
-            yield response
-        finally:
-            await response.close()
+        return await self._requests.send(self._interface.PATH, request.model, body)
 
     def _check_stream(self, content_type: str, name: str) -> None:
         if not content_type.startswith("text/event-stream"):
