@@ -525,33 +525,87 @@ async def test_their_number_is_bounded(watched: Stack) -> None:
     await begin(watched, "FINAL(x)")
 
 
-async def test_a_lost_sandbox_is_told_and_the_conversation_goes_on_in_another(
+async def test_a_lost_sandbox_is_told_and_the_conversation_goes_on_in_another_like_it(
     watched: Stack, sandbox: FakeSandbox
 ) -> None:
-    kept = await begin(watched, "```repl\nx = 1\nFINAL(1)\n```", contexts=[text("abc")])
+    kept = await begin(watched, "```repl\nx = llm_query('1')\n```", "one", "FINAL(done)", contexts=[text("abc")])
     sandbox.break_on_code = "# break here"
-    events = await go_on(watched, kept, "```repl\n# break here\n```", contexts=[text("def")])
+    replies = ("```repl\ny = x + context_1\n```", "```repl\n# break here\n```")
+    events = await go_on(watched, kept, *replies, contexts=[text("def")])
     assert events.reason == "SANDBOX_ERROR"
-    (conversation,) = await listed(watched)
-    assert conversation.variables_lost
-    code = "FINAL([context, context_1, history[0]['role'], 'x' in globals()])"
+    asked = len(watched.model.conversations)
+    code = "FINAL([context, context_1, history[0]['role'], history_1[-1]['role'], x, y])"
     events = await go_on(watched, kept, f"```repl\n{code}\n```")
-    assert events.answer == '["abc", "def", "user", false]'
-    assert events.warnings == ["VARIABLES_LOST"]
-    assert "variables, imports and functions are gone" in first_question(watched)
-    (conversation,) = await listed(watched)
-    assert not conversation.variables_lost
-    assert "VARIABLES_LOST" not in (await go_on(watched, kept, "FINAL(x)")).warnings
+    assert events.answer == '["abc", "def", "user", "assistant", "one", "onedef"]'
+    assert events.warnings == []
+    (restored,) = events.of("sandbox_restored")
+    assert (restored.cause, restored.replayed_cell_count) == ("UNAVAILABLE: the worker died", 2)
+    assert events.kinds()[:2] == ["started", "sandbox_restored"]
+    assert len(watched.model.conversations) == asked + 1
+    assert not (await listed(watched))[0].variables_lost
+    assert not (await go_on(watched, kept, "FINAL(x)")).of("sandbox_restored")
 
 
-async def test_variables_of_a_lost_sandbox_are_what_is_left_of_them(watched: Stack, sandbox: FakeSandbox) -> None:
+async def test_a_sandbox_that_is_lost_within_a_later_completion_is_made_of_all_before(
+    watched: Stack, sandbox: FakeSandbox
+) -> None:
+    kept = await begin(watched, "```repl\nx = [llm_query('1')]\n```", "one", "FINAL(done)")
+    await go_on(watched, kept, "```repl\nx.append(2)\n```", "FINAL(done)")
+    first = "```repl\nx.append(3)\n```"
+    sandbox.break_once_on_code = "# break once"
+    events = await go_on(watched, kept, first, "```repl\n# break once\nFINAL(x)\n```")
+    assert events.answer == '["one", 2, 3]'
+    (restored,) = events.of("sandbox_restored")
+    assert (restored.cause, restored.replayed_cell_count) == ("UNAVAILABLE: the worker died", 3)
+    assert not (await go_on(watched, kept, "```repl\nFINAL(x)\n```")).of("sandbox_restored")
+
+
+async def test_variables_of_a_lost_sandbox_are_there_in_another(watched: Stack, sandbox: FakeSandbox) -> None:
     kept = await begin(watched, "```repl\nx = 1\nFINAL(1)\n```")
     sandbox.break_on_code = "# break here"
     await go_on(watched, kept, "```repl\n# break here\n```")
-    response = await watched.stub.ListVariables(pb.ListVariablesRequest(conversation_id=kept))
-    assert response.variables_lost
-    assert {one.name for one in response.variables} == {"context", "context_0", "history", "history_0"}
-    assert "VARIABLES_LOST" in (await go_on(watched, kept, "FINAL(x)")).warnings
+    assert set(await variables(watched, kept)) == {"context", "context_0", "history", "history_0", "x"}
+    (restored,) = (await go_on(watched, kept, "FINAL(x)")).of("sandbox_restored")
+    assert restored.replayed_cell_count == 1
+
+
+async def test_a_block_that_does_something_else_the_second_time_is_told(watched: Stack, sandbox: FakeSandbox) -> None:
+    kept = await begin(watched, "```repl\nimport time\nprint(time.time_ns())\nFINAL(1)\n```")
+    sandbox.break_once_on_code = "# break once"
+    events = await go_on(watched, kept, "```repl\n# break once\nFINAL(time.time_ns() > 0)\n```")
+    assert events.answer == "True"
+    assert events.warnings == ["REPLAY_DIVERGED"]
+    assert f"block 1 of completion {kept} did not do the same once more" in events.of("warning")[0].message
+
+
+async def test_messages_that_were_summed_up_are_there_in_another_sandbox(watched: Stack, sandbox: FakeSandbox) -> None:
+    turns = iter(range(100))
+
+    def reply(messages: Messages) -> str:
+        if "about to be shortened" in messages[-1]["content"]:
+            return "SUMMARY"
+        if "SUMMARY" in str(messages):
+            return "```repl\nkept = len(history)\nFINAL(kept)\n```"
+        return f"```repl\nprint('output {next(turns)} ' * 400)\n```"
+
+    events = await watched.play(reply, keep_conversation=True, compaction=pb.Compaction(context_window_tokens=6000))
+    kept = events.all[0].started.conversation_id
+    sandbox.break_once_on_code = "# break once"
+    after = await go_on(watched, kept, "```repl\n# break once\nFINAL([kept, len(history) > kept])\n```")
+    assert after.answer == f"[{events.answer}, true]"
+
+
+async def test_what_a_reset_cost_is_not_there_in_another_sandbox(watched: Stack, sandbox: FakeSandbox) -> None:
+    kept = await begin(watched, "```repl\nx = 1\nFINAL(1)\n```")
+    limits = limits_pb2.Limits(cell=limits_pb2.CellLimits(wall_time=seconds(0.2)))
+    events = await go_on(
+        watched, kept, "```repl\nwhile True: pass\n```", "```repl\ny = 2\nFINAL(y)\n```", limits=limits
+    )
+    assert events.of("code_finished")[0].variables_lost
+    sandbox.break_once_on_code = "# break once"
+    code = "FINAL(['x' in globals(), y, context, len(history_1) > 2])"
+    after = await go_on(watched, kept, f"```repl\n# break once\n{code}\n```")
+    assert after.answer == '[false, 2, "abc", true]'
 
 
 async def test_without_another_sandbox_it_is_unavailable_and_stays(watched: Stack, sandbox: FakeSandbox) -> None:

@@ -45,6 +45,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.inputs_set: list[pb.SetInputs] = []
         self.refuse_open: grpc.StatusCode | None = None
         self.break_on_code = ""
+        self.break_once_on_code = ""
         self.all_closed = asyncio.Event()
         self.session_closed = asyncio.Event()
         self.address = ""
@@ -164,6 +165,10 @@ class _FakeSession:
 
     async def _run_cell(self, session: Any, cell: pb.RunCell) -> None:
         if self._sandbox.break_on_code and self._sandbox.break_on_code in cell.code:
+            await self._responses.put(None)
+            return
+        if self._sandbox.break_once_on_code and self._sandbox.break_once_on_code in cell.code:
+            self._sandbox.break_once_on_code = ""
             await self._responses.put(None)
             return
         self._cell_id = cell.cell_id

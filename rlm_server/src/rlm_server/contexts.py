@@ -65,7 +65,7 @@ class ContextStore:
             StorageUnavailableError: the journal cannot be read.
         """
         await asyncio.to_thread(self._directory.mkdir, parents=True, exist_ok=True)
-        self._used_bytes = await self._journal.read(total_bytes)
+        self._used_bytes = await self._journal.read(lambda _, connection: total_bytes(connection))
 
     @property
     def max_context_bytes(self) -> int:

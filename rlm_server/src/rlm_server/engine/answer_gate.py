@@ -49,8 +49,8 @@ class AnswerGate:
         self._run = run
         self._node = node
         self._schema = run.spec.answer_schema_of(node.node_id)
-        parts = [*task.contexts, *(task.past.parts if task.past is not None else ())]
-        names = "|".join(sorted({"context", *(re.escape(part.value.name) for part in parts)}))
+        earlier = [] if task.past is None else [part.name for part in task.past.parts]
+        names = "|".join(sorted({"context", *map(re.escape, [*(part.value.name for part in task.contexts), *earlier])}))
         self._mention = re.compile(rf"\b(?:{names})\b")
         # What goes on with a conversation, with nothing new to look at, may rest on what was seen before.
         self._has_looked = task.past is not None and not task.contexts

@@ -12,7 +12,7 @@ from rlm_server.engine.ports import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.text import count
 from rlm_server.engine.tokens import TokenGauge, size_bytes
-from rlm_server.engine.transcript import history_name
+from rlm_server.engine.transcript import history_inputs, history_name
 from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Compactor:
         tokens_before = self._gauge.tokens(shown)
         reply = await self._summarize(shown[: len(shown) - len(kept)])
         summary = self._within_room(reply.text.strip()) or "(The model gave no summary.)"
-        await self._session.set_inputs(transcript.history(self._history_index))
+        await self._session.set_inputs(history_inputs(self._history_index, transcript.history_json()))
         text = fill(
             self._run.prompts.compacted,
             message_count=replaced,

@@ -153,7 +153,7 @@ class Completion:
         is_root = node.node_id == ROOT_NODE_ID
         async with self._run.executor.open(session_spec) as session:
             if is_root:
-                task = await self._begin(task)
+                task = await self._begin(task, session_spec)
             loop = NodeLoop(self._tree, node, task, session, subcalls)
             if is_root:
                 self._root_loop = loop
@@ -164,18 +164,29 @@ class Completion:
             self._tree.remove_loop(node.node_id)
         return result
 
-    async def _begin(self, task: NodeTask) -> NodeTask:
+    async def _begin(self, task: NodeTask, spec: SessionSpec) -> NodeTask:
         """Tells of the start; returns the root's task with what there was before in its conversation."""
-        past = self._repl.begin(task.query, task.contexts) if self._repl is not None else None
+        past = await self._repl.begin(task.query, task.contexts, spec) if self._repl is not None else None
         if not self._has_started:
             await self._start()
         if past is None or not past.completion_count:
             return task
+        events = self._run.events
+        if past.restoration is not None:
+            restored = event_pb2.SandboxRestored(
+                cause=past.restoration.cause,
+                replayed_cell_count=past.restoration.cell_count,
+                wall_time=to_duration(past.restoration.wall_time_seconds),
+            )
+            await events.emit(ROOT_NODE_ID, restored)
+            for problem in past.restoration.problems:
+                await events.warn(ROOT_NODE_ID, event_pb2.WARNING_CODE_REPLAY_DIVERGED, problem)
         if past.variables_lost:
-            await self._run.events.warn(
+            await events.warn(
                 ROOT_NODE_ID,
                 event_pb2.WARNING_CODE_VARIABLES_LOST,
-                "the conversation's sandbox was lost, and with it the variables that earlier completions made",
+                "the conversation's sandbox could not be rebuilt as it was; variables that earlier completions made "
+                "are lost",
             )
         return dataclasses.replace(task, past=past)
 
@@ -209,16 +220,16 @@ class Completion:
         if root is None:
             return NodeResult(reason, "", partial=True, error=message)
         await self._tree.end_below(ROOT_NODE_ID, reason, message)
-        # A sandbox of a conversation outlives the block that was killed; any other is gone.
-        variables = VariablesState.LOST if self._repl is None else await self._repl.settled()
+        # A conversation's variables outlive the block that was killed, in its sandbox or another; any other's are gone.
+        variables = VariablesState.LOST if self._repl is None else VariablesState.KEPT
         await root.interrupt(message, variables)
         return NodeResult(reason, root.best_answer, partial=True, error=message, iterations=root.iterations)
 
     async def _finish(self, result: NodeResult) -> event_pb2.CompletionFinished:
         if not self._has_started:
             await self._start()
-        if self._repl is not None and self._root_loop is not None:
-            self._repl.conclude(result.answer, is_final=not result.partial)
+        if self._repl is not None:
+            await self._repl.conclude(result.answer, is_final=not result.partial)
         schema, answer_json = self._run.spec.answer_schema, result.answer_json
         if schema is not None and result.answer and not answer_json:
             answer_json = schema.check(Answer(result.answer, AnswerForm.WRITTEN)).json_text

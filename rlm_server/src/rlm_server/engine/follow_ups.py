@@ -11,8 +11,8 @@ from rlm_server.engine.transcript import history_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.kept_repl import Exchange, Past
     from rlm_server.engine.prompts import PromptSet
+    from rlm_server.engine.turns import Exchange, Past
 
 
 def follow_up(prompts: PromptSet, past: Past) -> str:
@@ -30,9 +30,7 @@ def follow_up(prompts: PromptSet, past: Past) -> str:
 
 def earlier_parts(past: Past) -> Sequence[str]:
     """Returns a line for each variable that the contexts of earlier completions are."""
-    lines = [
-        f"- `{part.value.name}`: {part.outline.type_name}, {part.outline.size} (from before)" for part in past.parts
-    ]
+    lines = [f"- `{part.name}`: {part.type_name}, {part.size} (from before)" for part in past.parts]
     if len(past.context_names) > 1:
         lines.append("- `context`: a dict of the first question's by name")
     elif list(past.context_names) != ["context"]:

@@ -7,96 +7,80 @@ import collections
 import contextlib
 import dataclasses
 import logging
-from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.memory import memory_bytes
 from rlm_server.engine.ports import HostCallError, SandboxError, SandboxOpenError, VariablesState
-from rlm_server.engine.run import ROOT_NODE_ID
+from rlm_server.engine.transcript import history_inputs
 from rlm_server.engine.truncation import cut_middle
+from rlm_server.engine.turns import EarlierPart, Exchange, Past, Restoration, TurnEnd, TurnStart
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.ports import Executor, HostCall, InputValue, Session, SessionSpec, VariableListing
     from rlm_server.engine.transcript import Transcript
+    from rlm_server.engine.turns import Answering, EarlierTurns, TurnLog
 
 _log = logging.getLogger(__name__)
 
-_BEGIN_BOUNDS = CellBounds(wall_time_seconds=10.0)
-_SETTLE_SECONDS = 5.0
+BEGIN_BOUNDS = CellBounds(wall_time_seconds=10.0)
+"""Bounds of the code that makes the REPL ready for the next completion."""
+
+_ATTEMPTS = 3
 _REMEMBERED_EXCHANGES = 10
 _MAX_QUERY_CHARS = 1000
 _MAX_ANSWER_CHARS = 2000
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One completion of a conversation, as those after it are told of it.
-
-    Args:
-        query: what was asked; the middle of a long text is cut out.
-        answer: what was answered, likewise; empty as long as there is nothing.
-        is_final: whether the model declared the answer to be final.
-    """
-
-    query: str
-    answer: str = ""
-    is_final: bool = False
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a completion is told of those before it in its conversation.
-
-    Args:
-        completion_count: how many there were.
-        exchanges: the latest of them.
-        parts: the contexts of all; `context` is the first one's.
-        context_names: the variables of the first one's context.
-        variables_lost: whether the variables that their code made are gone.
-    """
-
-    completion_count: int
-    exchanges: Sequence[Exchange]
-    parts: Sequence[ContextPart]
-    context_names: Sequence[str]
-    variables_lost: bool
+_NO_HISTORY = "[]"
+_NOT_HERE = "the conversation's sandbox was another server's, or was freed"
 
 
 class KeptRepl:
-    """Holds one sandbox over any number of completions, one at a time, and opens another where it is lost.
+    """Holds one sandbox over any number of completions, one at a time, and makes another like it where it is lost.
 
-    To the completion that has it, it is an `Executor`: the root has the sandbox that is kept, children have others.
-    A completion that is cancelled leaves the variables as they were before the block that was running.
+    To the root of the completion that has it, it is an `Executor`; children have sandboxes of their own. A completion
+    that is cancelled leaves the variables as they were before the block that was running.
 
     Args:
         executor: makes the sandbox.
+        turns: the completions before, as of a REPL that another server had: the id of each, and how it began and ended,
+            first to last.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, turns: Sequence[tuple[str, TurnStart, TurnEnd]] = ()) -> None:
         self._executor = executor
         self._lock = asyncio.Lock()
         self._resources = contextlib.AsyncExitStack()
         self._session: Session | None = None
-        self._spec: SessionSpec | None = None
-        self._inputs: dict[str, InputValue] = {}
-        self._on_host_call: Callable[[HostCall], Awaitable[object]] | None = None
+        self._on_host_call: Answering | None = None
         self._preparing: asyncio.Task[Session] | None = None
-        self._settling: asyncio.Task[VariablesState] | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._exchanges: collections.deque[Exchange] = collections.deque(maxlen=_REMEMBERED_EXCHANGES)
-        self._parts: list[ContextPart] = []
+        self._parts: list[EarlierPart] = []
         self._context_names: list[str] = []
+        self._history = _NO_HISTORY
         self._transcript: Transcript | None = None
-        self._variables_lost = False
+        self._loss = ""
+        self._restoration: Restoration | None = None
+        self._log: TurnLog | None = None
+        self._completion_id = ""
         self._was_opened = False
-        self._is_running = False
-        self.completion_count = 0
-        """How many completions have begun in it."""
+        self._earlier_count = 0
+        self.variables_lost = False
+        """Whether variables are lost of which no completion has been told yet."""
+        self.begun_ids: list[str] = []
+        """The completions that have begun in it, first to last."""
+        self.is_concluded = True
+        """Whether each completion that has begun has come to its end here: if not, the REPL is somewhere within one."""
+        for completion_id, start, end in turns:
+            self._add(completion_id, start)
+            self._exchanges[-1] = Exchange(start.query, end.answer, end.is_final)
+            self._history = end.history
 
     @property
     def name(self) -> str:
@@ -106,28 +90,32 @@ class KeptRepl:
     @property
     def part_names(self) -> list[str]:
         """The variables that its contexts are."""
-        return [part.value.name for part in self._parts]
+        return [part.name for part in self._parts]
 
-    @property
-    def variables_lost(self) -> bool:
-        """Whether variables are lost of which no completion has been told yet."""
-        return self._variables_lost or (self._session is not None and not self._session.is_alive)
+    # --- the completion that has it
+
+    def enter(self, completion_id: str, log: TurnLog) -> None:
+        """Takes note that a completion is to have the session next.
+
+        Args:
+            completion_id: the completion's.
+            log: is told of it.
+        """
+        self._completion_id = completion_id
+        self._log = log
+        self._was_opened = False
+        self._earlier_count = len(self.begun_ids)
+        self._transcript = None
 
     @contextlib.asynccontextmanager
     async def open(self, spec: SessionSpec) -> AsyncIterator[Session]:
         """Gives a completion the session, with its inputs set; see `ports.Executor`.
 
+        Where it was lost the completion gets another, in which those before it have been done once more.
+
         Raises:
-            SandboxOpenError: there is no sandbox, and none can be had; or the completion had it and lost it, and
-                what it did cannot be done again, as it was not the first in the conversation.
+            SandboxOpenError: there is no sandbox, and none can be had.
         """
-        if spec.node_id != ROOT_NODE_ID:
-            async with self._executor.open(spec) as session:
-                yield session
-            return
-        if self._was_opened and self.completion_count > 1:
-            raise SandboxOpenError("the conversation's sandbox is lost, and with it what earlier completions made")
-        self._was_opened = True
         # To its end even if the completion is cancelled: a session with half of its inputs is of no use.
         preparing = self._preparing = asyncio.create_task(self._prepare(spec))
         try:
@@ -138,53 +126,66 @@ class KeptRepl:
             self._on_host_call = None
             self._settling = asyncio.create_task(self._settle(preparing))
 
-    def begin(self, query: str, parts: Sequence[ContextPart]) -> Past:
-        """Takes note of the completion that has the session now; returns what it is told of those before it."""
-        self._is_running = True
+    async def begin(self, query: str, parts: Sequence[ContextPart], spec: SessionSpec) -> Past:
+        """Takes note of the completion that has the session now; returns what it is told of those before it.
+
+        Args:
+            query: its question.
+            parts: its context.
+            spec: what it wants of the sandbox.
+        """
         past = Past(
-            self.completion_count,
+            len(self.begun_ids),
             tuple(self._exchanges),
             tuple(self._parts),
             tuple(self._context_names),
-            self._variables_lost,
+            self.variables_lost,
+            self.take_restoration(),
         )
-        self._variables_lost = False
-        self.completion_count += 1
-        self._exchanges.append(Exchange(cut_middle(query, _MAX_QUERY_CHARS)))
-        self._parts += parts
+        self.variables_lost = False
+        told = [EarlierPart(part.value.name, part.outline.type_name, part.outline.size) for part in parts]
+        if self.begun_ids:
+            spec = dataclasses.replace(spec, prelude_source="")  # that of the first one holds
+        start = TurnStart(cut_middle(query, _MAX_QUERY_CHARS), told, spec)
+        self._add(self._completion_id, start)
+        self.is_concluded = False
+        await self._turn.start(start)
         return past
 
     def keep(self, transcript: Transcript) -> None:
         """Takes note of the messages of the completion that has the session: the next one finds them as a variable."""
         self._transcript = transcript
 
-    def conclude(self, answer: str, *, is_final: bool) -> None:
+    async def conclude(self, answer: str, *, is_final: bool) -> None:
         """Takes note of what the completion that has the session came to."""
-        self._exchanges[-1] = Exchange(self._exchanges[-1].query, cut_middle(answer, _MAX_ANSWER_CHARS), is_final)
+        if self.is_concluded:
+            return  # it ended before it had begun
+        self._history = _NO_HISTORY if self._transcript is None else self._transcript.history_json()
+        self._transcript = None
+        end = TurnEnd(cut_middle(answer, _MAX_ANSWER_CHARS), is_final, self._history)
+        self._exchanges[-1] = Exchange(self._exchanges[-1].query, end.answer, is_final)
+        await self._turn.end(end)
+        self.is_concluded = True
 
-    def end(self) -> None:
-        """Takes note that the completion that had the session has ended, however it did."""
-        self._was_opened = False
-        self._is_running = False
+    def take_restoration(self) -> Restoration | None:
+        """Returns how the REPL was made once more since this was asked before; None if it was not."""
+        restoration, self._restoration = self._restoration, None
+        return restoration
 
-    async def settled(self) -> VariablesState:
-        """Returns what became of the variables when a completion ended; LOST as long as that is not known."""
-        if self._settling is None:
-            return VariablesState.KEPT
-        await asyncio.wait({self._settling}, timeout=_SETTLE_SECONDS)
-        return self._settling.result() if self._settling.done() else VariablesState.LOST
+    # ---
 
-    async def variables(self) -> VariableListing:
+    async def variables(self, turns: EarlierTurns) -> VariableListing:
         """Describes the variables; no completion may have the session.
+
+        Args:
+            turns: all completions that have begun in it.
 
         Raises:
             SandboxError: the sandbox is lost, and no other can be had.
         """
         async with self._lock:
             await self._until_settled()
-            session = self._session
-            if session is None or not session.is_alive:
-                session = await self._open_another([])
+            session = self._usable() or await self._rebuild(turns)
             return await session.variables()
 
     async def close(self) -> None:
@@ -193,79 +194,110 @@ class KeptRepl:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._session = None
-        await self._resources.aclose()
+        await self._drop()
+
+    @property
+    def _turn(self) -> TurnLog:
+        if self._log is None:
+            raise SandboxError("no completion has entered the conversation")
+        return self._log
+
+    def _usable(self) -> Session | None:
+        """Returns the session if it can be used, as far as is known."""
+        session = self._session
+        if session is not None and not session.is_alive:
+            self._loss = self._loss or "the conversation's sandbox died while nobody used it"
+            return None
+        return session
+
+    def _add(self, completion_id: str, start: TurnStart) -> None:
+        if not self.begun_ids:
+            self._context_names = [one.name for one in start.spec.inputs]
+        self.begun_ids.append(completion_id)
+        self._exchanges.append(Exchange(start.query))
+        self._parts += start.parts
 
     async def _prepare(self, spec: SessionSpec) -> Session:
         async with self._lock:
             await self._until_settled()
-            if self._spec is None:
-                self._spec = dataclasses.replace(spec, on_host_call=self._answer)
-                self._context_names = [one.name for one in spec.inputs]
-            inputs = [*spec.inputs, *self._history()]
-            if self._session is not None and self._session.is_alive:
+            # One that this completion had before is lost, whatever it looks like.
+            usable = None if self._was_opened else self._usable()
+            self._was_opened = True
+            if not self._earlier_count:
+                await self._drop()
+                return await self._open(spec)
+            inputs = [*spec.inputs, *history_inputs(self._earlier_count - 1, self._history)]
+            for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    if inputs:
-                        await self._session.set_inputs(inputs)
-                    await self._session.run_cell(spec.begin_code, _BEGIN_BOUNDS, _ignore_output)
+                    session = usable or await self._rebuild(self._turn, inputs)
+                    await session.set_inputs(inputs)
+                    await session.run_cell(spec.begin_code, BEGIN_BOUNDS, _ignore_output)
+                except SandboxOpenError:
+                    raise
                 except SandboxError as error:
                     _log.warning("the sandbox of a conversation is lost: %s", error)
+                    self._loss, usable = str(error), None
+                    if attempt == _ATTEMPTS:
+                        raise SandboxOpenError(str(error)) from error
                 else:
-                    self._inputs |= {one.name: one for one in inputs}
-                    self._forget_past()
-                    return self._session
-            session = await self._open_another(inputs)
-            if self.completion_count:
-                await session.run_cell(spec.begin_code, _BEGIN_BOUNDS, _ignore_output)
-            self._forget_past()
-            return session
+                    return session
+            raise AssertionError("the loop above returns or raises")
 
-    def _forget_past(self) -> None:
-        """Frees the messages of the completion before, which are a variable now."""
-        if not self._is_running:
-            self._transcript = None
-
-    async def _open_another(self, inputs: Sequence[InputValue]) -> Session:
-        if self._spec is None:
-            raise SandboxError("the conversation has not begun")
-        is_first = not self._inputs
-        all_inputs = self._inputs | {one.name: one for one in inputs}
-        self._session = None
-        await self._resources.aclose()
-        context_bytes = sum(_size_bytes(one) for one in all_inputs.values())
-        spec = dataclasses.replace(
-            self._spec,
-            inputs=list(all_inputs.values()),
-            memory_bytes=max(self._spec.memory_bytes, memory_bytes(0, context_bytes)),
+    async def _rebuild(self, turns: EarlierTurns, coming: Sequence[InputValue] = ()) -> Session:
+        """Makes the session once more, with all that the completions did, and with room for what is coming."""
+        start_seconds = time.monotonic()
+        await self._drop()
+        recipe = await turns.recipe()
+        input_bytes = recipe.input_bytes + sum(one.size_bytes for one in coming)
+        memory = max(recipe.spec.memory_bytes, memory_bytes(0, input_bytes))
+        session = await self._open(dataclasses.replace(recipe.spec, memory_bytes=memory))
+        try:
+            replayed = await recipe.replay(session, self._answer_with)
+        except BaseException:
+            await self._drop()
+            raise
+        finally:
+            self._answer_with(None)
+        self.variables_lost = self.variables_lost or replayed.variables_lost
+        self._restoration = Restoration(
+            self._loss or _NOT_HERE, replayed.cell_count, time.monotonic() - start_seconds, replayed.problems
         )
-        self._session = await self._resources.enter_async_context(self._executor.open(spec))
-        self._inputs = all_inputs
-        self._variables_lost = not is_first
+        self._loss = ""
+        return session
+
+    async def _open(self, spec: SessionSpec) -> Session:
+        opening = self._executor.open(dataclasses.replace(spec, on_host_call=self._answer))
+        self._session = await self._resources.enter_async_context(opening)
         return self._session
 
-    def _history(self) -> list[InputValue]:
-        """Returns the variables with the messages of the completion before this one."""
-        if self._transcript is None or self._is_running:
-            return []
-        return self._transcript.history(self.completion_count - 1)
+    async def _drop(self) -> None:
+        """Frees the sandbox, if there is one."""
+        self._session = None
+        with contextlib.suppress(SandboxError):
+            await self._resources.aclose()
 
-    async def _settle(self, preparing: asyncio.Task[Session]) -> VariablesState:
+    async def _settle(self, preparing: asyncio.Task[Session]) -> None:
         """Brings the session in order after a completion, however that ended."""
         await asyncio.wait({preparing})
         if preparing.cancelled() or preparing.exception() is not None:
-            return VariablesState.LOST
+            return
         try:
             state = await preparing.result().settle()
         except SandboxError as error:
             _log.warning("the sandbox of a conversation is lost: %s", error)
-            return VariablesState.LOST
+            self._loss = str(error)
+            return
         if state is VariablesState.LOST:
-            self._variables_lost = True
-        return state
+            # What was recorded is all that there was before the block that was running.
+            self._loss = "a block was cancelled, and its sandbox could not undo it"
+            await self._drop()
 
     async def _until_settled(self) -> None:
         if self._settling is not None:
             await asyncio.wait({self._settling})
+
+    def _answer_with(self, answering: Answering | None) -> None:
+        self._on_host_call = answering
 
     async def _answer(self, call: HostCall) -> object:
         if self._on_host_call is None:
@@ -275,7 +307,3 @@ class KeptRepl:
 
 async def _ignore_output(stream: event_pb2.OutputStream.ValueType, text: str) -> None:
     pass
-
-
-def _size_bytes(one: InputValue) -> int:
-    return len(one.value) if isinstance(one.value, str | bytes) else one.value.size_bytes

@@ -269,6 +269,11 @@ class InputValue:
     format: ValueFormat
     value: str | bytes | StoredBytes
 
+    @property
+    def size_bytes(self) -> int:
+        """Returns how large it is; of text at hand, how many characters it has."""
+        return len(self.value) if isinstance(self.value, str | bytes) else self.value.size_bytes
+
 
 @dataclass(frozen=True)
 class HostCall:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rlm_server.engine.compaction import CompactionSpec
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.kept_repl import Past
     from rlm_server.engine.limits import CompletionLimits
     from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
     from rlm_server.engine.tools import Tool
+    from rlm_server.engine.turns import Past
 
 ROOT_NODE_ID = "0"
 """The root's node id."""

@@ -40,15 +40,20 @@ class Transcript:
             self.shown.append(Message("user", text))
         self._log.append(Message("user", text))
 
-    def history(self, index: int) -> list[InputValue]:
-        """Returns the variables that hold all messages but the system's, as dicts with `role` and `content`.
+    def history_json(self) -> str:
+        """Returns all messages but the system's, as the JSON of a list of dicts with `role` and `content`."""
+        return json.dumps([{"role": one.role, "content": one.content} for one in self._log], ensure_ascii=False)
 
-        Args:
-            index: n of `history_n`; `history` is the same as `history_0`.
-        """
-        text = json.dumps([{"role": one.role, "content": one.content} for one in self._log], ensure_ascii=False)
-        names = [history_name(index)] if index else ["history", history_name(0)]
-        return [InputValue(name, ValueFormat.JSON, text) for name in names]
+
+def history_inputs(index: int, history_json: str) -> list[InputValue]:
+    """Returns the variables that hold the messages of the completion of that index in its conversation.
+
+    Args:
+        index: n of `history_n`; `history` is the same as `history_0`.
+        history_json: the messages.
+    """
+    names = [history_name(index)] if index else ["history", history_name(0)]
+    return [InputValue(name, ValueFormat.JSON, history_json) for name in names]
 
 
 def history_name(index: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rlm_server.engine.ports import HostCallError
 from rlm_server.journal.records import CallRecord
@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rlm_server.engine.ports import HostCall
-
-
-class Calls(Protocol):
-    """Answers the host calls of one block, in the order in which they come."""
-
-    async def answer(self, call: HostCall) -> object:
-        """Returns the value.
-
-        Raises:
-            HostCallError: the answer is an exception.
-        """
 
 
 class _Order:

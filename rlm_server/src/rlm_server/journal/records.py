@@ -44,7 +44,7 @@ class ModelRecord:
     def encode(self) -> bytes:
         """Returns the bytes of the record."""
         error = self.error
-        return _pack(
+        return pack(
             {
                 "parts": [[type(part) is CallRepeated, dataclasses.asdict(part)] for part in _joined(self.parts)],
                 "end": None if self.end is None else dataclasses.asdict(self.end),
@@ -55,7 +55,7 @@ class ModelRecord:
     @classmethod
     def decode(cls, data: bytes) -> ModelRecord:
         """Returns what `encode` made bytes of."""
-        value = _unpack(data)
+        value = unpack(data)
         end = value["end"]
         if end is not None:
             tokens = end.pop("tokens")
@@ -129,7 +129,7 @@ class CellRecord:
             }
             for one in self.calls
         ]
-        return _pack(
+        return pack(
             {
                 "code": self.code,
                 "bounds": dataclasses.asdict(self.bounds),
@@ -142,7 +142,7 @@ class CellRecord:
     @classmethod
     def decode(cls, data: bytes) -> CellRecord:
         """Returns what `encode` made bytes of."""
-        value = _unpack(data)
+        value = unpack(data)
         result = value["result"] | {"variables": VariablesState[value["result"]["variables"]]}
         calls = [
             CallRecord(
@@ -184,12 +184,14 @@ def _make(kind: Any, values: dict[str, Any]) -> Any:
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
-def _pack(value: object) -> bytes:
+def pack(value: object) -> bytes:
+    """Returns the bytes of a record."""
     data = json.dumps(value, separators=(",", ":")).encode()
     if len(data) < _COMPRESSED_FROM_BYTES:
         return _JSON + data
     return _ZLIB + zlib.compress(data, 1)
 
 
-def _unpack(data: bytes) -> Any:
+def unpack(data: bytes) -> Any:
+    """Returns what `pack` made bytes of."""
     return json.loads(data[1:] if data[:1] == _JSON else zlib.decompress(data[1:]))

@@ -39,8 +39,27 @@ completions = sa.Table(
     sa.Column("last_sequence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("running_time", _Nanoseconds, nullable=False, server_default="0"),
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    # The conversation that it belongs to, or empty, and its number among the completions of that, from 1.
+    sa.Column("conversation_id", sa.String(64), nullable=False, server_default=""),
+    sa.Column("turn", sa.Integer, nullable=False, server_default="0"),
     sa.Index("completions_by_time", "create_time", "completion_id"),
     sa.Index("completions_by_state", "state", "lease_end"),
+    sa.Index("completions_by_conversation", "conversation_id", "turn"),
+)
+
+conversations = sa.Table(
+    "conversations",
+    metadata,
+    sa.Column("conversation_id", sa.String(64), primary_key=True),
+    sa.Column("create_time", _Nanoseconds, nullable=False),
+    # The latest use that was not the end of a completion; see `conversation_rows.StoredConversation.expire_time`.
+    sa.Column("used_time", _Nanoseconds, nullable=False),
+    sa.Column("time_to_live", _Nanoseconds, nullable=False),
+    sa.Column("query_preview", sa.Text, nullable=False),
+    # The server that used it last. Only that one's sandbox is up to date.
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Index("conversations_by_time", "create_time", "conversation_id"),
+    sa.Index("conversations_by_use", "used_time"),
 )
 
 labels = sa.Table(
@@ -102,12 +121,21 @@ class SchemaVersionError(Exception):
     """The database is of a later version than this program; the message says so."""
 
 
-def _create_all(connection: sa.Connection) -> None:
-    metadata.create_all(connection)
+def _add_conversations(connection: sa.Connection) -> None:
+    conversations.create(connection)
+    for statement in (
+        "ALTER TABLE completions ADD COLUMN conversation_id VARCHAR(64) DEFAULT '' NOT NULL",
+        "ALTER TABLE completions ADD COLUMN turn INTEGER DEFAULT 0 NOT NULL",
+        "CREATE INDEX completions_by_conversation ON completions (conversation_id, turn)",
+    ):
+        connection.execute(sa.text(statement))
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_create_all,)
-"""What leads from each version to the next; version 0 is an empty database. Entries are only ever added."""
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_add_conversations,)
+"""What leads from each version to the next, from version 1 on. Entries are only ever added."""
+
+VERSION = len(MIGRATIONS) + 1
+"""That of the tables above."""
 
 
 def migrate(connection: sa.Connection) -> int:
@@ -121,13 +149,16 @@ def migrate(connection: sa.Connection) -> int:
     version = 0
     if sa.inspect(connection).has_table(_version.name):
         version = connection.execute(sa.select(sa.func.max(_version.c.version))).scalar() or 0
-    if version > len(MIGRATIONS):
+    if version > VERSION:
         raise SchemaVersionError(
             f"the journal has version {version} of its tables, and this program knows versions up to "
-            f"{len(MIGRATIONS)}: use the program that wrote it, or another database"
+            f"{VERSION}: use the program that wrote it, or another database"
         )
-    for migration in MIGRATIONS[version:]:
-        migration(connection)
-    if version < len(MIGRATIONS):
-        connection.execute(sa.insert(_version).values(version=len(MIGRATIONS)))
+    if not version:
+        metadata.create_all(connection)
+    else:
+        for migration in MIGRATIONS[version - 1 :]:
+            migration(connection)
+    if version < VERSION:
+        connection.execute(sa.insert(_version).values(version=VERSION))
     return version

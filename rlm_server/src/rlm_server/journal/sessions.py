@@ -23,22 +23,25 @@ from rlm_server.engine.ports import (
     VariablesState,
 )
 from rlm_server.engine.run import ROOT_NODE_ID
-from rlm_server.journal.host_calls import Calls, LiveCalls, ReplayedCalls
+from rlm_server.journal.host_calls import LiveCalls
+from rlm_server.journal.inputs import encode_inputs, inputs_key
 from rlm_server.journal.recorder import context_of_repeated_work, never, repeats_finished_work
-from rlm_server.journal.records import CellRecord, text_by_stream
+from rlm_server.journal.records import CellRecord
+from rlm_server.journal.replay import Block, InputsSet, Step, add_block, diverged, replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.limits import CellBounds
     from rlm_server.engine.ports import Executor, InputValue, OutputHandler, Session, VariableListing
+    from rlm_server.engine.turns import Answering
     from rlm_server.journal.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
 _MOST_LOSSES_OF_ONE_CELL = 3
-_REPLAY_SECONDS = 120.0
 _REPEAT_SECONDS = 60.0
 _FIRST_RETRY_SECONDS = 0.1
 _GREATEST_RETRY_SECONDS = 2.0
@@ -56,15 +59,23 @@ class JournaledExecutor:
         recorder: the completion's.
         patience_seconds: how long to look for a sandbox in place of one that died.
         park: ends the run, as no sandbox is found in that time; gets the reason.
+        repl: the conversation's, which makes the root's sandbox, if the completion belongs to one.
     """
 
     def __init__(
-        self, executor: Executor, recorder: Recorder, *, patience_seconds: float, park: Callable[[str], None]
+        self,
+        executor: Executor,
+        recorder: Recorder,
+        *,
+        patience_seconds: float,
+        park: Callable[[str], None],
+        repl: KeptRepl | None = None,
     ) -> None:
         self._executor = executor
         self._recorder = recorder
         self._patience_seconds = patience_seconds
         self._park = park
+        self._repl = repl
 
     @property
     def name(self) -> str:
@@ -77,8 +88,15 @@ class JournaledExecutor:
 
         For a node that has recorded blocks there is none until the first block that is not recorded.
         """
+        spec = self._with_seed(spec)
+        repl = self._repl if spec.node_id == ROOT_NODE_ID else None
         session = JournaledSession(
-            self._executor, self._with_seed(spec), self._recorder, self._patience_seconds, self._park
+            self._executor,
+            spec,
+            self._recorder,
+            patience_seconds=self._patience_seconds,
+            park=self._park,
+            repl=repl,
         )
         try:
             if not session.has_recorded_cells and not repeats_finished_work():
@@ -91,16 +109,13 @@ class JournaledExecutor:
         """Returns a specification whose sandboxes all draw the same random numbers, which nobody can foretell."""
         if spec.seed is not None:
             return spec
-        name = f"{self._recorder.completion_id}/{spec.node_id}"
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        return dataclasses.replace(spec, chance_seed=seed)
+        return dataclasses.replace(spec, chance_seed=chance_seed(self._recorder.completion_id, spec.node_id))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Inputs:
-    """Variables that were set between two blocks."""
-
-    inputs: Sequence[InputValue]
+def chance_seed(completion_id: str, node_id: str) -> int:
+    """Returns what makes all sandboxes of a node draw the same random numbers."""
+    name = f"{completion_id}/{node_id}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 class JournaledSession:
@@ -111,18 +126,22 @@ class JournaledSession:
         executor: Executor,
         spec: SessionSpec,
         recorder: Recorder,
+        *,
         patience_seconds: float,
         park: Callable[[str], None],
+        repl: KeptRepl | None,
     ) -> None:
-        self._executor = executor
+        self._executor = executor if repl is None else repl
+        self._repl = repl
         self._spec = spec
         self._node_id = spec.node_id
         self._recorder = recorder
         self._patience_seconds = patience_seconds
         self._park = park
         self._cell_count = 0
-        self._history: list[CellRecord | _Inputs] = []
-        self._calls: Calls | None = None
+        self._inputs_count = 0
+        self._history: list[Step] = []
+        self._answering: Answering | None = None
         self._inner: Session | None = None
         self._closing: AbstractAsyncContextManager[Session] | None = None
         self._loss = ""
@@ -186,7 +205,7 @@ class JournaledSession:
                 await never()
             record = await self._run(code, bounds, on_output)
             await self._recorder.record(key, record.encode())
-        self._remember(record)
+        add_block(self._history, Block(record, f"block {self._cell_count}"))
         return record.result
 
     async def settle(self) -> VariablesState:
@@ -195,14 +214,23 @@ class JournaledSession:
             return VariablesState.KEPT
         state = await self._inner.settle()
         if state is VariablesState.LOST:
-            self._history = [step for step in self._history if isinstance(step, _Inputs)]
+            self._history = [step for step in self._history if isinstance(step, InputsSet)]
         return state
 
     async def set_inputs(self, inputs: Sequence[InputValue]) -> None:
         """Sets variables; see `ports.Session`."""
+        if self._repl is not None:
+            # Later completions must make the REPL once more without the engine that runs this one.
+            self._inputs_count += 1
+            key = inputs_key(self._node_id, self._cell_count, self._inputs_count)
+            if await self._recorder.recorded(key) is None:
+                await self._recorder.record(key, await asyncio.to_thread(encode_inputs, inputs))
+        self._history.append(InputsSet(inputs))
         if self._inner is not None:
-            await self._inner.set_inputs(inputs)
-        self._history.append(_Inputs(inputs))
+            try:
+                await self._inner.set_inputs(inputs)
+            except SandboxError as error:
+                await self._lose(str(error))
 
     async def variables(self) -> VariableListing:
         """Describes the variables; see `ports.Session`."""
@@ -218,7 +246,7 @@ class JournaledSession:
             while True:
                 try:
                     session = await self._ready()
-                    self._calls = calls
+                    self._answering = calls.answer
                     result = await session.run_cell(code, bounds, output.take)
                 except SandboxOpenError:
                     raise
@@ -233,10 +261,10 @@ class JournaledSession:
                 else:
                     break
         finally:
-            self._calls = None
+            self._answering = None
             await calls.close()
         if calls.diverged:
-            await self._warn_diverged(self._cell_count, "made other host calls")
+            await self._warn_diverged(diverged(f"block {self._cell_count}", "made other host calls"))
         return CellRecord(code, bounds, result, output.written, calls.records())
 
     async def _lose(self, cause: str) -> None:
@@ -276,37 +304,23 @@ class JournaledSession:
 
     async def _replay(self) -> int:
         """Runs the recorded blocks in a new sandbox, with the answers that they got; returns their number."""
-        session = self._inner
-        if session is None:
+        if self._inner is None:
             raise SandboxError("there is no sandbox")
-        count = 0
-        for step in self._history:
-            if isinstance(step, _Inputs):
-                await session.set_inputs(step.inputs)
-                continue
-            count += 1
-            calls = ReplayedCalls(step.calls)
-            self._calls = calls
-            output = _Output(None)
-            try:
-                result = await session.run_cell(step.code, self._replay_bounds(step), output.take)
-            finally:
-                self._calls = None
-            same_output = text_by_stream(output.written) == text_by_stream(step.output)
-            if result.outcome != step.result.outcome or calls.diverged or not same_output:
-                await self._warn_diverged(count, "did not do the same once more")
+        restoration = None if self._repl is None else self._repl.take_restoration()
+        replayed = await replay(self._inner, self._history, self._answer_with)
+        problems, count = replayed.problems, replayed.cell_count
+        if restoration is not None:
+            problems, count = [*restoration.problems, *problems], restoration.cell_count + count
+        for problem in problems:
+            await self._warn_diverged(problem)
         return count
 
-    def _replay_bounds(self, step: CellRecord) -> CellBounds:
-        return dataclasses.replace(step.bounds, wall_time_seconds=_REPLAY_SECONDS)
-
-    async def _warn_diverged(self, number: int, what: str) -> None:
-        message = (
-            f"the sandbox was rebuilt, but block {number} {what}, as when it depends on the time; variables may differ "
-            "from what they were"
-        )
+    async def _warn_diverged(self, message: str) -> None:
         warning = event_pb2.Warning(code=event_pb2.WARNING_CODE_REPLAY_DIVERGED, message=message)
         await self._recorder.tell(self._node_id, warning)
+
+    def _answer_with(self, answering: Answering | None) -> None:
+        self._answering = answering
 
     # --- a block that is recorded
 
@@ -345,15 +359,9 @@ class JournaledSession:
     # ---
 
     async def _on_host_call(self, call: HostCall) -> object:
-        if self._calls is None:
+        if self._answering is None:
             raise HostCallError("bad_call", "no block is running")
-        return await self._calls.answer(call)
-
-    def _remember(self, record: CellRecord) -> None:
-        if record.result.variables is VariablesState.LOST:
-            self._history = [step for step in self._history if isinstance(step, _Inputs)]
-        elif record.result.variables is VariablesState.KEPT:
-            self._history.append(record)
+        return await self._answering(call)
 
     def _key(self, number: int) -> str:
         return f"c/{self._node_id}/{number}"

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.conversation_rows import check_turn, conversation_user, keep_turn
 from rlm_server.journal.database import READERS
-from rlm_server.journal.schema import blob_uses, completions, events, labels, migrate, steps
+from rlm_server.journal.schema import blob_uses, completions, conversations, events, labels, migrate, steps
 from rlm_server.journal.states import State
 from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rlm_server.journal.appends import Append
     from rlm_server.journal.blobs import BlobStore
+    from rlm_server.journal.conversation_rows import NewTurn
     from rlm_server.journal.database import Database
 
 __all__ = ["FencedError", "Journal", "NewCompletion", "Payload", "StorageUnavailableError", "StoredCompletion"]
@@ -57,6 +59,7 @@ class NewCompletion:
         labels: the request's.
         detached: whether it goes on without a client.
         contexts: digests of the uploaded contexts that it needs.
+        turn: its place in a conversation, or None.
     """
 
     completion_id: str
@@ -68,6 +71,7 @@ class NewCompletion:
     labels: Mapping[str, str]
     detached: bool
     contexts: Sequence[str] = ()
+    turn: NewTurn | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class StoredCompletion:
     last_sequence: int
     running_time: int
     size_bytes: int
+    conversation_id: str
+    turn: int
 
 
 _COLUMNS = [column for column in completions.c if column.name not in ("request", "request_blob", "request_id")]
@@ -160,6 +166,8 @@ class Journal:
 
         Raises:
             StorageUnavailableError: the journal cannot be written at present.
+            ConversationGoneError: there is no such conversation.
+            ConversationBusyError: another completion runs in it.
         """
         payload = await self.payload(new.request)
 
@@ -169,6 +177,8 @@ class Journal:
                 if (row := connection.execute(found).one_or_none()) is not None:
                     return _stored(row), False
             now = self._database.now_nanoseconds(connection)
+            if new.turn is not None:
+                check_turn(self._database, connection, new.turn, new.completion_id)
             connection.execute(
                 self._database.insert_new(completions).values(
                     completion_id=new.completion_id,
@@ -187,6 +197,8 @@ class Journal:
                     lease_end=now + self._lease,
                     watched_time=now,
                     size_bytes=payload.size_bytes,
+                    conversation_id="" if new.turn is None else new.turn.conversation_id,
+                    turn=0 if new.turn is None else new.turn.number,
                 )
             )
             # Another server may have taken the `request_id` a moment ago: what is there counts.
@@ -209,6 +221,8 @@ class Journal:
                 uses.append({"digest": payload.blob, "used_by": new.completion_id})
             if uses:
                 connection.execute(self._database.insert_new(blob_uses), uses)
+            if new.turn is not None:
+                keep_turn(self._database, connection, new.turn, holder=self.owner, context_digests=list(new.contexts))
             return stored, True
 
         def forget(connection: sa.Connection) -> None:
@@ -219,7 +233,8 @@ class Journal:
         if self.trouble:
             raise StorageUnavailableError(self.trouble)
         try:
-            return await self._writer.execute(work, is_alone=False, timeout_seconds=self._patience_seconds)
+            is_alone = new.turn is not None  # as it locks the conversation
+            return await self._writer.execute(work, is_alone=is_alone, timeout_seconds=self._patience_seconds)
         except StorageUnavailableError:
             # It may be written yet, though it is refused. With a key its caller finds it; without one it must not run.
             if new.request_id is None:
@@ -240,6 +255,15 @@ class Journal:
         def work(connection: sa.Connection) -> StoredCompletion | None:
             select = sa.select(*_COLUMNS).where(completions.c.completion_id == completion_id)
             row = connection.execute(select).one_or_none()
+            return None if row is None else _stored(row)
+
+        return await self._read(work)
+
+    async def with_request_id(self, request_id: str) -> StoredCompletion | None:
+        """Returns the completion that a request with this key began, or None if there is none."""
+
+        def work(connection: sa.Connection) -> StoredCompletion | None:
+            row = connection.execute(sa.select(*_COLUMNS).where(completions.c.request_id == request_id)).one_or_none()
             return None if row is None else _stored(row)
 
         return await self._read(work)
@@ -529,6 +553,8 @@ class Journal:
             ended = (
                 sa.select(completions.c.completion_id, completions.c.end_time, completions.c.size_bytes)
                 .where(completions.c.end_time.is_not(None))
+                # The REPL of a conversation can be made once more only of all its completions.
+                .where(completions.c.conversation_id.not_in(sa.select(conversations.c.conversation_id)))
                 .order_by(completions.c.end_time.desc())
             )
             oldest = None if max_age_seconds is None else time.time_ns() - int(max_age_seconds * 1e9)
@@ -577,13 +603,13 @@ class Journal:
         """
         return await self._execute(lambda connection: work(self._database, connection))
 
-    async def read(self, work: Callable[[sa.Connection], _Result]) -> _Result:
+    async def read(self, work: Callable[[Database, sa.Connection], _Result]) -> _Result:
         """Runs a function in a reading transaction, for stores that share the database.
 
         Raises:
             StorageUnavailableError: the journal cannot be read at present.
         """
-        return await self._read(work)
+        return await self._read(lambda connection: work(self._database, connection))
 
     async def _read(self, work: Callable[[sa.Connection], _Result]) -> _Result:
         def run() -> _Result:
@@ -620,7 +646,8 @@ def _delete(connection: sa.Connection, completion_id: str) -> list[str]:
     unused = connection.execute(mine.where(blob_uses.c.digest.not_in(others))).scalars().all()
     for table in (events, steps, labels, completions):
         connection.execute(sa.delete(table).where(table.c.completion_id == completion_id))
-    users = [completion_id, context_user(completion_id)]
+    connection.execute(sa.delete(conversations).where(conversations.c.conversation_id == completion_id))
+    users = [completion_id, context_user(completion_id), conversation_user(completion_id)]
     connection.execute(sa.delete(blob_uses).where(blob_uses.c.used_by.in_(users)))
     return list(unused)
 

@@ -64,7 +64,7 @@ class CompletionService(DurableRpcs):
         journal: Journal,
         clock: Clock,
     ) -> None:
-        conversations = Conversations(settings, executor, contexts, clock)
+        conversations = Conversations(settings, executor, journal)
         running = RunningCompletions(
             settings,
             journal=journal,
@@ -75,8 +75,7 @@ class CompletionService(DurableRpcs):
             contexts=contexts,
             clock=clock,
         )
-        super().__init__(journal, running)
-        self._conversations = conversations
+        super().__init__(journal, running, conversations)
         self._model_names = model_names
         self._executor = executor
         self._contexts = contexts
@@ -85,16 +84,17 @@ class CompletionService(DurableRpcs):
     def start(self) -> None:
         """Begins to look after completions, those of servers that are gone among them."""
         self._running.start()
+        self._conversations.start()
 
     def start_draining(self, grace_seconds: float) -> None:
-        """Takes no new completions, and closes the conversations that are not in use."""
+        """Takes no new completions, and frees the sandboxes of conversations that are not in use."""
         self._running.drain()
         self._conversations.drain()
 
     async def close(self) -> None:
         """Stops the completions that still run, and leaves them to other servers."""
         await self._running.close()
-        await self._conversations.close_all()
+        await self._conversations.close()
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
         """Runs a completion and streams its events."""
@@ -159,23 +159,6 @@ class CompletionService(DurableRpcs):
             ) from error
         except StorageUnavailableError as error:
             raise storage_unavailable(error) from error
-
-    async def ListConversations(
-        self, request: pb.ListConversationsRequest, context: Context
-    ) -> pb.ListConversationsResponse:
-        """Lists the conversations that are kept."""
-        return self._conversations.page(request)
-
-    async def ListVariables(self, request: pb.ListVariablesRequest, context: Context) -> pb.ListVariablesResponse:
-        """Describes the variables of a conversation."""
-        return await self._conversations.variables(request.conversation_id)
-
-    async def CloseConversation(
-        self, request: pb.CloseConversationRequest, context: Context
-    ) -> pb.CloseConversationResponse:
-        """Ends a conversation."""
-        await self._conversations.close(request.conversation_id)
-        return pb.CloseConversationResponse()
 
     async def UploadContext(
         self,

@@ -1,10 +1,8 @@
-"""The RPCs about completions that are stored: watch, get, list, cancel, resume, delete."""
+"""The RPCs about completions and conversations that are stored: watch, get, list, cancel, resume, delete, close."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +14,7 @@ from rlm_server.journal.recorded_events import KIND_NUMBERS
 from rlm_server.journal.states import State
 from rlm_server.journal.store import StorageUnavailableError
 from rlm_server.service.feeds import CompletionGoneError
+from rlm_server.service.page_tokens import from_token, to_token
 from rlm_server.service.refusals import (
     completion_not_found,
     sequence_out_of_range,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.conversations import Conversations
     from rlm_server.service.rpc import Context
     from rlm_server.service.running import RunningCompletions
 
@@ -60,11 +60,13 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
     Args:
         journal: has it.
         running: the completions that run on this server.
+        conversations: those that completions belong to.
     """
 
-    def __init__(self, journal: Journal, running: RunningCompletions) -> None:
+    def __init__(self, journal: Journal, running: RunningCompletions, conversations: Conversations) -> None:
         self._journal = journal
         self._running = running
+        self._conversations = conversations
 
     async def WatchCompletion(
         self, request: pb.WatchCompletionRequest, context: Context
@@ -110,7 +112,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
         page = found[:size]
         return pb.ListCompletionsResponse(
             completions=[await self._describe(stored) for stored in page],
-            next_page_token=_to_token(page[-1]) if len(found) > size else "",
+            next_page_token=to_token(page[-1].create_time, page[-1].completion_id) if len(found) > size else "",
         )
 
     @_maps_errors
@@ -120,13 +122,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
         """Cancels a completion, wherever it runs."""
         stored = await self._find(request.completion_id)
         if not stored.state.has_ended:
-            ending = self._running.cancel(stored.completion_id, "it was cancelled")
-            if ending is not None:
-                await asyncio.wait({ending})
-            else:
-                await self._journal.request_cancel(stored.completion_id)
-                await self._running.cancel_parked(stored.completion_id)
-                await self._until_ended(stored)
+            await self._cancel(stored.completion_id, "it was cancelled")
         return pb.CancelCompletionResponse(completion=await self._describe(await self._find(stored.completion_id)))
 
     @_maps_errors
@@ -147,8 +143,33 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
         stored = await self._find(request.completion_id)
         if not stored.state.has_ended:
             raise wrong_state(_name(stored.state), "cancel it before you delete it")
+        if stored.conversation_id and await self._conversations.is_kept(stored.conversation_id):
+            raise wrong_state("kept by its conversation", f"close conversation {stored.conversation_id} before")
         await self._journal.delete(stored.completion_id)
         return pb.DeleteCompletionResponse()
+
+    @_maps_errors
+    async def ListConversations(
+        self, request: pb.ListConversationsRequest, context: Context
+    ) -> pb.ListConversationsResponse:
+        """Lists the conversations that are kept."""
+        return await self._conversations.page(request)
+
+    @_maps_errors
+    async def ListVariables(self, request: pb.ListVariablesRequest, context: Context) -> pb.ListVariablesResponse:
+        """Describes the variables of a conversation."""
+        return await self._conversations.variables(request.conversation_id)
+
+    @_maps_errors
+    async def CloseConversation(
+        self, request: pb.CloseConversationRequest, context: Context
+    ) -> pb.CloseConversationResponse:
+        """Ends a conversation."""
+        unended_id = await self._conversations.forget(request.conversation_id)
+        if unended_id:
+            await self._cancel(unended_id, "its conversation was closed")
+        await self._conversations.free(request.conversation_id)
+        return pb.CloseConversationResponse()
 
     async def _find(self, completion_id: str) -> StoredCompletion:
         if not completion_id:
@@ -158,12 +179,20 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
             raise completion_not_found(completion_id)
         return stored
 
-    async def _until_ended(self, stored: StoredCompletion) -> None:
-        """Waits until the server that runs a completion has cancelled it."""
+    async def _cancel(self, completion_id: str, cause: str) -> None:
+        """Cancels a completion, wherever it runs, and waits for its end."""
+        ending = self._running.cancel(completion_id, cause)
+        if ending is not None:
+            await asyncio.wait({ending})
+            return
+        await self._journal.request_cancel(completion_id)
+        await self._running.cancel_parked(completion_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
-        while not stored.state.has_ended and asyncio.get_running_loop().time() < deadline:
+        while asyncio.get_running_loop().time() < deadline:
+            stored = await self._journal.get(completion_id)
+            if stored is None or stored.state.has_ended:
+                return
             await asyncio.sleep(_POLL_SECONDS)
-            stored = await self._find(stored.completion_id)
 
     async def _describe(self, stored: StoredCompletion) -> pb.Completion:
         completion = pb.Completion(
@@ -208,22 +237,10 @@ def _check_list(request: pb.ListCompletionsRequest) -> tuple[int, tuple[int, str
     )
     before = None
     if request.page_token:
-        before = _from_token(request.page_token)
+        before = from_token(request.page_token)
         violations.check(before is not None, "page_token", "is none that ListCompletions gave; leave it out to begin")
     violations.raise_if_any()
     return request.page_size or _DEFAULT_PAGE_SIZE, before, states
-
-
-def _to_token(last: StoredCompletion) -> str:
-    return base64.urlsafe_b64encode(f"{last.create_time}/{last.completion_id}".encode()).decode()
-
-
-def _from_token(token: str) -> tuple[int, str] | None:
-    try:
-        create_time, _, completion_id = base64.urlsafe_b64decode(token.encode()).decode().partition("/")
-        return (int(create_time), completion_id) if completion_id else None
-    except (ValueError, binascii.Error):
-        return None
 
 
 def _name(state: State) -> str:

@@ -1,4 +1,4 @@
-"""Forgets completions that were kept long enough, and blobs that nobody uses any more."""
+"""Forgets conversations and completions that were kept long enough, and blobs that nobody uses any more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from rlm_server.journal.conversations import StoredConversations
 from rlm_server.journal.store import StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ async def keep_house(settings: Settings, journal: Journal) -> None:
 
 
 async def forget_old(settings: Settings, journal: Journal) -> None:
-    """Deletes completions that have ended and are too old, or too many by their size.
+    """Deletes conversations that have expired, and completions that are over and too old, or too many by their size.
 
     Raises:
         StorageUnavailableError: the journal cannot be used at present.
     """
+    for conversation_id in await StoredConversations(journal).delete_expired():
+        _log.info("conversation %s has expired", conversation_id)
     for completion_id in await journal.past_retention(
         max_age_seconds=settings.retention_seconds, max_bytes=settings.retention_bytes
     ):

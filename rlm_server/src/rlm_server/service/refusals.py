@@ -8,6 +8,7 @@ import grpc
 from rlm_common.errors import ServiceError
 
 if TYPE_CHECKING:
+    from rlm_server.journal.states import State
     from rlm_server.journal.store import StorageUnavailableError
 
 _RETRY_DELAY_SECONDS = 1.0
@@ -30,6 +31,27 @@ def completion_not_found(completion_id: str) -> ServiceError:
         "COMPLETION_NOT_FOUND",
         f"no completion has the id {completion_id[:200]!r}, or it is not kept any more",
         metadata={"completion_id": completion_id},
+    )
+
+
+def conversation_not_found(conversation_id: str, cause: str = "it may be closed or have expired") -> ServiceError:
+    """Returns the error of a call that names a conversation which is not there."""
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND,
+        "CONVERSATION_NOT_FOUND",
+        f"there is no conversation {conversation_id[:100]!r}; {cause}",
+        metadata={"conversation_id": conversation_id[:100]},
+    )
+
+
+def conversation_busy(conversation_id: str, completion_id: str, state: State) -> ServiceError:
+    """Returns the error of a call for which no completion may run in a conversation."""
+    doing, remedy = ("is parked", "resume") if state.name == "PARKED" else ("runs", "wait for its end")
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "CONVERSATION_BUSY",
+        f"completion {completion_id} {doing} in the conversation, which has one at a time; {remedy}, or cancel it",
+        metadata={"conversation_id": conversation_id, "completion_id": completion_id},
     )
 
 

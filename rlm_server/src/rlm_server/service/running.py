@@ -21,15 +21,22 @@ from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.journal.blobs import BlobMissingError
+from rlm_server.journal.conversation_rows import ConversationBusyError, ConversationGoneError
 from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder
 from rlm_server.journal.sessions import JournaledExecutor
 from rlm_server.journal.store import NewCompletion, StorageUnavailableError
 from rlm_server.journal.tools import JournaledTools
+from rlm_server.journal.turns import TurnRecorder
 from rlm_server.service.feeds import Feed, Feeds
 from rlm_server.service.housekeeping import keep_house
 from rlm_server.service.interrupted import end_what_is_open
-from rlm_server.service.refusals import request_id_reused, storage_unavailable
+from rlm_server.service.refusals import (
+    conversation_busy,
+    conversation_not_found,
+    request_id_reused,
+    storage_unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
     from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.journal.store import Journal, StoredCompletion
-    from rlm_server.service.conversations import Conversation, Conversations
+    from rlm_server.service.conversations import Conversations
+    from rlm_server.service.kept_repls import Conversation
     from rlm_server.service.validation import CheckedRequest, RequestValidator
     from rlm_server.settings import Settings
 
@@ -68,7 +76,6 @@ class _Run:
         seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
         watched_time: what the journal says of that.
         repl: the conversation's, if the completion belongs to one.
-        request_id: the request's.
     """
 
     stored: StoredCompletion
@@ -81,7 +88,6 @@ class _Run:
     seen_time: float
     watched_time: int
     repl: KeptRepl | None
-    request_id: str = ""
     cancel_cause: str = ""
     parked_reason: str = ""
     has_begun: bool = False
@@ -168,10 +174,14 @@ class RunningCompletions:
             resources.enter_context(self._place())
             completion_id = uuid.uuid4().hex
             digest = _digest_of(request)
-            if (running_id := self._repeated_in_conversation(request, digest)) is not None:
-                return running_id
-            conversation = resources.enter_context(self._conversations.held(request, completion_id))
             try:
+                if request.conversation_id and request.request_id:
+                    # What it began once has changed the conversation, so the request must not be judged by that.
+                    known = await self._journal.with_request_id(request.request_id)
+                    if known is not None:
+                        return _same(known, digest)
+                place = await self._conversations.join(request, completion_id, resources)
+                conversation = None if place is None else place.conversation
                 checked = await self._validator.check(request, completion_id, conversation, client_serves=client_serves)
             except StorageUnavailableError as error:
                 raise storage_unavailable(error) from error
@@ -186,24 +196,19 @@ class RunningCompletions:
                 labels=dict(request.labels),
                 detached=request.detached,
                 contexts=[context.stored.sha256 for context in checked.stored],
+                turn=None if place is None else place.turn,
             )
             try:
                 stored, is_new = await self._journal.create(new)
             except StorageUnavailableError as error:
                 raise storage_unavailable(error) from error
+            except ConversationGoneError:
+                raise conversation_not_found(request.conversation_id) from None
+            except ConversationBusyError as error:
+                raise conversation_busy(request.conversation_id, error.completion_id, error.state) from None
             if is_new:
                 self._start(stored, checked, resources.pop_all(), conversation, cause="")
-                self._runs[stored.completion_id].request_id = request.request_id
-            elif stored.request_digest != digest:
-                raise request_id_reused(stored.completion_id)
-            return stored.completion_id
-
-    def _repeated_in_conversation(self, request: pb.CompleteRequest, digest: str) -> str | None:
-        """Returns the completion that the same request began before, if that still has the request's conversation."""
-        running = self._runs.get(self._conversations.running_in(request.conversation_id))
-        if not request.request_id or running is None or running.stored.request_digest != digest:
-            return None
-        return running.stored.completion_id if running.request_id == request.request_id else None
+            return _same(stored, digest)
 
     async def resume(self, completion_id: str) -> bool:
         """Lets a parked completion go on here; returns whether it was parked.
@@ -254,11 +259,14 @@ class RunningCompletions:
         with resources:
             try:
                 request = await _with_patience(lambda: self._request_of(stored))
-                conversation = resources.enter_context(self._conversations.held_again(request, stored.completion_id))
+                conversation = await _with_patience(lambda: self._conversations.rejoin(stored, resources))
                 checked = await _with_patience(
                     lambda: self._validator.check(request, stored.completion_id, conversation, client_serves=True)
                 )
             except (ServiceError, BlobMissingError) as error:
+                if isinstance(error, ServiceError) and error.reason == "CONVERSATION_NOT_FOUND":
+                    await self._end_at_once(stored, event_pb2.FINISH_REASON_CANCELLED, "its conversation was closed")
+                    return
                 reason = error.message if isinstance(error, ServiceError) else str(error)
                 message = f"the completion cannot go on on this server: {reason}"
                 await self._end_at_once(stored, event_pb2.FINISH_REASON_INTERNAL_ERROR, message)
@@ -303,7 +311,9 @@ class RunningCompletions:
             repl=None if conversation is None else conversation.repl,
         )
         if conversation is not None:
-            self._conversations.start(conversation, checked.stored, run.cancel)
+            self._conversations.enter(conversation)
+            turn = TurnRecorder(self._journal, recorder, stored.conversation_id, stored.turn)
+            conversation.repl.enter(stored.completion_id, turn)
         if stored.cancel_requested:
             run.cancel_cause = "it was cancelled"
         self._runs[stored.completion_id] = run
@@ -361,10 +371,11 @@ class RunningCompletions:
             events=run.events,
             models=JournaledModels(self._models, recorder, run.park),
             executor=JournaledExecutor(
-                run.repl or self._executor,
+                self._executor,
                 recorder,
                 patience_seconds=self._settings.sandbox_patience_seconds,
                 park=run.park,
+                repl=run.repl,
             ),
             clock=self._clock,
             client_tools=JournaledTools(run.client_tools, recorder),
@@ -550,6 +561,17 @@ async def _all_of(task: asyncio.Task[event_pb2.CompletionFinished]) -> event_pb2
             await asyncio.wait({task})
             if task.cancelled():
                 raise
+
+
+def _same(stored: StoredCompletion, digest: str) -> str:
+    """Returns the id of the completion that a request has begun, now or before.
+
+    Raises:
+        ServiceError: ALREADY_EXISTS, as it was another request.
+    """
+    if stored.request_digest != digest:
+        raise request_id_reused(stored.completion_id)
+    return stored.completion_id
 
 
 def _digest_of(request: pb.CompleteRequest) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlm_server.context_uploads import StoredContext
     from rlm_server.contexts import ContextStore
     from rlm_server.engine.prompts import PromptLibrary
-    from rlm_server.service.conversations import Conversation
+    from rlm_server.service.kept_repls import Conversation
     from rlm_server.service.models import ModelNames
     from rlm_server.settings import Settings
 
