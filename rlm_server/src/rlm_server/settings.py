@@ -74,7 +74,7 @@ class Settings:
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
         default_prompts: the set of texts that is used where a request names none.
-        max_conversations: conversations that are kept at once, each with a sandbox; more are refused.
+        max_conversations: conversations that the server has at hand at once, each with a sandbox; more are refused.
         conversation_ttl_seconds: how long a conversation is kept after each use, where a request does not say.
         max_conversation_ttl_seconds: the longest that a request can have.
         context_window_tokens: size of the window of models of which nothing else is known.

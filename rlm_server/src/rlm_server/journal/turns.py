@@ -20,6 +20,7 @@ from rlm_server.engine.ports import (
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.engine.transcript import history_inputs
 from rlm_server.engine.turns import EarlierPart, Recipe, TurnEnd, TurnStart
+from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.conversation_rows import TURN_START_KEY
 from rlm_server.journal.inputs import decode_inputs, inputs_from_json, inputs_to_json
@@ -27,7 +28,7 @@ from rlm_server.journal.records import CellRecord, ModelRecord, pack, unpack
 from rlm_server.journal.replay import Block, CompletionBegun, InputsSet, Step, add_block, replay
 from rlm_server.journal.schema import completions, steps
 from rlm_server.journal.sessions import chance_seed
-from rlm_server.journal.writer import Payload, StorageUnavailableError
+from rlm_server.journal.writer import StorageUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,8 +91,7 @@ class RecordedTurns:
                 mine &= completions.c.turn < self._before
             return _steps_of(connection, mine)
 
-        recorded = await self._journal.read(work)
-        return await asyncio.to_thread(self._decode, recorded)
+        return await self._decoded(await self._journal.read(work))
 
     async def recipe(self) -> Recipe:
         """Returns what the REPL can be made of; see `EarlierTurns`."""
@@ -105,12 +105,18 @@ class RecordedTurns:
     async def _recipe(self) -> Recipe:
         return _recipe_of(await self.load())
 
-    def _decode(self, recorded: Mapping[str, Mapping[str, Payload]]) -> list[RecordedTurn]:
-        return [
-            _decode_turn(completion_id, its_steps, self._journal)
-            for completion_id, its_steps in recorded.items()
-            if TURN_START_KEY in its_steps
-        ]
+    async def _decoded(self, recorded: Mapping[str, Mapping[str, Payload]]) -> list[RecordedTurn]:
+        def decode() -> list[RecordedTurn]:
+            return [
+                _decode_turn(completion_id, its_steps, self._journal)
+                for completion_id, its_steps in recorded.items()
+                if TURN_START_KEY in its_steps
+            ]
+
+        try:
+            return await asyncio.to_thread(decode)
+        except OSError as error:
+            raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
 
 
 class TurnRecorder(RecordedTurns):
@@ -142,7 +148,7 @@ class TurnRecorder(RecordedTurns):
         def work(_: Database, connection: sa.Connection) -> dict[str, dict[str, Payload]]:
             return _steps_of(connection, completions.c.completion_id == self._recorder.completion_id)
 
-        mine = await asyncio.to_thread(self._decode, await self._journal.read(work))
+        mine = await self._decoded(await self._journal.read(work))
         # A block of its own may have cost what earlier completions made.
         lost = any(_loses_variables(action) for turn in mine for action in turn.actions)
         return _recipe_of(await self.load(), variables_lost=lost)

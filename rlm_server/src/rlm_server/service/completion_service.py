@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from rlm_server.settings import Settings
 
 _RETRY_DELAY_SECONDS = 1.0
+
+_DEADLINE_SECONDS = 0.25
+"""A call that ends so shortly before its deadline was ended by that: the client's clock is a little ahead."""
 
 
 class CompletionService(DurableRpcs):
@@ -136,7 +139,8 @@ class CompletionService(DurableRpcs):
         """Yields the events of a completion. The deadline of the RPC cancels it."""
 
         def end(_: object) -> None:
-            if context.time_remaining() == 0:
+            remaining_seconds = cast("float | None", context.time_remaining())
+            if remaining_seconds is not None and remaining_seconds < _DEADLINE_SECONDS:
                 self._running.cancel(completion_id, "the deadline of its call has passed")
 
         # The stubs have a class here whose instances nobody can make.

@@ -177,11 +177,12 @@ class CompleteRequest(message.Message):
     detached: builtins.bool
     """detached lets the completion go on when the client goes away. Default false: it is cancelled after a grace time."""
     conversation_id: builtins.str
-    """conversation_id continues a conversation, with its variables and history; it is kept after the completion, too. The
-    completions before are variables there: `history_n` has the messages of the n-th, counted from 0, as a list of dicts
-    with `role` and `content`, and `history` is `history_0`. What a sandbox is opened with is that of the first
-    completion: the limit on memory, the seed, and the tools, of which later ones give the same, or none for those that
-    run in the sandbox. Default: none.
+    """conversation_id continues a conversation, with its variables and history, on any server that shares the journal; it
+    is kept after the completion, too. Where its sandbox is lost or is another server's, `sandbox_restored` follows
+    `started`. The completions before are variables there: `history_n` has the messages of the n-th, counted from 0, as
+    a list of dicts with `role` and `content`, and `history` is `history_0`. What a sandbox is opened with is that of
+    the first completion: the limit on memory, the seed, and the tools, of which later ones give the same, or none for
+    those that run in the sandbox. Default: none.
     """
     keep_conversation: builtins.bool
     """keep_conversation keeps the REPL after the completion, as a new conversation, however the completion ends. `started`
@@ -1632,11 +1633,12 @@ class Conversation(message.Message):
     conversation_id: builtins.str
     """conversation_id is what `CompleteRequest.conversation_id` takes."""
     variables_lost: builtins.bool
-    """variables_lost tells that its sandbox is lost, and with it what the code of earlier completions made; contexts and
-    histories are there again. The next completion is told, and its client warned with VARIABLES_LOST.
+    """variables_lost tells that its sandbox was lost, and that code of earlier completions which ran again in another one
+    cost variables, as when it took too long; contexts and histories are there. The next completion is told, and its
+    client warned with VARIABLES_LOST.
     """
     running_completion_id: builtins.str
-    """running_completion_id is the completion that runs in it, or empty."""
+    """running_completion_id is the completion that runs in it or is parked, or empty."""
     query_preview: builtins.str
     """query_preview is the beginning of its first question, at most 200 characters."""
     @builtins.property

@@ -201,7 +201,7 @@ class CompletionServiceServicer:
     def DeleteCompletion(self, request, context):
         """DeleteCompletion forgets a completion that has ended, with its events.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (still running).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (still running, or its conversation is kept: close that first).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,7 +232,7 @@ class CompletionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """ListConversations lists the conversations that are kept, latest first.
+        """ListConversations lists the conversations that are kept, latest first, those of all servers that share the journal.
 
         Errors: INVALID_ARGUMENT (bad page token or size).
         """
@@ -241,10 +241,11 @@ class CompletionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVariables(self, request, context):
-        """ListVariables describes the variables of a conversation's REPL.
+        """ListVariables describes the variables of a conversation's REPL, which is made again if its sandbox is lost or is
+        another server's.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
-        other).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it or is parked), UNAVAILABLE (its sandbox is lost, and
+        there is no other), RESOURCE_EXHAUSTED (too many conversations).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

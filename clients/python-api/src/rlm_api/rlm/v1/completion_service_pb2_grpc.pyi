@@ -90,7 +90,7 @@ class CompletionServiceStub:
     DeleteCompletion: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.DeleteCompletionRequest, _completion_service_pb2.DeleteCompletionResponse]
     """DeleteCompletion forgets a completion that has ended, with its events.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (still running).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (still running, or its conversation is kept: close that first).
     """
     UploadContext: _grpc.StreamUnaryMultiCallable[_completion_service_pb2.UploadContextRequest, _completion_service_pb2.UploadContextResponse]
     """UploadContext stores a context for use by any number of completions. The first message must carry `metadata`, each
@@ -103,15 +103,16 @@ class CompletionServiceStub:
     ListPrompts: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListPromptsRequest, _completion_service_pb2.ListPromptsResponse]
     """ListPrompts lists the sets of texts for models that requests can name."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListConversationsRequest, _completion_service_pb2.ListConversationsResponse]
-    """ListConversations lists the conversations that are kept, latest first.
+    """ListConversations lists the conversations that are kept, latest first, those of all servers that share the journal.
 
     Errors: INVALID_ARGUMENT (bad page token or size).
     """
     ListVariables: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.ListVariablesRequest, _completion_service_pb2.ListVariablesResponse]
-    """ListVariables describes the variables of a conversation's REPL.
+    """ListVariables describes the variables of a conversation's REPL, which is made again if its sandbox is lost or is
+    another server's.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
-    other).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it or is parked), UNAVAILABLE (its sandbox is lost, and
+    there is no other), RESOURCE_EXHAUSTED (too many conversations).
     """
     CloseConversation: _grpc.UnaryUnaryMultiCallable[_completion_service_pb2.CloseConversationRequest, _completion_service_pb2.CloseConversationResponse]
     """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
@@ -181,7 +182,7 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     DeleteCompletion: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.DeleteCompletionRequest, _completion_service_pb2.DeleteCompletionResponse]  # type: ignore[assignment]
     """DeleteCompletion forgets a completion that has ended, with its events.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (still running).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (still running, or its conversation is kept: close that first).
     """
     UploadContext: _aio.StreamUnaryMultiCallable[_completion_service_pb2.UploadContextRequest, _completion_service_pb2.UploadContextResponse]  # type: ignore[assignment]
     """UploadContext stores a context for use by any number of completions. The first message must carry `metadata`, each
@@ -194,15 +195,16 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     ListPrompts: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListPromptsRequest, _completion_service_pb2.ListPromptsResponse]  # type: ignore[assignment]
     """ListPrompts lists the sets of texts for models that requests can name."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListConversationsRequest, _completion_service_pb2.ListConversationsResponse]  # type: ignore[assignment]
-    """ListConversations lists the conversations that are kept, latest first.
+    """ListConversations lists the conversations that are kept, latest first, those of all servers that share the journal.
 
     Errors: INVALID_ARGUMENT (bad page token or size).
     """
     ListVariables: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.ListVariablesRequest, _completion_service_pb2.ListVariablesResponse]  # type: ignore[assignment]
-    """ListVariables describes the variables of a conversation's REPL.
+    """ListVariables describes the variables of a conversation's REPL, which is made again if its sandbox is lost or is
+    another server's.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
-    other).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it or is parked), UNAVAILABLE (its sandbox is lost, and
+    there is no other), RESOURCE_EXHAUSTED (too many conversations).
     """
     CloseConversation: _aio.UnaryUnaryMultiCallable[_completion_service_pb2.CloseConversationRequest, _completion_service_pb2.CloseConversationResponse]  # type: ignore[assignment]
     """CloseConversation ends a conversation and frees its sandbox. A completion that runs in it is cancelled.
@@ -317,7 +319,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_completion_service_pb2.DeleteCompletionResponse, _abc.Awaitable[_completion_service_pb2.DeleteCompletionResponse]]:
         """DeleteCompletion forgets a completion that has ended, with its events.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (still running).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (still running, or its conversation is kept: close that first).
         """
 
     @_abc_1.abstractmethod
@@ -354,7 +356,7 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_service_pb2.ListConversationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_completion_service_pb2.ListConversationsResponse, _abc.Awaitable[_completion_service_pb2.ListConversationsResponse]]:
-        """ListConversations lists the conversations that are kept, latest first.
+        """ListConversations lists the conversations that are kept, latest first, those of all servers that share the journal.
 
         Errors: INVALID_ARGUMENT (bad page token or size).
         """
@@ -365,10 +367,11 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_service_pb2.ListVariablesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_completion_service_pb2.ListVariablesResponse, _abc.Awaitable[_completion_service_pb2.ListVariablesResponse]]:
-        """ListVariables describes the variables of a conversation's REPL.
+        """ListVariables describes the variables of a conversation's REPL, which is made again if its sandbox is lost or is
+        another server's.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it), UNAVAILABLE (its sandbox is lost, and there is no
-        other).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a completion runs in it or is parked), UNAVAILABLE (its sandbox is lost, and
+        there is no other), RESOURCE_EXHAUSTED (too many conversations).
         """
 
     @_abc_1.abstractmethod
