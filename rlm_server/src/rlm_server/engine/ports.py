@@ -95,6 +95,10 @@ class Sampling:
     reasoning_effort: str | None = None
     seed: int | None = None
 
+    def or_else(self, defaults: Sampling) -> Sampling:
+        """Returns the same with defaults in place of what is None."""
+        return Sampling(**(vars(defaults) | {name: value for name, value in vars(self).items() if value is not None}))
+
 
 @dataclass(frozen=True)
 class ModelRequest:

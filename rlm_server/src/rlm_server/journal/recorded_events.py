@@ -42,11 +42,13 @@ class RecordedEvents:
 
     def take(self, event: event_pb2.Event) -> bool:
         """Tells whether the earlier run told this, and has not been matched with another event yet."""
-        identity = _identity(event)
-        if not self._left[identity]:
+        if not self._left:
             return False
-        self._left[identity] -= 1
-        return True
+        identity = _identity(event)
+        left = self._left.pop(identity, 0)
+        if left > 1:
+            self._left[identity] = left - 1
+        return left > 0
 
 
 def _identity(event: event_pb2.Event) -> tuple[object, ...]:

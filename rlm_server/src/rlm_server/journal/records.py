@@ -46,8 +46,8 @@ class ModelRecord:
         error = self.error
         return pack(
             {
-                "parts": [[type(part) is CallRepeated, dataclasses.asdict(part)] for part in _joined(self.parts)],
-                "end": None if self.end is None else dataclasses.asdict(self.end),
+                "parts": [[type(part) is CallRepeated, vars(part)] for part in _joined(self.parts)],
+                "end": None if self.end is None else vars(self.end) | {"tokens": _vars(self.end.tokens)},
                 "error": None if error is None else [error.kind.value, error.message],
             }
         )
@@ -116,7 +116,7 @@ class CellRecord:
 
     def encode(self) -> bytes:
         """Returns the bytes of the record."""
-        result = dataclasses.asdict(self.result) | {"variables": self.result.variables.name}
+        result = vars(self.result) | {"variables": self.result.variables.name}
         calls = [
             {
                 "function": one.call.function,
@@ -132,7 +132,7 @@ class CellRecord:
         return pack(
             {
                 "code": self.code,
-                "bounds": dataclasses.asdict(self.bounds),
+                "bounds": vars(self.bounds),
                 "result": result,
                 "output": self.output,
                 "calls": calls,
@@ -176,6 +176,11 @@ def _joined(parts: Iterable[TextPart | CallRepeated]) -> list[TextPart | CallRep
             else:
                 joined.extend(same)
     return joined
+
+
+def _vars(value: object) -> dict[str, Any] | None:
+    """Returns the fields of a dataclass; not a copy of what is in them, as `dataclasses.asdict` makes."""
+    return None if value is None else vars(value)
 
 
 def _make(kind: Any, values: dict[str, Any]) -> Any:

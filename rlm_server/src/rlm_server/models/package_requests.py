@@ -30,7 +30,9 @@ class _Pattern:
 
     def request(self, body: bytes) -> httpx2.Request:
         """Returns one of them."""
-        return httpx2.Request("POST", self.url, headers=self.headers, content=body, extensions=dict(self.extensions))
+        request = httpx2.Request("POST", self.url, headers=self.headers, content=body, extensions=dict(self.extensions))
+        request.headers.encoding = "ascii"  # which it is; it would be found out anew for each header that is read
+        return request
 
 
 class _NoNetwork(httpx2.AsyncBaseTransport):

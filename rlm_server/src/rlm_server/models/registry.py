@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rlm_server.settings import Settings
 
 _ANY = ModelProfile()
+_KEPT_TARGETS = 100
+"""Of models without a profile, whose names are those that requests give."""
 """The profile of models that have none of their own."""
 
 
@@ -40,6 +42,7 @@ class ModelRegistry:
         self._resources = contextlib.AsyncExitStack()
         self._own_endpoint = functools.cache(lambda: self._open(endpoint_options(settings, "", _ANY, environment)))
         self._own_gate = Gate()
+        self._other_target = functools.lru_cache(_KEPT_TARGETS)(lambda name: self._target(name, None))
         self._targets = {name: self._target(name, profile) for name, profile in settings.models.items()}
         self.client = ModelRouter(self.target)
         """Calls the models."""
@@ -50,7 +53,7 @@ class ModelRegistry:
 
     def target(self, name: str) -> Target:
         """Returns a model by its name; one without a profile is the server's own endpoint's."""
-        return self._targets.get(name) or self._target(name, None)
+        return self._targets.get(name) or self._other_target(name)
 
     def _target(self, name: str, profile: ModelProfile | None) -> Target:
         settings = self._settings

@@ -9,13 +9,14 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelInfo, ModelRequest, ReplyEnd, Sampling, TextPart
+from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelRequest, ReplyEnd, TextPart
 from rlm_server.engine.token_estimate import estimate_tokens
 from rlm_server.models.openai_errors import EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from rlm_server.engine.ports import ModelInfo, Sampling
     from rlm_server.models.gate import Gate
     from rlm_server.models.openai_endpoint import OpenAIEndpoint
 
@@ -64,12 +65,7 @@ class Target:
 
     def request(self, asked: ModelRequest) -> ModelRequest:
         """Returns a call as its endpoint takes it."""
-        chosen = {
-            field.name: own if (own := getattr(asked.sampling, field.name)) is not None else default
-            for field in dataclasses.fields(Sampling)
-            for default in (getattr(self.sampling, field.name),)
-        }
-        return dataclasses.replace(asked, model=self.model, sampling=Sampling(**chosen))
+        return ModelRequest(self.model, asked.messages, asked.sampling.or_else(self.sampling), asked.node_id)
 
 
 class ModelRouter:

@@ -46,7 +46,7 @@ class Feed:
         self.has_ended = False
         self.error: Exception | None = None
         self._events: collections.deque[event_pb2.Event] = collections.deque(maxlen=_KEPT_EVENTS)
-        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def publish(self, event: event_pb2.Event) -> None:
         """Adds an event that is committed. One that is known is ignored."""
@@ -75,11 +75,17 @@ class Feed:
 
     async def changed(self) -> None:
         """Waits for the next event, or the end."""
-        await asyncio.shield(self._changed)
+        change = asyncio.get_running_loop().create_future()
+        self._waiting.add(change)
+        try:
+            await change
+        finally:
+            self._waiting.discard(change)
 
     def _wake(self) -> None:
-        self._changed.set_result(None)
-        self._changed = asyncio.get_running_loop().create_future()
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
 
 
 class Feeds:
