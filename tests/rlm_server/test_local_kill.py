@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import event_pb2
+from rlm_server.engine.ports import Prelude
 from rlm_server.executors.local_kill import MAX_KILLS, CellKilled, KillableRegion
 from rlm_server.executors.local_thread import CellThread
 from rlm_server.executors.namespace import Namespace
@@ -50,7 +51,9 @@ class Cell:
         self._go_on: queue.SimpleQueue[None] = queue.SimpleQueue()
         namespace = Namespace()
         names: dict[str, object] = {"tell": self._told.put, "wait": self._go_on.get}
-        namespace.start(names, "", ["ask"], lambda *args: self.thread.host_submit(*args).result(), lambda *args: None)
+        namespace.start(
+            names, Prelude(""), ["ask"], lambda *args: self.thread.host_submit(*args).result(), lambda *args: None
+        )
         self.thread = CellThread(namespace, "<cell>", code, 10_000, answer or self._refuse)
         self.outputs: list[str] = []
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_server.engine.limits import CellBounds
-from rlm_server.engine.ports import HostCall, InputValue, SandboxError, SessionSpec, ValueFormat, VariablesState
+from rlm_server.engine.ports import (
+    HostCall,
+    InputValue,
+    Prelude,
+    SandboxError,
+    SessionSpec,
+    ValueFormat,
+    VariablesState,
+)
 from rlm_server.executors.local import LocalExecutor
 from rlm_server.executors.sandbox import SandboxExecutor
 
@@ -58,7 +66,7 @@ async def opened(address: str) -> AsyncIterator[Opened]:
     executor = LocalExecutor() if address == "local" else SandboxExecutor(address)
     spec = SessionSpec(
         inputs=[text("context", "abc")],
-        prelude_source=PRELUDE,
+        prelude=Prelude(PRELUDE),
         host_functions=["forever"],
         on_host_call=session.on_host_call,
     )

@@ -97,7 +97,7 @@ def held(stack: Stack) -> tuple[int, int, int]:
         files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:  # a worker's files are root's to see
         files = 0
-    return memory_kib(pid, "VmRSS"), threads, files
+    return memory_kib(pid, "RssAnon"), threads, files
 
 
 async def test_a_thousand_sandboxes_however_they_end_leave_the_worker_as_it_was() -> None:

@@ -20,6 +20,7 @@ from rlm_server.engine.ports import (
     HostCall,
     HostCallError,
     InputValue,
+    Prelude,
     SessionSpec,
     StoredBytes,
     ValueFormat,
@@ -134,7 +135,7 @@ class _FakeSession:
         self._sandbox.opened.append(opening)
         spec = SessionSpec(
             inputs=[self._sandbox.input_value(one) for one in opening.inputs],
-            prelude_source=opening.prelude.source,
+            prelude=Prelude(opening.prelude.source, opening.prelude.setup),
             host_functions=[one.name for one in opening.host_functions],
             on_host_call=self._host_call,
         )

@@ -65,6 +65,7 @@ class SetUpAnswer(msgspec.Struct):
 
     error: _Text | None = None
     index: _Count = 0
+    used_random: bool = False
 
 
 class _Failure(msgspec.Struct):

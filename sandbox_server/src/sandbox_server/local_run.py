@@ -26,7 +26,7 @@ from sandbox_server.model import (
     ValueFormat,
     VariableQuery,
 )
-from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine

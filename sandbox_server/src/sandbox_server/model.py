@@ -136,7 +136,8 @@ class SandboxSpec:
         inputs: variables.
         files: files in the scratch directory.
         host_functions: functions that the client serves.
-        prelude: Python source that runs before the first cell.
+        prelude: Python source that runs before the inputs are set.
+        prelude_setup: Python source that runs in the same module, after they are.
         seed: makes entropy reproducible.
         clock_start_ns: makes the clocks reproducible; nanoseconds since the Unix epoch.
         image: name of the guest image.
@@ -147,6 +148,7 @@ class SandboxSpec:
     files: Sequence[FileInput] = ()
     host_functions: Sequence[HostFunction] = ()
     prelude: str = ""
+    prelude_setup: str = ""
     seed: int | None = None
     clock_start_ns: int | None = None
     image: str = STANDARD_IMAGE

@@ -6,40 +6,38 @@ thread meanwhile.
 
 from __future__ import annotations
 
-import codecs
-import json
+import threading
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sandbox_server import opening
 from sandbox_server.events import CellEvents, SandboxListener, error_answer
-from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell, read_set_up
+from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell
 from sandbox_server.model import (
-    MIB,
     CellResult,
     ExecutionError,
     FileContent,
     FileInput,
-    Input,
     Limits,
     Outcome,
     SandboxSpec,
     Usage,
-    ValueFormat,
     Variable,
     VariableQuery,
 )
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError, SandboxFiles
 from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from sandbox_server.beginnings import Beginning, Beginnings
+    from sandbox_server.model import Input
     from sandbox_server.tape import Tape
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.watchdog import Watchdog
-
-_PART_BYTES = MIB
 
 _KILLED = {
     End.DEADLINE: Outcome.DEADLINE,
@@ -50,77 +48,100 @@ _KILLED = {
 }
 
 
-class SandboxOpenError(Exception):
-    """A sandbox could not be made as it was asked for.
+@dataclass(frozen=True)
+class Workshop:
+    """What sandboxes of an image are made with.
 
-    Args:
-        field: the part of the request that is at fault, as `prelude` or `inputs[2]`; empty if it is a limit.
-        message: what is wrong with it.
+    Attributes:
+        engine: has the image.
+        watchdog: ends what takes too long.
+        beginnings: what preludes of other sandboxes left behind.
     """
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-        self.message = message
+    engine: GuestEngine
+    watchdog: Watchdog
+    beginnings: Beginnings
 
 
 class Sandbox:
     """A sandbox, from its making to `close`.
 
     Args:
-        engine: has the image.
-        watchdog: ends what takes too long.
+        workshop: what it is made with.
         spec: what it begins with.
         listener: hears what cells do.
         tape: tells the guest what it may learn from outside.
-
-    Raises:
-        SandboxOpenError: the limit of memory does not suffice.
     """
 
-    def __init__(
-        self, engine: GuestEngine, watchdog: Watchdog, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape
-    ) -> None:
-        self._watchdog = watchdog
+    def __init__(self, workshop: Workshop, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> None:
+        self._workshop = workshop
+        self._spec = spec
         self._limits = spec.limits
+        self._tape = tape
         self._events = CellEvents(listener, tape)
         self._files = SandboxFiles(spec.limits.scratch_bytes, tape.wall_ns)
-        try:
-            self._guest = Guest(
-                engine,
-                memory_bytes=spec.limits.memory_bytes,
-                surroundings=tape,
-                events=self._events,
-                scratch=self._files.scratch,
-            )
-        except GuestEndedError as error:
-            raise SandboxOpenError(
-                "limits.memory_bytes", f"the interpreter does not come up: {error.message}"
-            ) from None
-        self._events.wake = self._guest.wake
+        self._lock = threading.Lock()
+        self._living: Guest | None = None
+        self._end: tuple[End, str] | None = None
 
-    def open(self, spec: SandboxSpec) -> Usage:
-        """Sets the inputs and runs the prelude.
+    def open(self) -> Usage:
+        """Makes the guest, runs the prelude, sets the inputs, and runs the prelude's setup.
 
         Raises:
             SandboxOpenError: an input is not what it says, the prelude fails, or limits do not suffice.
         """
-        return self._within_limits("opening the sandbox failed", "limits", lambda: self._set_up(spec))
+        return self._within_limits("opening the sandbox failed", "limits", self._open)
 
-    def _set_up(self, spec: SandboxSpec) -> None:
+    def _open(self) -> None:
+        spec = self._spec
+        beginning = self._workshop.beginnings.find_or_make(spec, self._take_guest)
+        guest = self._make_guest(beginning)
+        if beginning is None:
+            opening.begin(guest, spec)
+        else:
+            opening.reseed(guest)
+            guest.set_fuel(UNLIMITED_FUEL - beginning.fuel)  # whichever way it came to begin
         self._put_files(spec.files)
-        self._load_inputs(spec.inputs)
-        if spec.host_functions:
-            functions = [{"name": one.name, "doc": one.doc, "schema": one.schema} for one in spec.host_functions]
-            answer = read_set_up(self._request(do="declare", functions=functions))
-            if answer.error is not None:
-                path = f"host_functions[{answer.index}].parameters_schema"
-                raise SandboxOpenError(path, f"is not a JSON Schema that can be used: {answer.error}")
-        if spec.prelude:
-            self._load(spec.prelude)
-            answer = read_set_up(self._request(do="prelude"))
-            if answer.error is not None:
-                raise SandboxOpenError("prelude.source", f"it failed with {answer.error}")
+        opening.load_inputs(guest, spec.inputs)
+        opening.set_up(guest, spec)
+
+    def _make_guest(self, beginning: Beginning | None) -> Guest:
+        try:
+            guest = Guest(
+                self._workshop.engine,
+                memory_bytes=self._limits.memory_bytes,
+                surroundings=self._tape,
+                events=self._events,
+                scratch=self._files.scratch,
+                beginning=None if beginning is None else beginning.memory,
+            )
+        except GuestEndedError as error:
+            message = f"the interpreter does not come up: {error.message}"
+            raise SandboxOpenError("limits.memory_bytes", message) from None
+        self._events.wake = guest.wake
+        self._take_guest(guest)
+        return guest
+
+    def _take_guest(self, guest: Guest) -> None:
+        """Has a guest be the one that is ended if this is to end."""
+        with self._lock:
+            self._living = guest
+            end = self._end
+        if end is not None:
+            guest.end(*end)
+
+    def _end_guest(self, end: End, message: str) -> None:
+        with self._lock:
+            self._end = self._end or (end, message)
+            guest = self._living
+        if guest is not None:
+            guest.end(end, message)
+
+    @property
+    def _guest(self) -> Guest:
+        if self._living is None:
+            raise RuntimeError("the sandbox is not open")
+        return self._living
 
     def set_inputs(self, inputs: Sequence[Input], files: Sequence[FileInput] = ()) -> Usage:
         """Sets variables and puts files into the scratch directory, within the time that a cell has.
@@ -130,8 +151,9 @@ class Sandbox:
         """
 
         def work() -> None:
+            self._guest.set_fuel(UNLIMITED_FUEL)
             self._put_files(files)
-            self._load_inputs(inputs)
+            opening.load_inputs(self._guest, inputs)
 
         return self._within_limits("setting them failed", "inputs", work)
 
@@ -149,8 +171,7 @@ class Sandbox:
 
     def _within_limits(self, failure: str, field: str, work: Callable[[], None]) -> Usage:
         meter = _Meter()
-        self._guest.set_fuel(UNLIMITED_FUEL)
-        alarm = self._watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
+        alarm = self._workshop.watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
         try:
             work()
         except GuestEndedError as error:
@@ -167,18 +188,6 @@ class Sandbox:
         except NoFileError as error:
             raise SandboxOpenError(f"files[{error.index}]", f"cannot be put there: {error}") from None
 
-    def _load_inputs(self, inputs: Sequence[Input]) -> None:
-        for index, one in enumerate(inputs):
-            try:
-                for part in _text_parts(one):
-                    self._guest.load(part)
-                read_set_up(self._request(do="set_input", name=one.name, format=one.format.value))
-            except UnicodeDecodeError as error:
-                message = f"is not valid UTF-8 at byte {error.start}; send it as bytes, or mend it"
-                raise SandboxOpenError(f"inputs[{index}]", message) from None
-            except GuestFailedError as error:
-                raise SandboxOpenError(f"inputs[{index}]", f"cannot be loaded: {error}") from None
-
     def run_cell(self, code: str, limits: Limits | None = None, variables: VariableQuery | None = None) -> CellResult:
         """Runs a cell to its end, however it ends.
 
@@ -193,16 +202,16 @@ class Sandbox:
         self._events.start_cell(limits.output_bytes)
         self._files.start_cell()
         self._guest.set_fuel(limits.fuel)
-        alarm = self._watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
+        alarm = self._workshop.watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
         try:
-            self._load(code)
+            opening.load_text(self._guest, code)
             query = {
                 "include_all": variables.include_all,
                 "json_values": list(variables.json_values),
                 "preview_chars": variables.preview_chars,
                 "include_inputs": variables.include_inputs,
             }
-            answer = read_cell(self._request(do="run", output_bytes=limits.output_bytes, variables=query))
+            answer = read_cell(opening.ask(self._guest, do="run", output_bytes=limits.output_bytes, variables=query))
         except GuestEndedError as error:
             return self._killed(error, limits, meter)
         except GuestFailedError as error:
@@ -226,7 +235,7 @@ class Sandbox:
 
     def cancel(self) -> None:
         """Kills the running cell, or the next one."""
-        self._guest.end(End.CANCELLED, "the client cancelled the cell")
+        self._end_guest(End.CANCELLED, "the client cancelled the cell")
 
     @property
     def next_call_id(self) -> int:
@@ -244,18 +253,12 @@ class Sandbox:
 
     def close(self) -> None:
         """Frees everything. No cell may be running."""
-        self._guest.close()
+        if self._living is not None:
+            self._living.close()
 
     def _on_deadline(self, limits: Limits) -> Callable[[], None]:
         message = f"it took longer than {limits.wall_time_seconds:g} s"
-        return lambda: self._guest.end(End.DEADLINE, message)
-
-    def _load(self, text: str) -> None:
-        for start in range(0, len(text), _PART_BYTES):
-            self._guest.load(text[start : start + _PART_BYTES])
-
-    def _request(self, **request: Any) -> str:
-        return self._guest.handle(json.dumps(request))
+        return lambda: self._end_guest(End.DEADLINE, message)
 
     def _killed(self, error: GuestEndedError, limits: Limits, meter: _Meter) -> CellResult:
         outcome = _KILLED[error.end]
@@ -328,29 +331,3 @@ class _Meter:
             wall_time_seconds=time.monotonic() - self._wall,
             cpu_time_seconds=time.thread_time() - self._cpu,
         )
-
-
-def _text_parts(one: Input) -> Iterator[str]:
-    """Yields an input as the text that the guest is loaded with; bytes travel as the characters of Latin-1."""
-    decoder = codecs.getincrementaldecoder("latin-1" if one.format is ValueFormat.BYTES else "utf-8")()
-    position = 0
-    for part in _byte_parts(one):
-        try:
-            text = decoder.decode(part)
-        except UnicodeDecodeError as error:
-            error.start += position
-            raise
-        position += len(part)
-        if text:
-            yield text
-    decoder.decode(b"", final=True)
-
-
-def _byte_parts(one: Input) -> Iterator[bytes]:
-    if isinstance(one.source, bytes):
-        for start in range(0, len(one.source), _PART_BYTES):
-            yield one.source[start : start + _PART_BYTES]
-        return
-    with Path(one.source.path).open("rb") as file:
-        while part := file.read(_PART_BYTES):
-            yield part

@@ -7,14 +7,17 @@ Everything here blocks, and runs on a thread that the caller provides, one call 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox_server.beginnings import Beginnings
 from sandbox_server.model import CellResult, Restoration, SandboxSpec, SessionState, Usage, VariableQuery
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.record import CellStep, InputsStep, NotRestorableError, Record
-from sandbox_server.sandbox import Sandbox, SandboxOpenError
+from sandbox_server.sandbox import Sandbox, Workshop
 from sandbox_server.tape import Tape
 from sandbox_server.wasm.clock import Entropy, FixedClock, RealClock
 
@@ -43,9 +46,14 @@ class SandboxFactory:
     max_record_bytes: int = 64 * 1024 * 1024
     max_replay_seconds: float = 60.0
 
+    @functools.cached_property
+    def beginnings(self) -> Beginnings:
+        """What preludes left behind."""
+        return Beginnings(self.engine)
+
     def make(self, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> Sandbox:
         """Makes a sandbox."""
-        return Sandbox(self.engine, self.watchdog, spec, listener, tape)
+        return Sandbox(Workshop(self.engine, self.watchdog, self.beginnings), spec, listener, tape)
 
 
 class Session:
@@ -181,7 +189,7 @@ class Session:
             self._sandbox = sandbox
             if self._killed:
                 sandbox.cancel()
-        return sandbox.open(spec)
+        return sandbox.open()
 
     def _remember(self, inputs: Sequence[Input], files: Sequence[FileInput]) -> None:
         """Notes what a fresh sandbox of this session begins with. If that gets too much, the oldest is forgotten."""

@@ -17,7 +17,7 @@ from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
 from rlm_server.engine.memory import memory_bytes
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec, VariablesState
-from rlm_server.engine.prelude import begin_code, prelude_source
+from rlm_server.engine.prelude import begin_code, prelude_for
 from rlm_server.engine.reproducible import node_seed
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import Subcalls
@@ -134,7 +134,7 @@ class Completion:
         is_typed = self._run.spec.answer_schema_of(node.node_id) is not None
         session_spec = SessionSpec(
             inputs=[one for part in task.contexts for one in part.inputs],
-            prelude_source=prelude_source(
+            prelude=prelude_for(
                 task.contexts,
                 self._run.spec.tools,
                 node.depth,

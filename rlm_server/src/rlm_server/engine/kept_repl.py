@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.memory import memory_bytes
-from rlm_server.engine.ports import HostCallError, SandboxError, SandboxOpenError, VariablesState
+from rlm_server.engine.ports import HostCallError, Prelude, SandboxError, SandboxOpenError, VariablesState
 from rlm_server.engine.transcript import history_inputs
 from rlm_server.engine.truncation import cut_middle
 from rlm_server.engine.turns import EarlierPart, Exchange, Past, Restoration, TurnEnd, TurnStart
@@ -145,7 +145,7 @@ class KeptRepl:
         self.variables_lost = False
         told = [EarlierPart(part.value.name, part.outline.type_name, part.outline.size) for part in parts]
         if self.begun_ids:
-            spec = dataclasses.replace(spec, prelude_source="")  # that of the first one holds
+            spec = dataclasses.replace(spec, prelude=Prelude(""))  # that of the first one holds
         start = TurnStart(cut_middle(query, _MAX_QUERY_CHARS), told, spec)
         self._add(self._completion_id, start)
         self.is_concluded = False

@@ -289,12 +289,25 @@ class HostCall:
 
 
 @dataclass(frozen=True)
+class Prelude:
+    """The `Prelude` of sandbox.v1.
+
+    Args:
+        source: what is the same for many sandboxes; runs before the inputs are set.
+        setup: what is this sandbox's own; runs in the same module, after they are.
+    """
+
+    source: str
+    setup: str = ""
+
+
+@dataclass(frozen=True)
 class SessionSpec:
     """The sandbox that is wanted.
 
     Args:
         inputs: variables.
-        prelude_source: the `Prelude` of sandbox.v1.
+        prelude: what runs before the first block of code.
         host_functions: names of the functions that `on_host_call` answers.
         on_host_call: returns a call's value, which JSON can express; may raise `HostCallError`. Several may run
             at once; each is cancelled and gone before the block that made it ends.
@@ -306,7 +319,7 @@ class SessionSpec:
     """
 
     inputs: Sequence[InputValue]
-    prelude_source: str
+    prelude: Prelude
     host_functions: Sequence[str]
     on_host_call: Callable[[HostCall], Awaitable[object]]
     memory_bytes: int = 0

@@ -6,6 +6,8 @@ import ast
 import importlib.resources
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.ports import Prelude
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,15 +37,15 @@ REPL_NAMES = _exported_names()
 """The names that the REPL provides itself."""
 
 
-def prelude_source(
+def prelude_for(
     contexts: Sequence[ContextPart],
     tools: Sequence[Tool],
     depth: int,
     *,
     typed: bool = False,
     in_order: bool = False,
-) -> str:
-    """Returns the prelude of a node.
+) -> Prelude:
+    """Returns the prelude of a node. Its source is the same for all, but for there being tools.
 
     Args:
         contexts: the parts of its context.
@@ -54,13 +56,12 @@ def prelude_source(
     """
     sources = list(dict.fromkeys(tool.python_source for tool in tools if tool.python_source is not None))
     lines = [
-        _SOURCE,
         _set_images(contexts),
         f"_configure({[part.value.name for part in contexts]!r}, typed={typed}, in_order={in_order})",
     ]
     if not tools:
-        return "\n\n".join(lines) + "\n"
-    lines += [_TOOLS_SOURCE, f"_sources = {sources!r}"]
+        return Prelude(_SOURCE, "\n\n".join(lines) + "\n")
+    lines.append(f"_sources = {sources!r}")
     # The tools of other nodes are compiled, too, so that what is wrong with them is known before anything runs.
     for index, tool in enumerate(tools):
         in_scope = tool.scope.has(depth)
@@ -69,7 +70,7 @@ def prelude_source(
             lines.append(f"_add_tool_source({index}, {tool.name!r}, {source}, {in_scope})")
         elif in_scope:
             lines.append(f"_add_served_tool({tool.name!r}, {tool.description!r}, {tool.schema!r})")
-    return "\n\n".join([*lines, "_link_tools()\n"])
+    return Prelude(f"{_SOURCE}\n\n{_TOOLS_SOURCE}", "\n\n".join([*lines, "_link_tools()\n"]))
 
 
 def begin_code(contexts: Sequence[ContextPart], *, typed: bool = False) -> str:

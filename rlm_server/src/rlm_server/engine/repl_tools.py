@@ -1,7 +1,7 @@
 # ruff: noqa: TC004 - what is imported for the type checker is there, as this runs in the same module
 """Tools in the REPL. This source follows that of `repl_prelude.py`, in the same module, where a request has tools.
 
-It is a file of its own since a sandbox compiles what it is sent, which takes longer than all the rest of its start.
+It is a file of its own since a sandbox compiles what it is sent, where it has not kept what came of it.
 """
 
 from __future__ import annotations

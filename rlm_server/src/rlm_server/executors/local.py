@@ -77,9 +77,7 @@ class _LocalSession:
         """Begins afresh: inputs and prelude, nothing else."""
         self._namespace = Namespace()
         inputs = await asyncio.to_thread(lambda: {one.name: _load(one) for one in self._inputs.values()})
-        self._namespace.start(
-            inputs, self._spec.prelude_source, self._spec.host_functions, self._host_call, self._host_submit
-        )
+        self._namespace.start(inputs, self._spec.prelude, self._spec.host_functions, self._host_call, self._host_submit)
 
     async def run_cell(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellResult:
         self._check_usable()

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import CodeType
 
+    from rlm_server.engine.ports import Prelude
+
 _PRELUDE_NAME = "<prelude>"
+_SETUP_NAME = "<prelude setup>"
 _MAX_LISTED = 200
 _PREVIEW_CHARS = 100
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -52,17 +55,16 @@ class Namespace:
     def start(
         self,
         inputs: dict[str, object],
-        prelude_source: str,
+        prelude: Prelude,
         host_functions: Sequence[str],
         host_call: Callable[..., object],
         host_submit: Callable[..., object],
     ) -> None:
-        """Sets the inputs and runs the prelude.
+        """Runs the prelude's source, sets the inputs, and runs the prelude's setup.
 
         Raises:
             Exception: the prelude failed.
         """
-        self.variables.update(inputs)
         self._host_functions = host_functions
         for function in host_functions:
             self.variables[function] = _caller(host_call, function)
@@ -75,8 +77,9 @@ class Namespace:
             "HostCallError": GuestHostCallError,
             "StopCell": StopCell,
         }
-        _remember_source(_PRELUDE_NAME, prelude_source)
-        exec(compile(prelude_source, _PRELUDE_NAME, "exec"), module)  # noqa: S102 - this is what the executor is for
+        _run(prelude.source, _PRELUDE_NAME, module)
+        self.variables.update(inputs)
+        _run(prelude.setup, _SETUP_NAME, module)
         self._exports = {name: module[name] for name in module.get("__all__", ())}
         self._after_cell = module.get("after_cell")
         self.variables.update(self._exports)
@@ -139,7 +142,7 @@ class Namespace:
 def format_error(error: BaseException) -> str:
     """Returns the traceback that CPython would print, beginning with the cell's own frame."""
     frames = traceback.extract_tb(error.__traceback__)
-    shown = [frame for frame in frames if frame.filename.startswith(("<cell ", _PRELUDE_NAME))]
+    shown = [frame for frame in frames if frame.filename.startswith(("<cell ", _PRELUDE_NAME, _SETUP_NAME))]
     formatted = traceback.TracebackException.from_exception(error)
     formatted.stack = traceback.StackSummary.from_list(shown)
     return "".join(formatted.format())
@@ -167,6 +170,12 @@ def _caller(host_call: Callable[..., object], function: str) -> Callable[..., ob
 
     call.__name__ = function
     return call
+
+
+def _run(source: str, name: str, module: dict[str, Any]) -> None:
+    """Runs a part of the prelude in its module."""
+    _remember_source(name, source)
+    exec(compile(source, name, "exec"), module)  # noqa: S102 - this is what the executor is for
 
 
 def _remember_source(name: str, source: str) -> None:

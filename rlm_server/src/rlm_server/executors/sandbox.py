@@ -77,7 +77,7 @@ class SandboxExecutor:
             limits=pb.Limits(memory_bytes=spec.memory_bytes),
             inputs=[await self._input(one) for one in spec.inputs],
             host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
-            prelude=pb.Prelude(source=spec.prelude_source),
+            prelude=pb.Prelude(source=spec.prelude.source, setup=spec.prelude.setup),
             seed=_seed(spec),
             image=self._image,
         )

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from rlm_server.engine.ports import (
     HostCallError,
+    Prelude,
     SandboxError,
     SandboxOpenError,
     SessionSpec,
@@ -246,7 +247,7 @@ def _encode_start(start: TurnStart) -> bytes:
             "query": start.query,
             "parts": [[part.name, part.type_name, part.size] for part in start.parts],
             "inputs": inputs_to_json(spec.inputs),
-            "prelude_source": spec.prelude_source,
+            "prelude": [spec.prelude.source, spec.prelude.setup],
             "begin_code": spec.begin_code,
             "host_functions": list(spec.host_functions),
             "memory_bytes": spec.memory_bytes,
@@ -259,7 +260,7 @@ def _decode_start(data: bytes, completion_id: str, blobs: BlobStore) -> TurnStar
     value: dict[str, Any] = unpack(data)
     spec = SessionSpec(
         inputs=inputs_from_json(value["inputs"], blobs),
-        prelude_source=value["prelude_source"],
+        prelude=Prelude(*value["prelude"]),
         host_functions=value["host_functions"],
         on_host_call=_refuse,
         memory_bytes=value["memory_bytes"],

@@ -3,12 +3,15 @@
 Requests are JSON objects. `do` is one of:
 - `set_input`: `name`, `format` (text, json or bytes); the value is what was loaded in parts since the last request.
 - `declare`: `functions`, a list of `name`, `doc` and `schema` (JSON, or empty).
-- `prelude`: the source is what was loaded.
+- `prelude`: the source is what was loaded. The answer's `used_random` tells whether that drew from `random`.
+- `reseed`: `random` begins anew, as when the interpreter starts.
+- `set_up`: what was loaded is source that runs in the prelude's module, whose names then become variables.
 - `run`: `variables` (a query, see `variables.py`), `output_bytes` (limit); the code is what was loaded.
 """
 
 import json
 import linecache
+import random
 import sys
 import types
 
@@ -55,6 +58,7 @@ class Session:
         self.provided = {}  # names that the harness put into the namespace, and their values
         self.restored = {}  # those of them that are put back after each cell
         self.after_cell = None
+        self.prelude = types.ModuleType("prelude")
 
     def take_loaded(self):
         """Returns what was loaded since the last time."""
@@ -90,9 +94,8 @@ class Session:
 
     def run_prelude(self, request):
         """Runs the prelude's source in a module of its own."""
-        module = types.ModuleType("prelude")
-        sys.modules["prelude"] = module
-        module.__dict__.update(
+        sys.modules["prelude"] = self.prelude
+        self.prelude.__dict__.update(
             variables=_namespace,
             host_call=host_calls.host_call,
             host_submit=host_calls.host_submit,
@@ -100,12 +103,35 @@ class Session:
             HostCallError=host_calls.HostCallError,
             StopCell=StopCell,
         )
+        before = random.getstate()
+        failed = self._run_in_prelude("<prelude>")
+        return failed or {"used_random": random.getstate() != before}
+
+    def reseed(self, request):
+        """Gives `random` a new state."""
+        random.seed()
+        return {}
+
+    def set_up(self, request):
+        """Runs more source in the prelude's module, and provides what that offers."""
+        failed = self._run_in_prelude("<prelude setup>")
+        if failed:
+            return failed
+        try:
+            for name in getattr(self.prelude, "__all__", ()):
+                _namespace[name] = self.provided[name] = self.restored[name] = getattr(self.prelude, name)
+        except BaseException as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        self.after_cell = getattr(self.prelude, "after_cell", None)
+        return {}
+
+    def _run_in_prelude(self, filename):
+        source = self.take_loaded()
+        if not source:
+            return {}
         _use_streams()
         try:
-            exec(compile(self.take_loaded(), "<prelude>", "exec"), module.__dict__)
-            for name in getattr(module, "__all__", ()):
-                _namespace[name] = self.provided[name] = self.restored[name] = getattr(module, name)
-            self.after_cell = getattr(module, "after_cell", None)
+            exec(compile(source, filename, "exec"), self.prelude.__dict__)
         except BaseException as error:
             return {"error": f"{type(error).__name__}: {error}"}
         _flush_quietly()
@@ -154,6 +180,8 @@ _HANDLERS = {
     "set_input": _session.set_input,
     "declare": _session.declare,
     "prelude": _session.run_prelude,
+    "reseed": _session.reseed,
+    "set_up": _session.set_up,
     "run": _session.run_cell,
 }
 

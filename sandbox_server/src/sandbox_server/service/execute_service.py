@@ -16,7 +16,7 @@ from rlm_common.errors import Violations, invalid_field
 from sandbox_server.admission import Admission, Quota
 from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
 from sandbox_server.model import Restoration
-from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.service.identity import client_of
 from sandbox_server.service.live_session import LiveSession, open_error
 from sandbox_server.service.messages import to_duration, to_limits, to_result

@@ -10,7 +10,7 @@ import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
-from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.service.messages import to_limits, to_result, to_usage
 from sandbox_server.service.outbox import Outbox

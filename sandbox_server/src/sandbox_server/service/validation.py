@@ -105,7 +105,18 @@ class RequestReader:
         violations.check(
             len(source.encode()) <= MAX_CODE_BYTES, "open.prelude.source", f"must be at most {MAX_CODE_BYTES} bytes"
         )
-        spec = SandboxSpec(limits=limits, inputs=inputs, files=files, host_functions=functions, prelude=source)
+        setup = request.prelude.setup
+        violations.check(
+            len(setup.encode()) <= MAX_CODE_BYTES, "open.prelude.setup", f"must be at most {MAX_CODE_BYTES} bytes"
+        )
+        spec = SandboxSpec(
+            limits=limits,
+            inputs=inputs,
+            files=files,
+            host_functions=functions,
+            prelude=source,
+            prelude_setup=setup,
+        )
         spec = _with_seed(spec, request.seed, violations, given=request.HasField("seed"), prefix="open.")
         violations.raise_if_any()
         return replace(spec, image=self._find_image(request.image)), blobs + file_blobs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wasmtime import Store
     from wasmtime.component import Func, Instance
 
-    from sandbox_server.wasm.linear_memory import LinearMemory
+    from sandbox_server.wasm.linear_memory import LinearMemory, MemorySnapshot
 
 MAX_WASM_STACK_BYTES = 32 * 1024 * 1024
 """Stack for the guest's WebAssembly frames; deep recursion in C (the parser, `repr`) needs much of it."""
@@ -69,9 +69,14 @@ class GuestEngine:
         # The linker may be used by one thread at a time only.
         self._linking = threading.Lock()
 
-    def instantiate(self, store: Store) -> tuple[Instance, LinearMemory]:
-        """Makes an instance in a store; returns it and its memory, which goes with the store."""
-        with self._linking:
+    def instantiate(self, store: Store, beginning: MemorySnapshot | None) -> tuple[Instance, LinearMemory]:
+        """Makes an instance in a store; returns it and its memory, which goes with the store.
+
+        Args:
+            store: the store.
+            beginning: what the memory begins with, if not with the image.
+        """
+        with self._memories.beginning_with(beginning), self._linking:
             instance = self._linker.instantiate(store, self._component)
         return instance, self._memories.last_made()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_server.wasm.engine import GuestEngine
+    from sandbox_server.wasm.linear_memory import MemorySnapshot
     from sandbox_server.wasm.scratch import Scratch
     from sandbox_server.wasm.surroundings import Surroundings
 
@@ -86,6 +87,7 @@ class Guest:
         surroundings: the clocks and the random bytes that the guest sees.
         events: the owner.
         scratch: the files that the guest has.
+        beginning: a snapshot of another guest of the same engine, whose state this one takes over.
 
     Raises:
         GuestEndedError: the interpreter did not come up, as when the memory limit is too small for it.
@@ -99,6 +101,7 @@ class Guest:
         surroundings: Surroundings,
         events: GuestEvents,
         scratch: Scratch,
+        beginning: MemorySnapshot | None = None,
     ) -> None:
         self.surroundings = surroundings
         self.events = events
@@ -107,6 +110,8 @@ class Guest:
         self.exit_code: int | None = None
         self.pollables: dict[int, int] = {}
         """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""
+        self.host_call_count = 0
+        """How often the guest called the host, for whatever."""
         self._pollable_numbers = itertools.count(1)
         self._engine = engine
         self._ended: GuestEndedError | None = None
@@ -115,7 +120,7 @@ class Guest:
         self._store.set_limits(memory_size=memory_bytes)
         self._epoch_callback = capi.set_epoch_callback(self._store, self.trap_message)
         self._fuel = UNLIMITED_FUEL
-        self._instance, self._memory = self._enter(lambda: engine.instantiate(self._store))
+        self._instance, self._memory = self._enter(lambda: engine.instantiate(self._store, beginning))
         self._load, self._handle = engine.exports(self._store, self._instance)
 
     def set_fuel(self, fuel: int) -> None:
@@ -130,6 +135,19 @@ class Guest:
     def memory_bytes(self) -> int:
         """Returns the size of the linear memory, which is its peak."""
         return self._memory.size
+
+    def snapshot(self, max_bytes: int) -> MemorySnapshot | None:
+        """Returns the guest's state, in which others can begin; it must not be running.
+
+        Args:
+            max_bytes: most that the snapshot may take.
+
+        Returns:
+            None if it would take more, or what it has to hold is not known. It holds the memory, and that is all as
+            long as the guest has no resource of the host's: no global of the image's code changes, which the linker
+            sees to (`image.linking.core_linker`).
+        """
+        return self._memory.snapshot(max_bytes)
 
     def load(self, part: str) -> None:
         """Hands the guest a part of a large text.

@@ -11,6 +11,7 @@ kernel lacks that, a memory is kept all the same, but all its pages are given ba
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import logging
@@ -20,6 +21,7 @@ import struct
 import sys
 import threading
 from ctypes import c_int, c_long, c_size_t, c_void_p
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wasmtime import _ffi as ffi
@@ -27,6 +29,8 @@ from wasmtime import _ffi as ffi
 from sandbox_server.wasm.capi import new_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from wasmtime import Config
 
     from sandbox_server.wasm.memory_image import MemoryImage
@@ -59,6 +63,24 @@ _libc.munmap.argtypes = [c_void_p, c_size_t]
 _libc.mprotect.argtypes = [c_void_p, c_size_t, c_int]
 _libc.madvise.argtypes = [c_void_p, c_size_t, c_int]
 _libc.ioctl.argtypes = [c_int, ctypes.c_ulong, c_void_p]
+
+
+@dataclass(frozen=True)
+class MemorySnapshot:
+    """What is in a memory, as far as it is not what the image has there.
+
+    Attributes:
+        size: of the memory.
+        regions: addresses in the memory, and the bytes that are there.
+    """
+
+    size: int
+    regions: Sequence[tuple[int, bytes]]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it has."""
+        return sum(len(data) for _, data in self.regions)
 
 
 class LinearMemory:
@@ -101,19 +123,46 @@ class LinearMemory:
         self._allow(self.size, size - self.size)
         self.size = size
 
+    def snapshot(self, max_bytes: int) -> MemorySnapshot | None:
+        """Returns what is in it; None if that is not known, or is more than so many bytes."""
+        written = self._image.find_written(self.base, self.size, max_bytes // _PAGE_BYTES)
+        if written is None:
+            return None
+        regions = []
+        for low, high, _ in written:
+            start = low
+            for page in range(low, high, _PAGE_BYTES):
+                # A memory that was used before has pages of its own that are as at first.
+                if ctypes.string_at(page, _PAGE_BYTES) == self._image.pristine(self.base, page):
+                    regions.append((start, page))
+                    start = page + _PAGE_BYTES
+            regions.append((start, high))
+        return MemorySnapshot(
+            self.size,
+            [(start - self.base, ctypes.string_at(start, end - start)) for start, end in regions if start < end],
+        )
+
+    def begin_with(self, snapshot: MemorySnapshot) -> None:
+        """Gives it, which is as it began, the content of another of its kind.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self.grow(snapshot.size)
+        for address, data in snapshot.regions:
+            ctypes.memmove(self.base + address, data, len(data))
+
     def reset(self) -> None:
         """Gives it its first size and content.
 
         Raises:
             OSError: that cannot be done; it must not be used again.
         """
-        if self.size > self._minimum_bytes:
-            end = self.base + self._minimum_bytes
-            _check(_libc.madvise(end, self.size - self._minimum_bytes, _MADV_DONTNEED))
-            _check(_libc.mprotect(end, self.size - self._minimum_bytes, 0))
-            self.size = self._minimum_bytes
         if not self._image.restore_written(self.base, self.size):
             _check(_libc.madvise(self.base, self.size, _MADV_DONTNEED))
+        if self.size > self._minimum_bytes:
+            _check(_libc.mprotect(self.base + self._minimum_bytes, self.size - self._minimum_bytes, 0))
+            self.size = self._minimum_bytes
 
     def close(self) -> None:
         """Frees it."""
@@ -147,7 +196,7 @@ class _OpenImage:
         Returns:
             False if it is not known which they are, or they are too many: then nothing was done.
         """
-        written = self._find_written(base, base + size)
+        written = self.find_written(base, size, _KEPT_PAGES)
         if written is None:
             return False
         start = base + self._image.address
@@ -161,14 +210,25 @@ class _OpenImage:
                 ctypes.memmove(image_low, image_low + to_pristine, image_high - image_low)
         return True
 
-    def _find_written(self, start: int, end: int) -> list[tuple[int, int, int]] | None:
-        """Returns the regions of pages that a memory has of its own: start, end, and what is not asked for."""
+    def pristine(self, base: int, page: int) -> bytes:
+        """Returns what a page of a memory began with."""
+        offset = page - base - self._image.address
+        if 0 <= offset < self._image.size:
+            return ctypes.string_at(self._pristine + offset, _PAGE_BYTES)
+        return bytes(_PAGE_BYTES)
+
+    def find_written(self, base: int, size: int, most_pages: int) -> list[tuple[int, int, int]] | None:
+        """Returns the regions of pages that a memory has of its own: start, end, and what is not asked for.
+
+        Returns:
+            None if that is not known, or there are more pages, or very many regions.
+        """
         if self._pagemap is None:
             return None
         regions = ctypes.create_string_buffer(_REGION.size * _MOST_REGIONS)
         request = ctypes.create_string_buffer(
             _SCAN.pack(
-                *(_SCAN.size, 0, start, end, 0, ctypes.addressof(regions), _MOST_REGIONS, _KEPT_PAGES + 1),
+                *(_SCAN.size, 0, base, base + size, 0, ctypes.addressof(regions), _MOST_REGIONS, most_pages + 1),
                 *(_PAGE_IS_FILE, _PAGE_IS_FILE, _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED, 0),
             ),
             _SCAN.size,
@@ -180,7 +240,7 @@ class _OpenImage:
             return None
         written = list(_REGION.iter_unpack(memoryview(regions)[: count * _REGION.size]))
         pages = sum(high - low for low, high, _ in written) // _PAGE_BYTES
-        return None if pages > _KEPT_PAGES or count == _MOST_REGIONS else written
+        return None if pages > most_pages or count == _MOST_REGIONS else written
 
 
 class LinearMemories:
@@ -210,6 +270,15 @@ class LinearMemories:
         creator.new_memory = self._callbacks[0]  # type: ignore[assignment] # the stubs take functions for pointers
         ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(creator))
 
+    @contextlib.contextmanager
+    def beginning_with(self, snapshot: MemorySnapshot | None) -> Iterator[None]:
+        """Has a memory that this thread makes begin with a snapshot, as long as the context lasts."""
+        self._made.beginning = snapshot
+        try:
+            yield
+        finally:
+            self._made.beginning = None
+
     def last_made(self) -> LinearMemory:
         """Returns the memory that was made last on this thread."""
         memory: LinearMemory = self._made.memory
@@ -224,6 +293,9 @@ class LinearMemories:
     ) -> int:
         try:
             memory = self._take(minimum, reserved, guard)
+            snapshot: MemorySnapshot | None = getattr(self._made, "beginning", None)
+            if snapshot is not None:
+                memory.begin_with(snapshot)
         except OSError as error:
             return new_error(f"a memory could not be made: {error}")
         number = next(self._numbers)

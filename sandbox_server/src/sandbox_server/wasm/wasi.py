@@ -53,7 +53,7 @@ def define_imports(linker: Linker, component: Component) -> list[object]:
                 with root.add_instance(name) as instance:
                     keep_alive += _define_interface(instance, interface, items, functions, resource_types)
             else:
-                keep_alive.append(capi.add_function(root, name, functions[name]))
+                keep_alive.append(capi.add_function(root, name, _counted(functions[name])))
     return keep_alive
 
 
@@ -73,8 +73,16 @@ def _define_interface(
             instance.add_resource(name, ResourceType.host(number), drop)
         elif isinstance(item, FuncType):
             key = f"{interface}#{name}"
-            keep_alive.append(capi.add_function(instance, name, functions.get(key) or _unavailable(key)))
+            keep_alive.append(capi.add_function(instance, name, _counted(functions.get(key) or _unavailable(key))))
     return keep_alive
+
+
+def _counted(function: HostFunction) -> HostFunction:
+    def counted(call: HostCall) -> str | None:
+        running_guest().host_call_count += 1
+        return function(call)
+
+    return counted
 
 
 def _unavailable(key: str) -> HostFunction:

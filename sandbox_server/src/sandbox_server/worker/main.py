@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_server.collecting import collect_seldom
 from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
-from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox_server.sandbox import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.worker import protocol as wire
 from sandbox_server.worker.connection import WorkerConnection, WorkerLostError

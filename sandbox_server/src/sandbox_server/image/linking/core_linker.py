@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 
+_SETS_ONCE = "allocate_stack"
+"""Of the WASI adapter in the image, wasmtime's `wasi-preview1-component-adapter`."""
+
 _MOST_HOPS = 100
 """Longer chains, of exports that are imports and of trampolines, are taken for circles."""
 
@@ -132,7 +135,9 @@ class CoreLinker:
         writer = ModuleWriter()
         for imported in outer:
             writer.add_import(str(imported.number), self._outer_types[imported])
-        variables = {one: writer.add_global(self._global(one)) for one in self._variables(defined)}
+        setters = self._setters(defined)
+        _check_state_is_in_memory(setters)
+        variables = {one: writer.add_global(self._global(one)) for one in sorted(setters)}
         for one in defined:
             body = self._relink(one, numbers, variables, writer)
             writer.add_function(self._type_of(one), body, self._modules[one.module].names.get(one.index, ""))
@@ -169,16 +174,15 @@ class CoreLinker:
                         open_ends.append(target)
         return reached
 
-    def _variables(self, functions: list[Defined]) -> list[Defined]:
-        """Returns the globals that code sets."""
-        return sorted(
-            {
-                self._global_at(one.module, part.target)
-                for one in functions
-                for part in self._code(one)
-                if isinstance(part, Reference) and part.kind is Kind.GLOBAL_SET
-            }
-        )
+    def _setters(self, functions: list[Defined]) -> dict[Defined, set[str]]:
+        """Returns the globals that code sets, and the names of the functions that do."""
+        setters: dict[Defined, set[str]] = {}
+        for one in functions:
+            for part in self._code(one):
+                if isinstance(part, Reference) and part.kind is Kind.GLOBAL_SET:
+                    name = self._modules[one.module].names.get(one.index, "")
+                    setters.setdefault(self._global_at(one.module, part.target), set()).add(name)
+        return setters
 
     def _relink(
         self,
@@ -297,6 +301,17 @@ class CoreLinker:
         called = self._code(function)[1]
         is_same = isinstance(called, Reference) and module.types[called.target] == own_type
         return slot if is_same else None
+
+
+def _check_state_is_in_memory(setters: dict[Defined, set[str]]) -> None:
+    """Checks that while no function runs, all that tells one instance from another is in its memory.
+
+    That is what `wasm.guest.Guest.snapshot` relies on. The stack pointer is where it was whenever all functions have
+    returned; the globals of the WASI adapter's own stack are set once, when that is allocated, which has been done.
+    """
+    others = [one for one, names in setters.items() if names != {_SETS_ONCE}]
+    if len(others) > 1:
+        raise UnsupportedFormatError(f"code sets {len(others)} globals; only that of the stack is known")
 
 
 def trampoline_slot(code: Code, function_type: bytes) -> int | None:

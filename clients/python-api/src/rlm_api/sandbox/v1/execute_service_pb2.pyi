@@ -396,15 +396,19 @@ class HostFunction(message.Message):
 
 @typing.final
 class Prelude(message.Message):
-    """Prelude is Python source that a session runs after its inputs are set and before its first cell, in a module of its
-    own. It is how an application gives code in the sandbox a vocabulary.
+    """Prelude is Python source that a session runs before its first cell, in a module of its own. It is how an application
+    gives code in the sandbox a vocabulary.
     """
 
     DESCRIPTOR: descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: builtins.int
+    SETUP_FIELD_NUMBER: builtins.int
     source: builtins.str
-    """source is the module's source, at most 1 MiB. Default empty. Its globals hold, from the start: `variables` (the dict
+    """source is the module's source, at most 1 MiB. Default empty. It runs before the inputs are set, so what is the same
+    in many sessions belongs here: if it asks the host for nothing (no clock, randomness, file or host call), the server
+    may begin later sessions of the same image, host functions and source with what it left behind, in place of running
+    it again. That makes no difference but in time. Its globals hold, from the start: `variables` (the dict
     of the session's variables), `host_call(function, *args, **kwargs)` (calls a declared host function and waits),
     `host_submit` (the same without waiting; returns a future with `result()` and `done()`), `HostCallError` (what a
     failed host call raises, with `type` and `message`), `StopCell` (an exception that ends the cell with outcome OK).
@@ -413,14 +417,19 @@ class Prelude(message.Message):
     after each cell should the cell have rebound them. If it defines `after_cell()`, that function is called after each
     cell that was not killed, before names are put back, and what it returns, as JSON, is `CellResult.after_cell_json`.
     """
+    setup: builtins.str
+    """setup is more source, at most 1 MiB, that runs in the same module once the inputs are set; the names in `__all__` are
+    taken after it. Default empty. What differs from session to session belongs here.
+    """
     def __init__(
         self,
         *,
         source: builtins.str = ...,
+        setup: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["setup", b"setup", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
