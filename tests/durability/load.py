@@ -129,11 +129,17 @@ class Completions:
         self._readers: dict[str, Reader] = {}
         self._kept: list[Kept] = []
 
-    async def begin(self, client: AsyncClient, count: int) -> None:
-        """Begins completions, and waits until each has told its first event."""
+    async def begin(self, client: AsyncClient, count: int, *, context_chars: int = 1_200_000) -> None:
+        """Begins completions, and waits until each has told its first event.
+
+        Args:
+            client: sends contexts over 1 MiB apart, before the request, perhaps to another server.
+            count: how many.
+            context_chars: size of their context.
+        """
         tags = [f"t{number}" for number in range(self.count, self.count + count)]
         for tag in tags:
-            self._readers[tag] = Reader(await client.stream("abc" * 100_000, f"What is it, {tag}?"))  # type: ignore[arg-type]
+            self._readers[tag] = Reader(await client.stream("a" * context_chars, f"What is it, {tag}?"))  # type: ignore[arg-type]
         async with asyncio.timeout(60):
             for tag in tags:
                 await self._readers[tag].has_begun.wait()

@@ -401,6 +401,7 @@ async def test_a_journal_of_before_conversations_is_brought_up_to_date(database:
     engine = sa.create_engine(parse_url(database), poolclass=sa.NullPool)
     with engine.begin() as connection:  # what version 1 had
         for statement in (
+            "DROP TABLE tool_results",
             "DROP TABLE conversations",
             "DROP INDEX completions_by_conversation",
             "ALTER TABLE completions DROP COLUMN conversation_id",

@@ -18,6 +18,7 @@ from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
 from rlm_server.journal.schema import SchemaVersionError
 from rlm_server.journal.states import State
 from rlm_server.journal.store import FencedError, Journal, NewCompletion, Payload, StorageUnavailableError
+from rlm_server.journal.tool_result_rows import find_tool_results, put_tool_result
 from rlm_server.journal.writer import Append
 
 if TYPE_CHECKING:
@@ -137,6 +138,25 @@ async def test_a_journal_of_a_later_version_is_refused(database: str, tmp_path: 
     with pytest.raises(SchemaVersionError, match="version 99"):
         async with journal_on(database, tmp_path):
             pass
+
+
+async def test_a_journal_of_an_earlier_version_gets_room_for_results_of_tools(database: str, tmp_path: Path) -> None:
+    async with journal_on(database, tmp_path) as journal:
+        await journal.create(new())
+
+        def to_second_version(_: object, connection: sa.Connection) -> None:
+            connection.execute(sa.text("DROP TABLE tool_results"))
+            connection.execute(sa.text("UPDATE schema_version SET version = 2"))
+
+        await journal.execute(to_second_version)
+    async with journal_on(database, tmp_path) as journal:
+        await put_tool_result(journal, "c", "0-1", b"result")
+        await put_tool_result(journal, "c", "0-1", b"another")
+        await put_tool_result(journal, "nobody", "0-1", b"result")
+        assert await find_tool_results(journal, "c", ["0-1", "0-2"]) == {"0-1": b"result"}
+        assert await find_tool_results(journal, "nobody", ["0-1"]) == {}
+        await journal.delete("c")
+        assert await find_tool_results(journal, "c", ["0-1"]) == {}
 
 
 @pytest.mark.parametrize("url", ["mysql://h/d", "nonsense", "sqlite://", "sqlite:///:memory:"])

@@ -174,21 +174,13 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
         prepared = await asyncio.to_thread(prepare, context)
         request.contexts.extend(await self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
-        if not served:
-            resuming = Resuming(self._resume_seconds, on_resume)
-            return AsyncEventStream(
-                self._stub, prepared.skipped_files, resuming, request, timeout_seconds=timeout_seconds, read=read
-            )
-        # A stream on which tools are served is not continued: what they were doing when it broke is not known.
-        resuming = Resuming(0.0, None)
-        calls = ToolTasks(request, served)
         return AsyncEventStream(
             self._stub,
             prepared.skipped_files,
-            resuming,
+            Resuming(self._resume_seconds, on_resume),
             request,
             timeout_seconds=timeout_seconds,
-            tool_calls=calls,
+            tool_calls=ToolTasks(served) if served else None,
             read=read,
         )
 

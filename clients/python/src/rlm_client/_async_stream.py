@@ -87,14 +87,15 @@ class AsyncEventStream(Generic[T]):
             except (StatusError, StreamEndedError) as error:
                 if self._cancelled:
                     raise
-                await asyncio.sleep(self._resuming.delay_seconds(error, self._fold.last_sequence))
+                await asyncio.sleep(self._delay_seconds(error))
                 self._start()
 
     async def _next(self) -> event_pb2.Event:
         try:
             response = await anext(self._responses)
         except StopAsyncIteration:
-            self._close_tools()
+            if self._fold.has_ended:
+                self._close_tools()
             self._fold.completion()
             raise
         except asyncio.CancelledError:
@@ -104,7 +105,6 @@ class AsyncEventStream(Generic[T]):
                 raise
             raise CallCancelledError(grpc.StatusCode.CANCELLED, "the stream was cancelled by this client") from None
         except grpc.RpcError as error:
-            self._close_tools()
             raise from_rpc_error(error) from error
         self._resuming.has_event()
         self._fold.add(response.event)
@@ -120,7 +120,7 @@ class AsyncEventStream(Generic[T]):
     def _open(self) -> Any:
         timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         if self._tool_calls is not None:
-            return self._stub.CompleteWithTools(self._tool_calls.requests(), timeout=timeout)
+            return self._stub.CompleteWithTools(self._tool_calls.requests(self._first_of_tools()), timeout=timeout)
         if isinstance(self._request, pb.CompleteRequest) and not self._fold.last_sequence:
             return self._stub.Complete(self._request, timeout=timeout)
         after = self._fold.last_sequence
@@ -128,6 +128,24 @@ class AsyncEventStream(Generic[T]):
             after = max(after, self._request.after_sequence)
         request = pb.WatchCompletionRequest(completion_id=self.completion_id, after_sequence=after)
         return self._stub.WatchCompletion(request, timeout=timeout)
+
+    def _first_of_tools(self) -> pb.CompleteWithToolsRequest:
+        """Returns what a stream begins with on which tools are served."""
+        if isinstance(self._request, pb.CompleteRequest) and not self._fold.last_sequence:
+            return pb.CompleteWithToolsRequest(start=self._request)
+        resume = pb.ResumeTools(completion_id=self.completion_id, after_sequence=self._fold.last_sequence)
+        return pb.CompleteWithToolsRequest(resume=resume)
+
+    def _delay_seconds(self, error: StatusError | StreamEndedError) -> float:
+        """Returns how long to wait before the stream that broke is continued; raises the error if it is not to be."""
+        try:
+            delay_seconds = self._resuming.delay_seconds(error, self._fold.last_sequence)
+        except (StatusError, StreamEndedError):
+            self._close_tools()
+            raise
+        if self._tool_calls is not None:
+            self._tool_calls.end_stream()
+        return delay_seconds
 
     async def result(self) -> Completion[T]:
         """Waits for the end, passing over events that have not been taken, and returns what the completion came to.

@@ -213,10 +213,16 @@ _BY_CODE: dict[grpc.StatusCode, type[StatusError]] = {
 }
 
 
+_BROKEN_WHILE_WRITING = "Internal error from Core"
+"""What grpc's asyncio client says when a connection breaks in the middle of a message; servers do not say it."""
+
+
 def from_rpc_error(error: grpc.RpcError) -> StatusError:
     """Returns the typed error of a failed call, synchronous or asyncio."""
     code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     message = (error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else str(error)) or code.name
+    if code is grpc.StatusCode.INTERNAL and message == _BROKEN_WHILE_WRITING:
+        code, message = grpc.StatusCode.UNAVAILABLE, "the connection broke while this client was sending"
     try:
         status: status_pb2.Status | None = rpc_status.from_call(error)
     except ValueError:  # details that contradict the status: a proxy's doing

@@ -222,21 +222,13 @@ class Client(CompletionCalls, ConversationCalls):
         prepared = prepare(context)
         request.contexts.extend(self._context_parts(prepared, timeout_seconds))
         served = [tool for tool in all_tools if tool.function is not None]
-        if not served:
-            resuming = Resuming(self._resume_seconds, on_resume)
-            return EventStream(
-                self._stub, prepared.skipped_files, resuming, request, timeout_seconds=timeout_seconds, read=read
-            )
-        # A stream on which tools are served is not continued: what they were doing when it broke is not known.
-        resuming = Resuming(0.0, None)
-        calls = ToolThreads(request, served)
         return EventStream(
             self._stub,
             prepared.skipped_files,
-            resuming,
+            Resuming(self._resume_seconds, on_resume),
             request,
             timeout_seconds=timeout_seconds,
-            tool_calls=calls,
+            tool_calls=ToolThreads(served) if served else None,
             read=read,
         )
 

@@ -14,7 +14,7 @@ from rlm_server.engine.ports import HostCallError
 from rlm_server.engine.text import preview
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.ports import Clock
@@ -64,6 +64,9 @@ class ClientTools:
         self._given_up: set[str] = set()
         self._answered: set[str] = set()
         self._gone = ""
+        self._has_open = asyncio.Event()
+        self.keep: Callable[[str, object | HostCallError], Awaitable[None]] | None = None
+        """Is given each answer of the client by the call's id, and waited for, before the call is told to be over."""
 
     async def call(self, node_id: str, call_id: str, tool: Tool, arguments: Mapping[str, object]) -> object:
         """Has the client run a tool; returns the tool's value.
@@ -81,6 +84,7 @@ class ClientTools:
             raise HostCallError("client_gone", self._gone)
         call = _OpenCall(node_id, self._clock.monotonic_seconds(), asyncio.get_running_loop().create_future())
         self._open[call_id] = call
+        self._has_open.set()
         timeout = to_duration(tool.timeout_seconds)
         await self._events.emit(
             node_id,
@@ -95,10 +99,23 @@ class ClientTools:
         try:
             value_json = call.answer.result()
         except HostCallError as error:
+            if self.keep is not None:
+                await self.keep(call_id, error)
             await self._finish(call_id, error=error.message)
             raise
+        value: object = json.loads(value_json)
+        if self.keep is not None:
+            await self.keep(call_id, value)
         await self._finish(call_id, result_chars=len(value_json))
-        return json.loads(value_json)
+        return value
+
+    async def tell_again(self, node_id: str, call_id: str, answer: object | HostCallError) -> None:
+        """Tells the end of a call that an earlier run has made, in case that run did not come to tell it."""
+        error = answer.message if isinstance(answer, HostCallError) else ""
+        result_chars = 0 if error else len(json.dumps(answer))
+        await self._events.emit(
+            node_id, event_pb2.ToolCallFinished(call_id=call_id, error=error, result_chars=result_chars)
+        )
 
     def answer(self, call_id: str, value_json: str) -> None:
         """Takes the value that a tool returned.
@@ -121,6 +138,11 @@ class ClientTools:
         call = self._take(call_id)
         if call is not None:
             call.answer.set_exception(HostCallError("tool_failed", preview(message, _MAX_ERROR_CHARS)))
+
+    async def open_call_ids(self) -> list[str]:
+        """Waits until calls are open, and returns their ids."""
+        await self._has_open.wait()
+        return list(self._open)
 
     def client_is_gone(self, message: str) -> None:
         """Fails all calls, those to come as well, as nobody will answer them."""
@@ -155,6 +177,8 @@ class ClientTools:
 
     async def _finish(self, call_id: str, *, error: str = "", result_chars: int = 0) -> None:
         call = self._open.pop(call_id)
+        if not self._open:
+            self._has_open.clear()
         if call_id not in self._answered:
             self._given_up.add(call_id)
         if call.answer.done():

@@ -65,8 +65,7 @@ class SandboxExecutor:
             request = await self._request(spec)
             session = await SandboxSession.open(self._stub, request, spec.on_host_call, self._input)
         except grpc.aio.AioRpcError as error:
-            may_pass = error.code() == grpc.StatusCode.UNAVAILABLE
-            raise SandboxOpenError(describe_error(error), may_pass=may_pass) from error
+            raise SandboxOpenError(describe_error(error), may_pass=_may_pass(error)) from error
         try:
             yield session
         finally:
@@ -97,6 +96,13 @@ class SandboxExecutor:
             value = one.value.encode()
         digest = await self._blobs.ensure(value)
         return pb.Input(name=one.name, blob=pb.BlobInput(sha256=digest, format=_BLOB_FORMATS[one.format]))
+
+
+def _may_pass(error: grpc.aio.AioRpcError) -> bool:
+    """Tells whether the server, or the way to it, is what failed, and not what it was asked."""
+    # grpc calls a connection that broke in the middle of a message an internal error of its own.
+    broke_while_sending = (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "Internal error from Core")
+    return error.code() is grpc.StatusCode.UNAVAILABLE or broke_while_sending
 
 
 def _seed(spec: SessionSpec) -> pb.Seed | None:

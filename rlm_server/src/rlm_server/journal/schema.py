@@ -101,6 +101,17 @@ blob_uses = sa.Table(
     sqlite_with_rowid=False,
 )
 
+tool_results = sa.Table(
+    "tool_results",
+    metadata,
+    # Results of tools that came to another server than the one that runs the completion, or before it asked again.
+    sa.Column("completion_id", sa.String(64), primary_key=True),
+    sa.Column("call_id", sa.String(400), primary_key=True),
+    sa.Column("data", sa.LargeBinary),
+    sa.Column("blob", _Digest),
+    sqlite_with_rowid=False,
+)
+
 contexts = sa.Table(
     "contexts",
     metadata,
@@ -131,7 +142,11 @@ def _add_conversations(connection: sa.Connection) -> None:
         connection.execute(sa.text(statement))
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_add_conversations,)
+def _add_tool_results(connection: sa.Connection) -> None:
+    tool_results.create(connection)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_add_conversations, _add_tool_results)
 """What leads from each version to the next, from version 1 on. Entries are only ever added."""
 
 VERSION = len(MIGRATIONS) + 1

@@ -16,7 +16,16 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.conversation_rows import check_turn, conversation_user, keep_turn
 from rlm_server.journal.database import READERS
-from rlm_server.journal.schema import blob_uses, completions, conversations, events, labels, migrate, steps
+from rlm_server.journal.schema import (
+    blob_uses,
+    completions,
+    conversations,
+    events,
+    labels,
+    migrate,
+    steps,
+    tool_results,
+)
 from rlm_server.journal.states import State
 from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
 
@@ -644,7 +653,7 @@ def _delete(connection: sa.Connection, completion_id: str) -> list[str]:
     mine = sa.select(blob_uses.c.digest).where(blob_uses.c.used_by == completion_id)
     others = sa.select(blob_uses.c.digest).where(blob_uses.c.used_by != completion_id, blob_uses.c.digest.in_(mine))
     unused = connection.execute(mine.where(blob_uses.c.digest.not_in(others))).scalars().all()
-    for table in (events, steps, labels, completions):
+    for table in (events, steps, labels, tool_results, completions):
         connection.execute(sa.delete(table).where(table.c.completion_id == completion_id))
     connection.execute(sa.delete(conversations).where(conversations.c.conversation_id == completion_id))
     users = [completion_id, context_user(completion_id), conversation_user(completion_id)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from rlm_server.service.durable_rpcs import DurableRpcs
 from rlm_server.service.prompts import describe_prompts
 from rlm_server.service.refusals import storage_unavailable
 from rlm_server.service.running import RunningCompletions
+from rlm_server.service.tool_results import ToolResults
 from rlm_server.service.tool_stream import ToolStream
 from rlm_server.service.uploads import receive_context
 from rlm_server.service.validation import RequestValidator
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rlm_server.settings import Settings
 
 _RETRY_DELAY_SECONDS = 1.0
+_BREAK_SECONDS = 0.5
 
 _DEADLINE_SECONDS = 0.25
 """A call that ends so shortly before its deadline was ended by that: the client's clock is a little ahead."""
@@ -101,7 +104,7 @@ class CompletionService(DurableRpcs):
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
         """Runs a completion and streams its events."""
-        completion_id = await self._running.begin(request)
+        completion_id, _ = await self._running.begin(request)
         async with contextlib.aclosing(self._events(completion_id, context)) as events:
             async for event in events:
                 yield pb.CompleteResponse(event=event)
@@ -111,10 +114,16 @@ class CompletionService(DurableRpcs):
     ) -> AsyncIterator[pb.CompleteWithToolsResponse]:
         """Runs a completion whose client serves tools, and streams its events."""
         stream = ToolStream(request_iterator)
-        completion_id = await self._running.begin(await stream.start(), client_serves=True)
-        results = asyncio.create_task(self._take_results(completion_id, stream))
+        first = await stream.first()
+        after_sequence = 0
+        if isinstance(first, pb.CompleteRequest):
+            completion_id, is_new = await self._running.begin(first, client_serves=True)
+        else:
+            completion_id, is_new = await self._check_resumption(first), False
+            after_sequence = first.after_sequence
+        results = asyncio.create_task(self._take_results(completion_id, stream, context, is_new=is_new))
         try:
-            async with contextlib.aclosing(self._events(completion_id, context)) as events:
+            async with contextlib.aclosing(self._events(completion_id, context, after_sequence)) as events:
                 async for event in events:
                     yield pb.CompleteWithToolsResponse(event=event)
             if results.done():
@@ -123,19 +132,32 @@ class CompletionService(DurableRpcs):
             results.cancel()
             await asyncio.wait({results})
 
-    async def _take_results(self, completion_id: str, stream: ToolStream) -> None:
-        """Takes the results of tools; a wrong one ends the completion."""
-        tools = self._running.client_tools(completion_id)
-        if tools is None:
-            return
-        tools.client_is_back()
+    async def _check_resumption(self, request: pb.ResumeTools) -> str:
         try:
-            await stream.take_results(tools)
+            return (await self._find_after(request.completion_id, request.after_sequence, "resume.")).completion_id
+        except StorageUnavailableError as error:
+            raise storage_unavailable(error) from error
+
+    async def _take_results(self, completion_id: str, stream: ToolStream, context: Context, *, is_new: bool) -> None:
+        """Takes the results of tools; a wrong one ends the completion."""
+        results = ToolResults(completion_id, self._journal, self._running.client_tools, is_strict=is_new)
+        self._running.served[completion_id] += 1
+        try:
+            if (tools := self._running.client_tools(completion_id)) is not None:
+                tools.client_is_back()
+            await stream.take_results(results)
+            # A stream that broke ends in the same way as one whose client has closed its side; it is over soon, though.
+            await asyncio.sleep(_BREAK_SECONDS)
+            results.client_is_gone()
         except ServiceError as error:
             self._running.cancel(completion_id, f"the client's side of the stream is wrong: {error.message}")
             raise
+        finally:
+            self._running.served -= collections.Counter([completion_id])
 
-    async def _events(self, completion_id: str, context: Context) -> AsyncGenerator[event_pb2.Event, None]:
+    async def _events(
+        self, completion_id: str, context: Context, after_sequence: int = 0
+    ) -> AsyncGenerator[event_pb2.Event, None]:
         """Yields the events of a completion. The deadline of the RPC cancels it."""
 
         def end(_: object) -> None:
@@ -146,7 +168,7 @@ class CompletionService(DurableRpcs):
         # The stubs have a class here whose instances nobody can make.
         context.add_done_callback(end)  # type: ignore[arg-type]
         try:
-            async with contextlib.aclosing(self._running.feeds.events(completion_id, 0)) as events:
+            async with contextlib.aclosing(self._running.feeds.events(completion_id, after_sequence)) as events:
                 async for event in events:
                     yield event
         except SandboxOpenError as error:

@@ -73,11 +73,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
     ) -> AsyncIterator[pb.WatchCompletionResponse]:
         """Streams the events of a completion, running or done."""
         try:
-            stored = await self._find(request.completion_id)
-            if request.after_sequence < 0:
-                raise invalid_field("after_sequence", f"is {request.after_sequence}; must be at least 0")
-            if request.after_sequence > stored.last_sequence:
-                raise sequence_out_of_range(request.after_sequence, stored.last_sequence)
+            stored = await self._find_after(request.completion_id, request.after_sequence)
             async for event in self._running.feeds.events(stored.completion_id, request.after_sequence):
                 yield pb.WatchCompletionResponse(event=event)
         except CompletionGoneError:
@@ -171,9 +167,18 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
         await self._conversations.free(request.conversation_id)
         return pb.CloseConversationResponse()
 
-    async def _find(self, completion_id: str) -> StoredCompletion:
+    async def _find_after(self, completion_id: str, after_sequence: int, path: str = "") -> StoredCompletion:
+        """Returns a completion whose events are asked for after one; `path` leads to the two fields."""
+        stored = await self._find(completion_id, path)
+        if after_sequence < 0:
+            raise invalid_field(f"{path}after_sequence", f"is {after_sequence}; must be at least 0")
+        if after_sequence > stored.last_sequence:
+            raise sequence_out_of_range(after_sequence, stored.last_sequence)
+        return stored
+
+    async def _find(self, completion_id: str, path: str = "") -> StoredCompletion:
         if not completion_id:
-            raise invalid_field("completion_id", "is empty; give the id that the completion's events carry")
+            raise invalid_field(f"{path}completion_id", "is empty; give the id that the completion's events carry")
         stored = await self._journal.get(completion_id) if len(completion_id) <= 64 else None
         if stored is None:
             raise completion_not_found(completion_id)

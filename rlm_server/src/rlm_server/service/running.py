@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import hashlib
 import logging
@@ -37,6 +38,7 @@ from rlm_server.service.refusals import (
     request_id_reused,
     storage_unavailable,
 )
+from rlm_server.service.tool_results import bring_results
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -150,6 +152,8 @@ class RunningCompletions:
         self._place_count = 0
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.served: collections.Counter[str] = collections.Counter()
+        """How many streams this server has on which clients serve tools, by completion."""
         self.feeds = Feeds(journal, self._check_client)
         """The events of completions, whether they run here or not."""
 
@@ -160,8 +164,8 @@ class RunningCompletions:
 
     # --- how they begin
 
-    async def begin(self, request: pb.CompleteRequest, *, client_serves: bool = False) -> str:
-        """Begins a completion, or finds the one that the same request began before; returns its id.
+    async def begin(self, request: pb.CompleteRequest, *, client_serves: bool = False) -> tuple[str, bool]:
+        """Begins a completion, or finds the one that the same request began; returns its id, and whether it is new.
 
         Args:
             request: what is asked.
@@ -179,7 +183,7 @@ class RunningCompletions:
                     # What it began once has changed the conversation, so the request must not be judged by that.
                     known = await self._journal.with_request_id(request.request_id)
                     if known is not None:
-                        return _same(known, digest)
+                        return _same(known, digest), False
                 place = await self._conversations.join(request, completion_id, resources)
                 conversation = None if place is None else place.conversation
                 checked = await self._validator.check(request, completion_id, conversation, client_serves=client_serves)
@@ -208,7 +212,7 @@ class RunningCompletions:
                 raise conversation_busy(request.conversation_id, error.completion_id, error.state) from None
             if is_new:
                 self._start(stored, checked, resources.pop_all(), conversation, cause="")
-            return _same(stored, digest)
+            return _same(stored, digest), is_new
 
     async def resume(self, completion_id: str) -> bool:
         """Lets a parked completion go on here; returns whether it was parked.
@@ -319,6 +323,8 @@ class RunningCompletions:
         self._runs[stored.completion_id] = run
         # A task of its own, since that of an RPC may be cancelled where it does not run this server's code.
         run.task = asyncio.create_task(self._run(run, checked))
+        if any(tool.python_source is None for tool in checked.spec.tools):
+            self._bring_tool_results(run)
         self._check_client_later(stored.completion_id, max(self._settings.client_grace_seconds, _FIRST_CLIENT_SECONDS))
 
     # --- how they run
@@ -403,6 +409,16 @@ class RunningCompletions:
         _log.warning("completion %s runs on another server now", run.stored.completion_id)
         run.cancel_cause = run.parked_reason = ""
         run.stop()
+
+    def _bring_tool_results(self, run: _Run) -> None:
+        """Brings a run the results of tools that its client sends to other servers."""
+        completion_id = run.stored.completion_id
+
+        def is_near() -> bool:
+            return not run.cause and completion_id in self.served
+
+        bringing = asyncio.create_task(bring_results(run.client_tools, self._journal, completion_id, is_near))
+        run.resources.callback(bringing.cancel)
 
     def client_tools(self, completion_id: str) -> ClientTools | None:
         """Returns the tools that the client of a completion serves; None if it does not run here."""

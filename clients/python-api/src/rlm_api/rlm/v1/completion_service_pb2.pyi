@@ -701,6 +701,7 @@ class CompleteWithToolsRequest(message.Message):
 
     START_FIELD_NUMBER: builtins.int
     TOOL_RESULT_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
     @builtins.property
     def start(self) -> CompleteRequest:
         """start must come first, and only then."""
@@ -709,19 +710,48 @@ class CompleteWithToolsRequest(message.Message):
     def tool_result(self) -> ToolResult:
         """tool_result answers a `tool_call`."""
 
+    @builtins.property
+    def resume(self) -> ResumeTools:
+        """resume continues a stream that broke. It comes first, in the place of `start`."""
+
     def __init__(
         self,
         *,
         start: CompleteRequest | None = ...,
         tool_result: ToolResult | None = ...,
+        resume: ResumeTools | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request", "start", b"start", "tool_result", b"tool_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["request", b"request", "resume", b"resume", "start", b"start", "tool_result", b"tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["request", b"request", "start", b"start", "tool_result", b"tool_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["request", b"request", "resume", b"resume", "start", b"start", "tool_result", b"tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["start", "tool_result"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = typing.Literal["start", "tool_result", "resume"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+@typing.final
+class ResumeTools(message.Message):
+    """ResumeTools continues to serve the tools of a completion, and its events."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COMPLETION_ID_FIELD_NUMBER: builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    completion_id: builtins.str
+    """completion_id is the completion's. Required."""
+    after_sequence: builtins.int
+    """after_sequence is the last event that the client has, at least 0. Default 0: from the beginning."""
+    def __init__(
+        self,
+        *,
+        completion_id: builtins.str = ...,
+        after_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_sequence", b"after_sequence", "completion_id", b"completion_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ToolResult(message.Message):

@@ -142,11 +142,18 @@ class CompletionServiceServicer:
 
     def CompleteWithTools(self, request_iterator, context):
         """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
-        client answers on the stream, in any order. The first message must be `start`. A client that closes its side of the
-        stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion goes on.
+        client answers on the stream, in any order. The first message must be `start`, or `resume`. A client that closes its
+        side of the stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion
+        goes on.
 
-        Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that there was not, or a second result). A
-        result that comes when its call is over already, as after a timeout, is ignored.
+        A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
+        `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
+        on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
+        than one result; the first that arrives counts.
+
+        Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
+        second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
+        is ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

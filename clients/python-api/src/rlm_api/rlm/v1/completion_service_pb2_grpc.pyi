@@ -55,11 +55,18 @@ class CompletionServiceStub:
     """
     CompleteWithTools: _grpc.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
-    client answers on the stream, in any order. The first message must be `start`. A client that closes its side of the
-    stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion goes on.
+    client answers on the stream, in any order. The first message must be `start`, or `resume`. A client that closes its
+    side of the stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion
+    goes on.
 
-    Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that there was not, or a second result). A
-    result that comes when its call is over already, as after a timeout, is ignored.
+    A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
+    `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
+    on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
+    than one result; the first that arrives counts.
+
+    Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
+    second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
+    is ignored.
     """
     WatchCompletion: _grpc.UnaryStreamMultiCallable[_completion_service_pb2.WatchCompletionRequest, _completion_service_pb2.WatchCompletionResponse]
     """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
@@ -147,11 +154,18 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     """
     CompleteWithTools: _aio.StreamStreamMultiCallable[_completion_service_pb2.CompleteWithToolsRequest, _completion_service_pb2.CompleteWithToolsResponse]  # type: ignore[assignment]
     """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
-    client answers on the stream, in any order. The first message must be `start`. A client that closes its side of the
-    stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion goes on.
+    client answers on the stream, in any order. The first message must be `start`, or `resume`. A client that closes its
+    side of the stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion
+    goes on.
 
-    Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that there was not, or a second result). A
-    result that comes when its call is over already, as after a timeout, is ignored.
+    A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
+    `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
+    on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
+    than one result; the first that arrives counts.
+
+    Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
+    second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
+    is ignored.
     """
     WatchCompletion: _aio.UnaryStreamMultiCallable[_completion_service_pb2.WatchCompletionRequest, _completion_service_pb2.WatchCompletionResponse]  # type: ignore[assignment]
     """WatchCompletion streams the events of a completion, running or done, after a given one, from any server that shares
@@ -248,11 +262,18 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_service_pb2.CompleteWithToolsResponse], _abc.AsyncIterator[_completion_service_pb2.CompleteWithToolsResponse]]:
         """CompleteWithTools is `Complete` for clients that serve tools: a tool call arrives as a `tool_call` event, and the
-        client answers on the stream, in any order. The first message must be `start`. A client that closes its side of the
-        stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion goes on.
+        client answers on the stream, in any order. The first message must be `start`, or `resume`. A client that closes its
+        side of the stream serves tools no longer: calls, open or to come, raise ToolError in the sandbox, and the completion
+        goes on.
 
-        Errors: as `Complete`, and FAILED_PRECONDITION (a result for a call that there was not, or a second result). A
-        result that comes when its call is over already, as after a timeout, is ignored.
+        A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
+        `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
+        on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
+        than one result; the first that arrives counts.
+
+        Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
+        second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
+        is ignored.
         """
 
     @_abc_1.abstractmethod
