@@ -47,7 +47,7 @@ class ConversationInfo:
         expire_time: when it will be closed if it is not used; None while a completion runs in it.
         time_to_live_seconds: how long it is kept after each use.
         running_completion_id: the completion that runs in it, or empty.
-        variables_lost: whether its sandbox is lost, and with it what the code of earlier completions made.
+        variables_lost: whether code of earlier completions cost variables when it ran again in another sandbox.
     """
 
     conversation_id: str
@@ -81,7 +81,7 @@ class Variables:
     Args:
         variables: name, type, size (`len()`, or -1) and the beginning of `repr()` of each; at most 200.
         omitted_count: how many more there are.
-        variables_lost: whether the sandbox is lost, and with it what the code of earlier completions made.
+        variables_lost: whether code of earlier completions cost variables when it ran again in another sandbox.
         error: why they could not be listed; empty if they could.
     """
 
