@@ -8,6 +8,7 @@ import contextlib
 import json
 import random
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from rlm_client import AsyncConversation
 
+    from tests.durability.cluster import Process
     from tests.support.rlm_stack import Events
     from tests.support.scripted_model import Messages, ScriptedModel
 
@@ -180,6 +182,30 @@ async def test_anything_is_killed_at_steps_of_later_completions_and_between_them
         assert (await talk.ask()).of("sandbox_restored")
         sizes = {one.name: one.size for one in (await conversation.variables()).variables}
         assert sizes["found"] == 6
+    await cluster.assert_nothing_left()
+
+
+@pytest.mark.slow
+async def test_a_server_that_was_paused_goes_on_with_what_another_has_done(
+    cluster: Cluster, model: ScriptedModel
+) -> None:
+    paused: list[Process] = []
+
+    async def pause_or_wake(completion_id: str) -> None:
+        if paused:
+            paused[0].send(signal.SIGCONT)
+        else:
+            paused.append(await cluster.owner_of(completion_id))
+            paused[0].send(signal.SIGSTOP)
+
+    async with cluster.client.conversation() as conversation:
+        talk = Talk(cluster, model, conversation)
+        await talk.ask()
+        events = await talk.ask(pause_or_wake, ["leaf", "turn 2"])
+        assert len(events.of("resumed")) == 1
+        for _ in range(2):
+            await talk.ask()
+    assert any("runs on another server now" in line for line in paused[0].log)
     await cluster.assert_nothing_left()
 
 

@@ -25,6 +25,7 @@ from rlm_server.settings import Settings
 from tests.durability.test_completions import get, rest, until_ended, watch
 from tests.durability.test_recovery import assert_told_once
 from tests.rlm_server.test_conversations import begin, close, go_on, listed, text, variables
+from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Events, Stack, running_stack
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status
@@ -208,6 +209,53 @@ async def test_a_later_completion_that_was_parked_goes_on_in_its_conversation_on
     assert len(events.of("sandbox_restored")) == 1
     for stack in servers:
         assert (await go_on(stack, kept, "```repl\nFINAL(found)\n```")).answer == '["ONE", "TWO"]'
+
+
+async def test_a_first_completion_that_goes_on_elsewhere_leaves_its_tools_to_later_ones(
+    servers: list[Stack], model: ScriptedModel
+) -> None:
+    tool = pb.Tool(name="double", description="Doubles.", python_source="def double(number): return 2 * number")
+    parked = await servers[0].complete(
+        "```repl\nx = 4\n```", ScriptedReply(status=503), keep_conversation=True, tools=[tool]
+    )
+    completion_id = parked.all[0].completion_id
+    model.follow(["```repl\nFINAL(double(x))\n```"])
+    await servers[1].stub.ResumeCompletion(pb.ResumeCompletionRequest(completion_id=completion_id))
+    assert (await until_answered(servers[1], completion_id)).answer == "8"
+    for stack, tools in zip([*servers, *servers], [[], [tool], [tool], []], strict=True):
+        events = await go_on(stack, completion_id, "```repl\nFINAL(double(x) + 1)\n```", tools=tools)
+        assert events.answer == "9"
+
+
+async def test_a_later_completion_that_finds_no_sandbox_when_it_goes_on_is_parked(
+    model: ScriptedModel, tmp_path: Path
+) -> None:
+    async with serving(fake := FakeSandbox()) as address:
+        settings: dict[str, Any] = {"data_dir": tmp_path, "sandbox": address}
+        async with running_stack(model, **settings) as stack:
+            kept = await begin(stack, *FIRST)
+            completion_id = await begin_later(stack, kept, script := Script(hold="later 0"))
+        fake.refuse_open = grpc.StatusCode.RESOURCE_EXHAUSTED
+        script.hold_at("")
+        async with running_stack(model, **settings) as stack:
+            events = await asyncio.wait_for(watch(stack, completion_id), WAIT_SECONDS)
+            assert events.kinds()[-1] == "parked"
+            assert "refused by the test" in events.of("parked")[0].reason
+            fake.refuse_open = None
+            await stack.stub.ResumeCompletion(pb.ResumeCompletionRequest(completion_id=completion_id))
+            assert (await until_answered(stack, completion_id)).answer == '["ONE", "TWO", "new"]'
+
+
+async def test_what_is_refused_takes_no_place(model: ScriptedModel, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"data_dir": tmp_path, "max_conversations": 1}
+    async with running_stack(model, **settings) as stack:
+        kept = await begin(stack, *FIRST)
+    tool = pb.Tool(name="other", python_source="def other(): pass")
+    async with running_stack(model, **settings) as stack:
+        for wrong in ({"tools": [tool]}, {"contexts": [text("x", "context_0")]}):
+            await refused(go_on(stack, kept, **wrong), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert (await go_on(stack, kept, "```repl\nFINAL(found)\n```")).answer == '["ONE"]'
+        await refused(begin(stack, "FINAL(x)"), grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CONVERSATIONS")
 
 
 async def until_answered(stack: Stack, completion_id: str) -> Events:

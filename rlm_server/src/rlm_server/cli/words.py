@@ -82,7 +82,7 @@ def variables(found: Variables) -> list[str]:
     if found.omitted_count:
         lines.append(f"and {found.omitted_count} more")
     if found.variables_lost:
-        lines.append("The sandbox was lost, and with it what the code had made.")
+        lines.append("The REPL had to be made again in another sandbox, which cost some of what the code had made.")
     if found.error:
         lines.append(f"They could not be listed: {found.error}")
     return lines

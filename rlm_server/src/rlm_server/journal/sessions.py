@@ -171,7 +171,8 @@ class JournaledSession:
             except SandboxOpenError as error:
                 # Where nothing has been done yet the caller is to know at once; after that it is worth waiting.
                 is_first = self._node_id == ROOT_NODE_ID and not self._recorder.is_repetition and not self._loss
-                if is_first or not error.may_pass:
+                has_work_to_lose = bool(self._loss or self._history)
+                if is_first or not (error.may_pass or has_work_to_lose):
                     raise
                 if time.monotonic() > deadline:
                     self._park(f"no sandbox can be had from {self._executor.name}: {error}")

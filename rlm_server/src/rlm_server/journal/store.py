@@ -559,18 +559,18 @@ class Journal:
         """
 
         def work(connection: sa.Connection) -> Sequence[str]:
+            # The REPL of a conversation can be made once more only of all its completions.
+            is_needed = completions.c.conversation_id.in_(sa.select(conversations.c.conversation_id))
+            columns = (completions.c.completion_id, completions.c.end_time, completions.c.size_bytes, is_needed)
             ended = (
-                sa.select(completions.c.completion_id, completions.c.end_time, completions.c.size_bytes)
-                .where(completions.c.end_time.is_not(None))
-                # The REPL of a conversation can be made once more only of all its completions.
-                .where(completions.c.conversation_id.not_in(sa.select(conversations.c.conversation_id)))
-                .order_by(completions.c.end_time.desc())
+                sa.select(*columns).where(completions.c.end_time.is_not(None)).order_by(completions.c.end_time.desc())
             )
             oldest = None if max_age_seconds is None else time.time_ns() - int(max_age_seconds * 1e9)
             total, found = 0, []
-            for completion_id, end_time, size_bytes in connection.execute(ended):
+            for completion_id, end_time, size_bytes, needed in connection.execute(ended):
                 total += size_bytes
-                if (oldest is not None and end_time < oldest) or (max_bytes is not None and total > max_bytes):
+                is_too_much = max_bytes is not None and total > max_bytes
+                if not needed and (is_too_much or (oldest is not None and end_time < oldest)):
                     found.append(completion_id)
             return found[::-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,6 @@ from rlm_server.service.page_tokens import from_token, to_token
 from rlm_server.service.refusals import conversation_busy, conversation_not_found
 
 if TYPE_CHECKING:
-    import contextlib
-
     from rlm_server.engine.ports import Executor
     from rlm_server.journal.conversation_rows import StoredConversation
     from rlm_server.journal.store import Journal, StoredCompletion
@@ -91,7 +90,7 @@ class Conversations:
         ttl = None if ttl_seconds is None else int(ttl_seconds * 1e9)
         if request.conversation_id:
             stored = await self._idle(request.conversation_id)
-            conversation = await self._made(stored)
+            conversation = await self._made(stored, resources)
             _settle_tools(request, conversation)
             turn = NewTurn(stored.conversation_id, stored.next_number, ttl)
         elif request.keep_conversation:
@@ -99,11 +98,11 @@ class Conversations:
                 ttl_seconds = min(self._settings.conversation_ttl_seconds, self._settings.max_conversation_ttl_seconds)
             # With the id of its first completion, it is found whatever server that goes on on.
             conversation = await self._kept.new(completion_id, request.tools, ttl_seconds)
+            resources.enter_context(self._kept.used(conversation))
             turn = NewTurn(completion_id, 1, int(ttl_seconds * 1e9), preview(request.query, _PREVIEW_CHARS))
         else:
             return None
         conversation.ttl_seconds = ttl_seconds or conversation.ttl_seconds
-        resources.enter_context(self._kept.used(conversation))
         return Place(conversation, turn)
 
     async def rejoin(self, stored: StoredCompletion, resources: contextlib.ExitStack) -> Conversation | None:
@@ -120,9 +119,7 @@ class Conversations:
             return None
         its_conversation = await self._find(stored.conversation_id)
         await self._stored.use(stored.conversation_id)
-        conversation = await self._made(its_conversation, before=stored.turn)
-        resources.enter_context(self._kept.used(conversation))
-        return conversation
+        return await self._made(its_conversation, resources, before=stored.turn)
 
     def enter(self, conversation: Conversation) -> None:
         """Must be called when a completion that has joined a conversation begins to run."""
@@ -166,11 +163,11 @@ class Conversations:
         stored = await self._idle(conversation_id)
         if not stored.begun_ids:
             return pb.ListVariablesResponse()
-        conversation = await self._made(stored)
-        await self._stored.use(conversation_id)
-        self._kept.keep(conversation)
         try:
-            with self._kept.used(conversation):
+            with contextlib.ExitStack() as resources:
+                conversation = await self._made(stored, resources)
+                await self._stored.use(conversation_id)
+                self._kept.keep(conversation)
                 listing = await conversation.repl.variables(RecordedTurns(self._journal, conversation_id))
         except SandboxError as error:
             raise ServiceError(
@@ -251,12 +248,16 @@ class Conversations:
             raise conversation_busy(conversation_id, stored.unended.completion_id, stored.unended.state)
         return stored
 
-    async def _made(self, stored: StoredConversation, before: int | None = None) -> Conversation:
-        """Returns a conversation with its REPL; see `KeptRepls.of`."""
+    async def _made(
+        self, stored: StoredConversation, resources: contextlib.ExitStack, before: int | None = None
+    ) -> Conversation:
+        """Returns a conversation with its REPL, which is held by `resources`; see `KeptRepls.of`."""
         try:
-            return await self._kept.of(stored, before)
+            conversation = await self._kept.of(stored, before)
         except BlobMissingError as error:
             raise conversation_not_found(stored.conversation_id, str(error)) from error
+        resources.enter_context(self._kept.used(conversation))
+        return conversation
 
     def _to_proto(self, stored: StoredConversation) -> pb.Conversation:
         running = stored.unended

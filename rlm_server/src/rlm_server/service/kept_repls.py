@@ -117,14 +117,12 @@ class KeptRepls:
             if kept.idle.is_set():
                 self._drop(kept)
         turns = await RecordedTurns(self._journal, stored.conversation_id, before).load()
-        tools: Sequence[pb.Tool] = ()
-        if turns:
-            request = await self._journal.request_of(turns[0].completion_id)
-            tools = list(pb.CompleteRequest.FromString(request).tools)
+        first = next((turn for turn in stored.turns if turn.has_begun), stored.turns[0])
+        tools = pb.CompleteRequest.FromString(await self._journal.request_of(first.completion_id)).tools
         if before is None:
             await self._make_room()
         repl = KeptRepl(self._executor, [(turn.completion_id, turn.start, turn.end) for turn in turns])
-        conversation = Conversation(stored.conversation_id, repl, stored.time_to_live / 1e9, tools)
+        conversation = Conversation(stored.conversation_id, repl, stored.time_to_live / 1e9, list(tools))
         self._all.add(conversation)
         return conversation
 

@@ -336,10 +336,14 @@ class RunningCompletions:
         try:
             has_ended = await self._run_to_end(run, checked)
         except SandboxOpenError as caught:
-            # Nothing was told yet, so it is as if there had been no completion.
-            error, has_ended = caught, True
-            with contextlib.suppress(StorageUnavailableError):
-                await self._journal.delete(completion_id)
+            has_ended = True
+            if run.recorder.is_repetition:
+                await run.recorder.end(event_pb2.Parked(reason=f"no sandbox can be had: {caught}"))
+            else:
+                # Nothing was told yet, so it is as if there had been no completion.
+                error = caught
+                with contextlib.suppress(StorageUnavailableError):
+                    await self._journal.delete(completion_id)
         except asyncio.CancelledError:
             _log.info("completion %s stops here, unfinished", completion_id)
         except Exception as caught:  # noqa: BLE001 - readers are owed an end
