@@ -21,6 +21,8 @@ class Proxy:
         self._flows.set()
         self.delay_seconds = 0.0
         """How long each piece is held up, in both directions."""
+        self.is_down = False
+        """Whether new connections are broken off at once, as where there is no server."""
         self.cut_count = 0
 
     async def __aenter__(self) -> Self:
@@ -49,6 +51,9 @@ class Proxy:
         self._flows.set()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_down:
+            writer.transport.abort()
+            return
         try:
             if self._target.startswith("unix:"):
                 far_reader, far_writer = await asyncio.open_unix_connection(self._target.removeprefix("unix:"))

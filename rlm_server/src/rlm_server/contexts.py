@@ -88,6 +88,8 @@ class ContextStore:
                 path = await asyncio.to_thread(self._journal.blobs.local_path, row.sha256)
             except BlobMissingError:
                 continue
+            except OSError as error:
+                raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
             self._contexts[row.context_id] = StoredContext(
                 row.context_id,
                 ValueFormat(row.format),

@@ -6,6 +6,7 @@ All methods block, so they are used on threads.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import os
 import shutil
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 
 _YOUNG_SECONDS = 60.0
+_CONNECT_TIMEOUT = "5s"
+_RETRIES = {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=10)}
+"""Of a request to an object store. Who asks waits longer where it may, and is refused in time where not."""
 
 
 class BlobMissingError(Exception):
@@ -144,6 +148,8 @@ class DirectoryBlobs:
 class ObjectBlobs:
     """Blobs in an object store that speaks S3's protocol, or another that the `obstore` package knows.
 
+    What the store refuses, and that it cannot be reached, is an OSError.
+
     Args:
         url: as `s3://BUCKET/PREFIX`. Region, endpoint and keys come from the usual variables, as `AWS_ENDPOINT_URL`.
         cache: a directory for blobs that are needed as files.
@@ -152,25 +158,38 @@ class ObjectBlobs:
     def __init__(self, url: str, cache: Path) -> None:
         import obstore.store  # noqa: PLC0415 - takes a moment, and few need it
 
-        options = {"client_options": {"allow_http": True}} if "AWS_ENDPOINT_URL" in os.environ else {}
-        self._store: Any = obstore.store.from_url(url, **options)  # type: ignore[call-overload]
+        client_options: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT}
+        if "AWS_ENDPOINT_URL" in os.environ:
+            client_options["allow_http"] = True
+        options: dict[str, Any] = {}
+        if not url.startswith(("file:", "memory:")):
+            options = {"client_options": client_options, "retry_config": _RETRIES}
+        self._store: Any = obstore.store.from_url(url, **options)
         self._cache = DirectoryBlobs(cache, durable=False)
+
+    def check(self) -> None:
+        """Finds out whether the store can be used."""
+        with _as_os_error():
+            next(iter(self._store.list(chunk_size=1)), None)
 
     def put(self, data: bytes) -> str:
         """Stores bytes; see `BlobStore.put`."""
         digest = hashlib.sha256(data).hexdigest()
-        self._store.put(_key(digest), data)
+        with _as_os_error():
+            self._store.put(_key(digest), data)
         return digest
 
     def put_file(self, digest: str, path: Path) -> None:
         """Stores a file; see `BlobStore.put_file`."""
-        self._store.put(_key(digest), path)
+        with _as_os_error():
+            self._store.put(_key(digest), path)
         self._cache.put_file(digest, path)
 
     def get(self, digest: str) -> bytes:
         """Returns the bytes; see `BlobStore.get`."""
         try:
-            return bytes(self._store.get(_key(digest)).bytes())
+            with _as_os_error():
+                return bytes(self._store.get(_key(digest)).bytes())
         except FileNotFoundError:
             raise BlobMissingError(f"the object store has no blob {digest}") from None
 
@@ -185,16 +204,37 @@ class ObjectBlobs:
     def delete(self, digest: str) -> None:
         """Forgets the bytes; see `BlobStore.delete`."""
         self._cache.delete(digest)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _as_os_error():
             if self._store.head(_key(digest))["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
                 self._store.delete(_key(digest))
 
     def digests(self) -> Iterator[str]:
-        """Yields what has been there for a minute; see `BlobStore.digests`."""
-        for page in self._store.list():
-            for one in page:
-                if one["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
-                    yield str(one["path"]).rpartition("/")[2]
+        """Yields what has been there for a minute; see `BlobStore.digests`.
+
+        Files of blobs that the store has no more, as another server deleted them, are removed in the end.
+        """
+        stored: set[str] = set()
+        with _as_os_error():
+            for page in self._store.list():
+                for one in page:
+                    digest = str(one["path"]).rpartition("/")[2]
+                    stored.add(digest)
+                    if one["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
+                        yield digest
+        for digest in self._cache.digests():
+            if digest not in stored:
+                self._cache.delete(digest)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Makes the errors of an object store what those of a directory are."""
+    from obstore.exceptions import BaseError  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except BaseError as error:
+        raise OSError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 
 
 def _key(digest: str) -> str:

@@ -46,6 +46,8 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
         blobs = await asyncio.to_thread(_open_blobs, settings, directory, resources, durable=is_kept)
     except DatabaseUrlError as error:
         raise SettingsError(str(error)) from None
+    except JournalOpenError:
+        raise
     except OSError as error:
         raise JournalOpenError(f"the data directory {directory} cannot be used: {error}") from error
     journal = Journal(
@@ -72,9 +74,14 @@ def _open_blobs(
         incoming = resources.enter_context(own_directory("new-", blobs))
         return DirectoryBlobs(blobs, incoming=incoming, durable=durable)
     try:
-        return ObjectBlobs(settings.blob_store, directory / "blob-cache")
+        objects = ObjectBlobs(settings.blob_store, directory / "blob-cache")
     except Exception as error:
         raise SettingsError(f"blob_store {settings.blob_store} cannot be used: {error}") from error
+    try:
+        objects.check()
+    except OSError as error:
+        raise JournalOpenError(f"the blob store {settings.blob_store} cannot be used: {error}") from error
+    return objects
 
 
 def _owner() -> str:

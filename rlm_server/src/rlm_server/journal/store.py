@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from rlm_server.journal.database import Database
 
 __all__ = ["FencedError", "Journal", "NewCompletion", "Payload", "StorageUnavailableError", "StoredCompletion"]
+
+_log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -590,7 +593,10 @@ class Journal:
         Raises:
             StorageUnavailableError: the journal cannot be read at present.
         """
-        stored = await asyncio.to_thread(lambda: list(self.blobs.digests()))
+        try:
+            stored = await asyncio.to_thread(lambda: list(self.blobs.digests()))
+        except OSError as error:
+            raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
         unused: list[str] = []
         for start in range(0, len(stored), _DIGESTS_AT_ONCE):
             some = stored[start : start + _DIGESTS_AT_ONCE]
@@ -600,9 +606,12 @@ class Journal:
         return len(unused)
 
     async def delete_blobs(self, digests: Sequence[str]) -> None:
-        """Removes blobs that nobody uses any more."""
-        for digest in digests:
-            await asyncio.to_thread(self.blobs.delete, digest)
+        """Removes blobs that nobody uses any more. What cannot be removed now is at the next sweep."""
+        try:
+            for digest in digests:
+                await asyncio.to_thread(self.blobs.delete, digest)
+        except OSError as error:
+            _log.warning("blobs that nobody uses cannot be deleted at present: %s", error)
 
     async def execute(self, work: Callable[[Database, sa.Connection], _Result]) -> _Result:
         """Runs a function in a writing transaction, for stores that share the database.
