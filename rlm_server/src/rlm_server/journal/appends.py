@@ -75,33 +75,46 @@ def write(connection: sa.Connection, appends: Iterable[Append]) -> set[Owner]:
         by_owner.setdefault(append.owner, []).append(append)
     states = _lock(connection, statements, {completion_id for completion_id, _ in by_owner})
     fenced = {owner for owner in by_owner if owner[0] not in states or states[owner[0]].epoch != owner[1]}
-    rows: dict[sa.Table, list[Any]] = {events: [], steps: [], blob_uses: []}
-    progress: list[Any] = []
+    rows = _Rows()
     for owner, own in by_owner.items():
         if owner in fenced:
             continue
-        completion_id = owner[0]
-        progress += _progress(own, states[completion_id])
         if changes := {name: value for append in own for name, value in append.changes.items()}:
-            connection.execute(
-                sa.update(completions).where(completions.c.completion_id == completion_id).values(**changes)
-            )
-        for append in own:
-            for sequence, kind, payload in append.events:
-                rows[events] += (completion_id, sequence, kind, payload.data, payload.blob)
-            for key, payload in append.steps:
-                rows[steps] += (completion_id, key, payload.data, payload.blob)
-            for payload in _payloads(append):
-                if payload.blob:
-                    rows[blob_uses] += (payload.blob, completion_id)
-    _execute(connection, statements.progress, 4, progress)
-    for table, values in rows.items():
+            connection.execute(sa.update(completions).where(completions.c.completion_id == owner[0]).values(**changes))
+        rows.add(own, states[owner[0]])
+    _execute(connection, statements.progress, 4, rows.progress)
+    for table, values in ((events, rows.events), (steps, rows.steps), (blob_uses, rows.blob_uses)):
         _execute(connection, functools.partial(statements.insert, table), len(table.c), values)
     return fenced
 
 
-def _payloads(append: Append) -> list[Payload]:
-    return [*(payload for _, _, payload in append.events), *(payload for _, payload in append.steps)]
+class _Rows:
+    """What is written, as the values of all rows one after the other, in the order of the tables' columns."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.steps: list[Any] = []
+        self.blob_uses: list[Any] = []
+        self.progress: list[Any] = []
+        """Id, running time, last sequence number and size of each completion."""
+
+    def add(self, appends: Sequence[Append], state: Any) -> None:
+        """Adds the appends to one completion, whose counts were these."""
+        completion_id = state.completion_id
+        last_sequence, size_bytes, running_time = state.last_sequence, state.size_bytes, 0
+        for append in appends:
+            running_time = max(running_time, append.running_time)
+            for last_sequence, kind, payload in append.events:
+                self.events += (completion_id, last_sequence, kind, payload.data, payload.blob)
+                size_bytes += payload.size_bytes
+                if payload.blob:
+                    self.blob_uses += (payload.blob, completion_id)
+            for key, payload in append.steps:
+                self.steps += (completion_id, key, payload.data, payload.blob)
+                size_bytes += payload.size_bytes
+                if payload.blob:
+                    self.blob_uses += (payload.blob, completion_id)
+        self.progress += (completion_id, running_time, last_sequence, size_bytes)
 
 
 def _lock(connection: sa.Connection, statements: _Statements, completion_ids: set[str]) -> Mapping[str, Any]:
@@ -109,17 +122,6 @@ def _lock(connection: sa.Connection, statements: _Statements, completion_ids: se
     ids = sorted(completion_ids)
     rows = connection.exec_driver_sql(statements.lock(len(ids)), tuple(ids))
     return {row.completion_id: row for row in rows}
-
-
-def _progress(appends: Sequence[Append], state: Any) -> tuple[str, int, int, int]:
-    """Returns what the appends to one completion make of its counts: a row of `_Statements.progress`."""
-    size_bytes, last_sequence = state.size_bytes, state.last_sequence
-    for append in appends:
-        size_bytes += sum(payload.size_bytes for payload in _payloads(append))
-        if append.events:
-            last_sequence = append.events[-1][0]
-    running_time = max(append.running_time for append in appends)
-    return state.completion_id, running_time, last_sequence, size_bytes
 
 
 def _execute(connection: sa.Connection, statement: Any, width: int, values: Sequence[Any]) -> None:

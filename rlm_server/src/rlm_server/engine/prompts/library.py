@@ -12,7 +12,7 @@ from rlm_server.engine.prompts.model_notes import ModelNote, note_for, parse_mod
 from rlm_server.engine.prompts.prompt_set import PROMPT_NAMES, PromptError, PromptSet, check_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
@@ -21,6 +21,9 @@ DEFAULT_PROMPTS = "v1"
 
 BUILT_IN = ("v1",)
 """The sets that come with the server. What has been released is not changed but by a new set."""
+
+_KEPT_NOTES = 200
+"""Of models, whose names are those that requests give."""
 
 _SUFFIX = ".txt"
 _NOTES_FILE = "model_notes.toml"
@@ -52,6 +55,10 @@ class PromptLibrary:
     def __post_init__(self) -> None:
         self.get(self.default)
 
+    @functools.cached_property
+    def _notes(self) -> Callable[[str], str]:
+        return functools.lru_cache(_KEPT_NOTES)(lambda model: note_for(model, self.model_notes))
+
     def get(self, name: str) -> PromptSet:
         """Returns a set; an empty name stands for the default.
 
@@ -65,7 +72,7 @@ class PromptLibrary:
 
     def note_for(self, model: str) -> str:
         """Returns the advice for a model, or an empty text."""
-        return note_for(model, self.model_notes)
+        return self._notes(model)
 
 
 def load_library(directory: Path | None = None, default: str = DEFAULT_PROMPTS) -> PromptLibrary:
