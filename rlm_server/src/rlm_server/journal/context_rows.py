@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from rlm_server.journal.blob_users import CONTEXT_USER_PREFIX
 from rlm_server.journal.schema import blob_uses, contexts
-from rlm_server.journal.store import CONTEXT_USER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from rlm_server.journal.blob_users import conversation_user
 from rlm_server.journal.schema import blob_uses, completions, conversations, steps
 from rlm_server.journal.states import State
 
@@ -110,11 +111,6 @@ class StoredConversation:
     def expire_time(self) -> int:
         """When it is closed if nobody uses it."""
         return max(self.used_time, *(turn.end_time or 0 for turn in self.turns), 0) + self.time_to_live
-
-
-def conversation_user(conversation_id: str) -> str:
-    """Returns the `used_by` of contexts that a conversation needs; it begins as that of completions' contexts does."""
-    return f"running/conversation/{conversation_id}"
 
 
 def find(database: Database, connection: sa.Connection, conversation_id: str) -> StoredConversation | None:

@@ -5,38 +5,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import json
 import logging
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
-from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.journal import completion_rows, event_rows, retention_rows
 from rlm_server.journal.appends import Payload
-from rlm_server.journal.conversation_rows import check_turn, conversation_user, keep_turn
+from rlm_server.journal.completion_rows import NewCompletion, StoredCompletion
 from rlm_server.journal.database import READERS
-from rlm_server.journal.schema import (
-    blob_uses,
-    completions,
-    conversations,
-    events,
-    labels,
-    migrate,
-    steps,
-    tool_results,
-)
-from rlm_server.journal.states import State
+from rlm_server.journal.lease_rows import Leases, release
+from rlm_server.journal.schema import completions, migrate
 from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from rlm_api.rlm.v1 import event_pb2
+
     from rlm_server.journal.appends import Append
     from rlm_server.journal.blobs import BlobStore
-    from rlm_server.journal.conversation_rows import NewTurn
     from rlm_server.journal.database import Database
+    from rlm_server.journal.states import State
 
 __all__ = ["FencedError", "Journal", "NewCompletion", "Payload", "StorageUnavailableError", "StoredCompletion"]
 
@@ -47,72 +37,11 @@ _Result = TypeVar("_Result")
 MAX_ROW_BYTES = 64 * 1024
 """Larger ones go to the blob store."""
 
-CONTEXT_USER_PREFIX = "running/"
-"""Beginning of the `used_by` of contexts that completions need which have not ended."""
-
 DEFAULT_PATIENCE_SECONDS = 5.0
 """How long callers wait for the database, unless told otherwise."""
 
 _EXPIRED_AT_ONCE = 16
 _DIGESTS_AT_ONCE = 500
-
-
-@dataclass(frozen=True)
-class NewCompletion:
-    """A completion that is to begin.
-
-    Args:
-        completion_id: its id.
-        request: the `CompleteRequest`, serialized.
-        request_id: the caller's key, or None.
-        request_digest: tells requests with the same key apart.
-        query: the question.
-        model: the root's.
-        labels: the request's.
-        detached: whether it goes on without a client.
-        contexts: digests of the uploaded contexts that it needs.
-        turn: its place in a conversation, or None.
-    """
-
-    completion_id: str
-    request: bytes
-    request_id: str | None
-    request_digest: str
-    query: str
-    model: str
-    labels: Mapping[str, str]
-    detached: bool
-    contexts: Sequence[str] = ()
-    turn: NewTurn | None = None
-
-
-@dataclass(frozen=True)
-class StoredCompletion:
-    """A completion in the journal. Times are nanoseconds since the epoch; see `schema.completions`."""
-
-    completion_id: str
-    create_time: int
-    end_time: int | None
-    state: State
-    request_digest: str
-    query: str
-    model: str
-    labels: dict[str, str]
-    detached: bool
-    parked_reason: str
-    cancel_requested: bool
-    owner: str
-    epoch: int
-    lease_end: int
-    watched_time: int
-    last_sequence: int
-    running_time: int
-    size_bytes: int
-    conversation_id: str
-    turn: int
-
-
-_COLUMNS = [column for column in completions.c if column.name not in ("request", "request_blob", "request_id")]
 
 
 class Journal:
@@ -139,6 +68,7 @@ class Journal:
         self.blobs = blobs
         self.owner = owner
         self._lease = int(lease_seconds * 1e9)
+        self._leases = Leases(database, owner, self._lease)
         self._patience_seconds = patience_seconds
         self._writer = Writer(database)
         # Threads of its own: if the database says nothing, those that wait for it must not be missed elsewhere.
@@ -184,63 +114,7 @@ class Journal:
         payload = await self.payload(new.request)
 
         def work(connection: sa.Connection) -> tuple[StoredCompletion, bool]:
-            if new.request_id is not None:
-                found = sa.select(*_COLUMNS).where(completions.c.request_id == new.request_id)
-                if (row := connection.execute(found).one_or_none()) is not None:
-                    return _stored(row), False
-            now = self._database.now_nanoseconds(connection)
-            if new.turn is not None:
-                check_turn(self._database, connection, new.turn, new.completion_id)
-            connection.execute(
-                self._database.insert_new(completions).values(
-                    completion_id=new.completion_id,
-                    create_time=time.time_ns(),
-                    state=State.RUNNING,
-                    request=payload.data,
-                    request_blob=payload.blob,
-                    request_id=new.request_id,
-                    request_digest=new.request_digest,
-                    query=new.query,
-                    model=new.model,
-                    labels=json.dumps(dict(new.labels)),
-                    detached=new.detached,
-                    owner=self.owner,
-                    epoch=1,
-                    lease_end=now + self._lease,
-                    watched_time=now,
-                    size_bytes=payload.size_bytes,
-                    conversation_id="" if new.turn is None else new.turn.conversation_id,
-                    turn=0 if new.turn is None else new.turn.number,
-                )
-            )
-            # Another server may have taken the `request_id` a moment ago: what is there counts.
-            key = (
-                completions.c.completion_id == new.completion_id
-                if new.request_id is None
-                else completions.c.request_id == new.request_id
-            )
-            stored = _stored(connection.execute(sa.select(*_COLUMNS).where(key)).one())
-            if stored.completion_id != new.completion_id:
-                return stored, False
-            if new.labels:
-                rows = [
-                    {"completion_id": new.completion_id, "key": key, "value": value}
-                    for key, value in new.labels.items()
-                ]
-                connection.execute(self._database.insert_new(labels), rows)
-            uses = [{"digest": digest, "used_by": context_user(new.completion_id)} for digest in set(new.contexts)]
-            if payload.blob:
-                uses.append({"digest": payload.blob, "used_by": new.completion_id})
-            if uses:
-                connection.execute(self._database.insert_new(blob_uses), uses)
-            if new.turn is not None:
-                keep_turn(self._database, connection, new.turn, holder=self.owner, context_digests=list(new.contexts))
-            return stored, True
-
-        def forget(connection: sa.Connection) -> None:
-            mine = (completions.c.completion_id == new.completion_id, completions.c.owner == self.owner)
-            if connection.execute(sa.delete(completions).where(*mine, completions.c.epoch == 1)).rowcount:
-                _delete(connection, new.completion_id)
+            return completion_rows.create(self._database, connection, new, payload, owner=self.owner, lease=self._lease)
 
         if self.trouble:
             raise StorageUnavailableError(self.trouble)
@@ -250,7 +124,9 @@ class Journal:
         except StorageUnavailableError:
             # It may be written yet, though it is refused. With a key its caller finds it; without one it must not run.
             if new.request_id is None:
-                self._writer.execute_later(forget)
+                self._writer.execute_later(
+                    functools.partial(retention_rows.delete_unbegun, completion_id=new.completion_id, owner=self.owner)
+                )
             raise
 
     def add(self, append: Append, on_done: Callable[[BaseException | None], None]) -> None:
@@ -263,32 +139,15 @@ class Journal:
 
     async def get(self, completion_id: str) -> StoredCompletion | None:
         """Returns a completion, or None if there is none."""
-
-        def work(connection: sa.Connection) -> StoredCompletion | None:
-            select = sa.select(*_COLUMNS).where(completions.c.completion_id == completion_id)
-            row = connection.execute(select).one_or_none()
-            return None if row is None else _stored(row)
-
-        return await self._read(work)
+        return await self._read(functools.partial(completion_rows.find, completion_id=completion_id))
 
     async def with_request_id(self, request_id: str) -> StoredCompletion | None:
         """Returns the completion that a request with this key began, or None if there is none."""
-
-        def work(connection: sa.Connection) -> StoredCompletion | None:
-            row = connection.execute(sa.select(*_COLUMNS).where(completions.c.request_id == request_id)).one_or_none()
-            return None if row is None else _stored(row)
-
-        return await self._read(work)
+        return await self._read(functools.partial(completion_rows.with_request_id, request_id=request_id))
 
     async def request_of(self, completion_id: str) -> bytes:
         """Returns a completion's `CompleteRequest`, serialized."""
-
-        def work(connection: sa.Connection) -> bytes:
-            select = sa.select(completions.c.request, completions.c.request_blob)
-            data, blob = connection.execute(select.where(completions.c.completion_id == completion_id)).one()
-            return self.bytes_of(Payload(data, blob))
-
-        return await self._read(work)
+        return await self._read(lambda connection: self.bytes_of(completion_rows.request_of(connection, completion_id)))
 
     async def events(
         self, completion_id: str, after_sequence: int, *, limit: int = 500, kinds: Collection[int] = ()
@@ -301,54 +160,19 @@ class Journal:
             limit: how many at most.
             kinds: field numbers of the kinds that are wanted; empty means all.
         """
-
-        def work(connection: sa.Connection) -> list[event_pb2.Event]:
-            select = (
-                sa.select(events.c.sequence, events.c.data, events.c.blob)
-                .where(events.c.completion_id == completion_id, events.c.sequence > after_sequence)
-                .order_by(events.c.sequence)
-                .limit(limit)
+        return await self._read(
+            lambda connection: event_rows.after(
+                connection, self.bytes_of, completion_id, after_sequence, limit=limit, kinds=kinds
             )
-            if kinds:
-                select = select.where(events.c.kind.in_(sorted(kinds)))
-            found = []
-            for sequence, data, blob in connection.execute(select):
-                event = event_pb2.Event.FromString(self.bytes_of(Payload(data, blob)))
-                event.completion_id = completion_id
-                event.sequence = sequence
-                found.append(event)
-            return found
-
-        return await self._read(work)
+        )
 
     async def latest_event(self, completion_id: str, kind: int) -> event_pb2.Event | None:
         """Returns the latest event of a kind, or None if there is none."""
-
-        def work(connection: sa.Connection) -> event_pb2.Event | None:
-            select = (
-                sa.select(events.c.sequence, events.c.data, events.c.blob)
-                .where(events.c.completion_id == completion_id, events.c.kind == kind)
-                .order_by(events.c.sequence.desc())
-                .limit(1)
-            )
-            row = connection.execute(select).one_or_none()
-            if row is None:
-                return None
-            event = event_pb2.Event.FromString(self.bytes_of(Payload(row.data, row.blob)))
-            event.completion_id = completion_id
-            event.sequence = row.sequence
-            return event
-
-        return await self._read(work)
+        return await self._read(lambda connection: event_rows.latest(connection, self.bytes_of, completion_id, kind))
 
     async def steps(self, completion_id: str) -> dict[str, Payload]:
         """Returns the recorded steps of a completion by their keys."""
-
-        def work(connection: sa.Connection) -> dict[str, Payload]:
-            select = sa.select(steps.c.key, steps.c.data, steps.c.blob).where(steps.c.completion_id == completion_id)
-            return {key: Payload(data, blob) for key, data, blob in connection.execute(select)}
-
-        return await self._read(work)
+        return await self._read(functools.partial(event_rows.steps_of, completion_id=completion_id))
 
     async def payload(self, data: bytes) -> Payload:
         """Returns what goes into a row for these bytes; large ones are put into the blob store first."""
@@ -398,33 +222,18 @@ class Journal:
             states: those that are wanted; empty means all.
             with_labels: what they must all have.
         """
-
-        def work(connection: sa.Connection) -> list[StoredCompletion]:
-            order = (completions.c.create_time.desc(), completions.c.completion_id.desc())
-            select = sa.select(*_COLUMNS).order_by(*order).limit(limit)
-            if before is not None:
-                select = select.where(sa.tuple_(completions.c.create_time, completions.c.completion_id) < before)
-            if states:
-                select = select.where(completions.c.state.in_([int(state) for state in states]))
-            for key, value in with_labels.items():
-                having = sa.exists().where(
-                    labels.c.completion_id == completions.c.completion_id,
-                    labels.c.key == key,
-                    labels.c.value == value,
-                )
-                select = select.where(having)
-            return [_stored(row) for row in connection.execute(select)]
-
-        return await self._read(work)
+        return await self._read(
+            lambda connection: completion_rows.page(
+                connection, limit=limit, before=before, states=states, with_labels=with_labels
+            )
+        )
 
     async def many(self, completion_ids: Sequence[str]) -> dict[str, StoredCompletion]:
         """Returns those of the completions that there are."""
-
-        def work(connection: sa.Connection) -> dict[str, StoredCompletion]:
-            select = sa.select(*_COLUMNS).where(completions.c.completion_id.in_(completion_ids))
-            return {row.completion_id: _stored(row) for row in connection.execute(select)}
-
-        return await self._read(work)
+        found = await self._read(
+            lambda connection: completion_rows.select(connection, completions.c.completion_id.in_(completion_ids))
+        )
+        return {one.completion_id: one for one in found}
 
     # --- who runs what
 
@@ -438,27 +247,7 @@ class Journal:
         Returns:
             Those of `running` that are still this server's.
         """
-
-        def work(connection: sa.Connection) -> dict[str, StoredCompletion]:
-            now = self._database.now_nanoseconds(connection)
-            if watched:
-                connection.execute(
-                    sa.update(completions).where(completions.c.completion_id.in_(watched)).values(watched_time=now)
-                )
-            if not running:
-                return {}
-            connection.execute(
-                sa.update(completions)
-                .where(completions.c.completion_id.in_(list(running)), completions.c.owner == self.owner)
-                .values(lease_end=now + self._lease)
-            )
-            select = sa.select(*_COLUMNS).where(
-                completions.c.completion_id.in_(list(running)), completions.c.owner == self.owner
-            )
-            rows = [_stored(row) for row in connection.execute(select)]
-            return {row.completion_id: row for row in rows if row.epoch == running[row.completion_id]}
-
-        return await self._writer.execute(work)
+        return await self._writer.execute(lambda connection: self._leases.heartbeat(connection, running, watched))
 
     async def take_abandoned(
         self, at_most: int = _EXPIRED_AT_ONCE, *, but_not: Sequence[str] = ()
@@ -469,89 +258,27 @@ class Journal:
             at_most: how many.
             but_not: ids of those that run here, whose leases may have run out while this server was held up.
         """
-
-        def work(connection: sa.Connection) -> Sequence[StoredCompletion]:
-            now = self._database.now_nanoseconds(connection)
-            expired = (
-                sa.select(completions.c.completion_id)
-                .where(
-                    completions.c.state == State.RUNNING,
-                    completions.c.lease_end < now,
-                    completions.c.completion_id.not_in(but_not),
-                )
-                .order_by(completions.c.create_time)
-                .limit(at_most)
-                .with_for_update(skip_locked=True)
-            )
-            return self._take(connection, [row[0] for row in connection.execute(expired)], now)
-
-        return await self._writer.execute(work)
+        return await self._writer.execute(lambda connection: self._leases.take_abandoned(connection, at_most, but_not))
 
     async def take_parked(self, completion_id: str) -> StoredCompletion | None:
         """Makes a parked completion this server's, and running again; returns it, or None if it is not parked."""
-
-        def work(connection: sa.Connection) -> StoredCompletion | None:
-            now = self._database.now_nanoseconds(connection)
-            parked = (
-                sa.select(completions.c.completion_id)
-                .where(completions.c.completion_id == completion_id, completions.c.state == State.PARKED)
-                .with_for_update()
-            )
-            taken = self._take(connection, [row[0] for row in connection.execute(parked)], now)
-            return taken[0] if taken else None
-
-        return await self._execute(work)
-
-    def _take(self, connection: sa.Connection, ids: Sequence[str], now: int) -> Sequence[StoredCompletion]:
-        if not ids:
-            return []
-        connection.execute(
-            sa.update(completions)
-            .where(completions.c.completion_id.in_(ids))
-            .values(
-                owner=self.owner,
-                epoch=completions.c.epoch + 1,
-                lease_end=now + self._lease,
-                watched_time=now,
-                state=State.RUNNING,
-                parked_reason="",
-            )
-        )
-        select = sa.select(*_COLUMNS).where(completions.c.completion_id.in_(ids))
-        return [_stored(row) for row in connection.execute(select)]
+        return await self._execute(lambda connection: self._leases.take_parked(connection, completion_id))
 
     async def release(self, running: Mapping[str, int]) -> None:
         """Gives completions back, so that another server takes them at once."""
-
-        def work(connection: sa.Connection) -> None:
-            for completion_id, epoch in running.items():
-                connection.execute(
-                    sa.update(completions)
-                    .where(completions.c.completion_id == completion_id, completions.c.epoch == epoch)
-                    .values(lease_end=0)
-                )
-
-        await self._execute(work)
+        await self._execute(functools.partial(release, running=running))
 
     async def request_cancel(self, completion_id: str) -> None:
         """Notes that a completion is to be cancelled by whoever runs it."""
-
-        def work(connection: sa.Connection) -> None:
-            connection.execute(
-                sa.update(completions).where(completions.c.completion_id == completion_id).values(cancel_requested=True)
-            )
-
-        await self._execute(work)
+        await self._execute(functools.partial(completion_rows.request_cancel, completion_id=completion_id))
 
     # --- forgetting
 
     async def delete(self, completion_id: str) -> None:
         """Forgets a completion with all that was recorded of it."""
-
-        def work(connection: sa.Connection) -> list[str]:
-            return _delete(connection, completion_id)
-
-        await self.delete_blobs(await self._execute(work))
+        await self.delete_blobs(
+            await self._execute(functools.partial(retention_rows.delete, completion_id=completion_id))
+        )
 
     async def past_retention(self, *, max_age_seconds: float | None, max_bytes: int | None) -> Sequence[str]:
         """Returns the ids of the completions that have ended and are to be forgotten, oldest first.
@@ -560,31 +287,15 @@ class Journal:
             max_age_seconds: how long they are kept after their end; None means for ever.
             max_bytes: how much they may take all together; None means any.
         """
-
-        def work(connection: sa.Connection) -> Sequence[str]:
-            # The REPL of a conversation can be made once more only of all its completions.
-            is_needed = completions.c.conversation_id.in_(sa.select(conversations.c.conversation_id))
-            columns = (completions.c.completion_id, completions.c.end_time, completions.c.size_bytes, is_needed)
-            ended = (
-                sa.select(*columns).where(completions.c.end_time.is_not(None)).order_by(completions.c.end_time.desc())
+        return await self._read(
+            lambda connection: retention_rows.past_retention(
+                connection, max_age_seconds=max_age_seconds, max_bytes=max_bytes
             )
-            oldest = None if max_age_seconds is None else time.time_ns() - int(max_age_seconds * 1e9)
-            total, found = 0, []
-            for completion_id, end_time, size_bytes, needed in connection.execute(ended):
-                total += size_bytes
-                is_too_much = max_bytes is not None and total > max_bytes
-                if not needed and (is_too_much or (oldest is not None and end_time < oldest)):
-                    found.append(completion_id)
-            return found[::-1]
-
-        return await self._read(work)
+        )
 
     async def release_contexts(self, completion_id: str) -> None:
         """Takes note that a completion that has ended does not need its contexts any more."""
-
-        def work(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(blob_uses).where(blob_uses.c.used_by == context_user(completion_id)))
-
+        work = functools.partial(retention_rows.release_contexts, completion_id=completion_id)
         await self._writer.execute(work, is_alone=False)
 
     async def sweep_blobs(self) -> int:
@@ -600,7 +311,7 @@ class Journal:
         unused: list[str] = []
         for start in range(0, len(stored), _DIGESTS_AT_ONCE):
             some = stored[start : start + _DIGESTS_AT_ONCE]
-            used = await self._read(functools.partial(_used, digests=some))
+            used = await self._read(functools.partial(retention_rows.used, digests=some))
             unused += [digest for digest in some if digest not in used]
         await self.delete_blobs(unused)
         return len(unused)
@@ -645,36 +356,6 @@ class Journal:
     async def _execute(self, work: Callable[[sa.Connection], _Result]) -> _Result:
         """Runs a function in a writing transaction, and waits no longer than callers do."""
         return await self._writer.execute(work, timeout_seconds=self._patience_seconds)
-
-
-def _used(connection: sa.Connection, digests: Sequence[str]) -> set[str]:
-    select = sa.select(blob_uses.c.digest).where(blob_uses.c.digest.in_(digests))
-    return set(connection.execute(select).scalars())
-
-
-def context_user(completion_id: str) -> str:
-    """Returns the `used_by` of contexts that a completion needs until it ends."""
-    return f"{CONTEXT_USER_PREFIX}{completion_id}"
-
-
-def _delete(connection: sa.Connection, completion_id: str) -> list[str]:
-    """Deletes rows; returns the digests of blobs that nobody else uses."""
-    mine = sa.select(blob_uses.c.digest).where(blob_uses.c.used_by == completion_id)
-    others = sa.select(blob_uses.c.digest).where(blob_uses.c.used_by != completion_id, blob_uses.c.digest.in_(mine))
-    unused = connection.execute(mine.where(blob_uses.c.digest.not_in(others))).scalars().all()
-    for table in (events, steps, labels, tool_results, completions):
-        connection.execute(sa.delete(table).where(table.c.completion_id == completion_id))
-    connection.execute(sa.delete(conversations).where(conversations.c.conversation_id == completion_id))
-    users = [completion_id, context_user(completion_id), conversation_user(completion_id)]
-    connection.execute(sa.delete(blob_uses).where(blob_uses.c.used_by.in_(users)))
-    return list(unused)
-
-
-def _stored(row: Any) -> StoredCompletion:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    values["labels"] = json.loads(values["labels"])
-    values["state"] = State(values["state"])
-    return StoredCompletion(**values)
 
 
 def _brief(error: Exception) -> str:
