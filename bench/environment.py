@@ -20,9 +20,11 @@ from bench.floors.grpc_server import SERVICE
 from bench.processes import Child, running
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 TRANSPORTS = ("unix", "tcp")
+
+_RLM_SERVES = r"serving addresses=(\S+)"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ class Environment:
     async def __aexit__(self, *_exception: object) -> None:
         await self._stack.aclose()
 
+    @property
+    def directory(self) -> str:
+        """Where servers have their sockets and data, until the end of the run."""
+        return self._directory
+
     async def sandbox(self) -> Server:
         """Returns the sandbox server: `python -m sandbox_server serve`, with its defaults."""
         if "sandbox" not in self._started:
@@ -143,10 +150,24 @@ class Environment:
         server: Server = self._started["rlm"]
         return server
 
-    async def start_rlm(self, stack: contextlib.AsyncExitStack, name: str) -> Server:
-        """Starts another RLM server, which ends with the stack."""
-        arguments = ["serve", "--base-url", f"{await self.model_url()}/v1", "--model", "demo-model"]
-        return await self._start(stack, name, "rlm_server.cli", arguments, r"serving addresses=(\S+)")
+    async def start_rlm(
+        self, stack: contextlib.AsyncExitStack, name: str, *arguments: str, keeps: bool = True
+    ) -> Server:
+        """Starts another RLM server, which ends with the stack.
+
+        Args:
+            stack: ends it.
+            name: tells it apart; the same name finds the same data.
+            arguments: more flags.
+            keeps: whether what it records outlives it.
+        """
+        command = ["serve", "--base-url", f"{await self.model_url()}/v1", "--model", "demo-model", *arguments]
+        if keeps:
+            return await self._start(
+                stack, name, "rlm_server.cli", [*command, "--data-dir", f"{self._directory}/{name}-data"], _RLM_SERVES
+            )
+        nowhere = {"XDG_DATA_HOME": "/dev/null"}  # a server whose user has no place for data keeps nothing
+        return await self._start(stack, name, "rlm_server.cli", command, _RLM_SERVES, variables=nowhere)
 
     async def model_url(self) -> str:
         """Returns where the demo model serves that keeps what it was asked."""
@@ -182,14 +203,21 @@ class Environment:
         return process
 
     async def _start(
-        self, stack: contextlib.AsyncExitStack, name: str, module: str, arguments: Sequence[str], pattern: str
+        self,
+        stack: contextlib.AsyncExitStack,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        pattern: str,
+        *,
+        variables: Mapping[str, str] | None = None,
     ) -> Server:
         listen = [f"unix:{self._directory}/{name}.sock", "127.0.0.1:0"]
         if module.startswith("bench."):
             options = listen
         else:
             options = [option for address in listen for option in ("--listen", address)]
-        child = await stack.enter_async_context(running(module, [*arguments, *options]))
+        child = await stack.enter_async_context(running(module, [*arguments, *options], variables=variables))
         found = (await child.wait_for_line(pattern))[1]
         addresses = dict(zip(TRANSPORTS, found.replace(" ", "").split(","), strict=True))
         channels = {transport: await open_channel(stack, address) for transport, address in addresses.items()}

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 _START_TIMEOUT_SECONDS = 300.0
 """The first start of a sandbox server on a machine builds the guest image."""
@@ -75,6 +75,11 @@ class Child:
         """Returns an error with the last lines that the process wrote."""
         return ChildError("\n".join([f"{self._name} {what}", *self._lines]))
 
+    async def kill(self) -> None:
+        """Kills it, and waits for its end."""
+        self.process.kill()
+        await self.process.wait()
+
     async def stop(self) -> None:
         """Ends it, kindly at first."""
         if self.process.returncode is None:
@@ -100,8 +105,17 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def running(module: str, arguments: Sequence[str] = (), *, talks: bool = False) -> AsyncIterator[Child]:
-    """Runs `python -m MODULE ARGUMENTS` until the block ends; one that `talks` has pipes for stdin and stdout."""
+async def running(
+    module: str, arguments: Sequence[str] = (), *, talks: bool = False, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Child]:
+    """Runs `python -m MODULE ARGUMENTS` until the block ends.
+
+    Args:
+        module: the module.
+        arguments: of the command line.
+        talks: whether it has pipes for stdin and stdout.
+        variables: additions to the environment.
+    """
     pipe = asyncio.subprocess.PIPE if talks else asyncio.subprocess.DEVNULL
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "RLM_"))}
     for kept in ("RLM_SANDBOX_CACHE",):
@@ -112,7 +126,7 @@ async def running(module: str, arguments: Sequence[str] = (), *, talks: bool = F
         stdin=pipe,
         stdout=pipe,
         stderr=asyncio.subprocess.PIPE,
-        env=environment,
+        env=environment | dict(variables or {}),
     )
     child = Child(process, " ".join(["python -m", module, *arguments]))
     try:

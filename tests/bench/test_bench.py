@@ -21,6 +21,7 @@ _PARTS = [
     "context",
     "iteration",
     "durability",
+    "kept",
     "load",
     "throughput",
     "stopping",
