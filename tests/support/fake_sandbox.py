@@ -50,6 +50,8 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.all_closed = asyncio.Event()
         self.session_closed = asyncio.Event()
         self.address = ""
+        self.images: list[pb.Image] | None = None
+        self.info_count = 0
         self._directory = tempfile.TemporaryDirectory()
         self._blobs: dict[str, StoredBytes] = {}
 
@@ -91,7 +93,10 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         raise NotImplementedError
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:  # noqa: N802
-        raise NotImplementedError
+        self.info_count += 1
+        if self.images is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not known")
+        return pb.GetServerInfoResponse(images=self.images)
 
     def close(self) -> None:
         """Removes the blobs."""

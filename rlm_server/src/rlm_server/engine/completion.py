@@ -154,6 +154,7 @@ class Completion:
         async with self._run.executor.open(session_spec) as session:
             if is_root:
                 task = await self._begin(task, session_spec)
+            task = dataclasses.replace(task, packages=await self._run.executor.packages())
             loop = NodeLoop(self._tree, node, task, session, subcalls)
             if is_root:
                 self._root_loop = loop

@@ -14,6 +14,8 @@ from rlm_server.engine.tools import tools_section
 from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlm_server.engine.cells import Cell
     from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.prompts import PromptSet
@@ -25,6 +27,8 @@ _MAX_OUTLINE_CHARS = 8_000
 
 _LEAST_OUTLINE_CHARS = 100
 """Less than that says nothing of a part, so it is left out."""
+
+_MAX_LISTED_PACKAGES = 50
 
 _SUBCALL_CHARS = 100_000
 """How much text a sub-call reads well, as far as nothing is known of its model."""
@@ -67,10 +71,19 @@ def system_message(run: Run, node: Node, task: NodeTask) -> str:
         subcall_chars=f"{_subcall_chars(run):,}",
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
         images_note=fill(prompts.images_note) if has_images else "",
+        packages_note=fill(prompts.packages_note, packages=_listed(task.packages)) if task.packages else "",
         tools=tools_section(run.tools_of(node)),
         answer_format=fill(prompts.answer_format, schema=schema.text) if schema else "",
         model_note=run.spec.model_note(task.model),
     )
+
+
+def _listed(packages: Sequence[str]) -> str:
+    """Returns the names and versions of packages; of many, the first ones."""
+    names = [one.replace("==", " ") for one in packages[:_MAX_LISTED_PACKAGES]]
+    if len(packages) > len(names):
+        names.append(f"and {len(packages) - len(names)} more")
+    return ", ".join(names)
 
 
 def _subcall_chars(run: Run) -> int:

@@ -87,6 +87,10 @@ class KeptRepl:
         """What to call it in messages."""
         return self._executor.name
 
+    async def packages(self) -> Sequence[str]:
+        """Returns what its sandboxes have; see `ports.Executor`."""
+        return await self._executor.packages()
+
     @property
     def part_names(self) -> list[str]:
         """The variables that its contexts are."""

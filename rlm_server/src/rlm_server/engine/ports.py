@@ -468,6 +468,9 @@ class Executor(Protocol):
     def name(self) -> str:
         """What to call it in messages, as an address."""
 
+    async def packages(self) -> Sequence[str]:
+        """Returns what its sandboxes have beside the standard library, each as `name==version`, as far as is known."""
+
     def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
         """Makes a sandbox that is freed when the context is left, however it is left.
 

@@ -133,12 +133,21 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeTask:
-    """What a node that runs a loop is asked; `past` is there if it goes on with a conversation."""
+    """What a node that runs a loop is asked, and with what.
+
+    Args:
+        query: the question.
+        contexts: the parts of its context.
+        model: the one that it asks.
+        past: what there was before, if it goes on with a conversation.
+        packages: what its sandbox has beside the standard library, each as `name==version`.
+    """
 
     query: str
     contexts: Sequence[ContextPart]
     model: str
     past: Past | None = None
+    packages: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ class LocalExecutor:
 
     name = "local"
 
+    async def packages(self) -> tuple[str, ...]:
+        """Returns nothing: what can be imported is what the server happens to have."""
+        return ()
+
     @contextlib.asynccontextmanager
     async def open(self, spec: SessionSpec) -> AsyncIterator[_LocalSession]:
         """Makes a session, which ends when the context is left."""

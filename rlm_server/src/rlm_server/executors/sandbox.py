@@ -13,10 +13,11 @@ from rlm_common.server import CHANNEL_OPTIONS
 from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
 from rlm_server.engine.reproducible import CLOCK_START_NS
 from rlm_server.executors.blobs import BlobUploader
+from rlm_server.executors.image_packages import ImagePackages
 from rlm_server.executors.sandbox_session import SandboxSession, describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from rlm_server.engine.ports import SessionSpec
 
@@ -49,10 +50,15 @@ class SandboxExecutor:
         self._channel = grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
         self._stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(self._channel)
         self._blobs = BlobUploader(self._stub)
+        self._packages = ImagePackages(self._stub, image)
 
     async def close(self) -> None:
         """Closes the connection; sessions that are open die."""
         await self._channel.close()
+
+    async def packages(self) -> Sequence[str]:
+        """Returns what the image has; see `ports.Executor`."""
+        return await self._packages.listed()
 
     @contextlib.asynccontextmanager
     async def open(self, spec: SessionSpec) -> AsyncIterator[SandboxSession]:

@@ -82,6 +82,10 @@ class JournaledExecutor:
         """What to call it in messages."""
         return self._executor.name
 
+    async def packages(self) -> Sequence[str]:
+        """Returns what its sandboxes have; see `ports.Executor`."""
+        return await self._executor.packages()
+
     @contextlib.asynccontextmanager
     async def open(self, spec: SessionSpec) -> AsyncIterator[JournaledSession]:
         """Makes a sandbox; see `ports.Executor`.

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OPTIONAL_PLACEHOLDERS = {
-    "system": frozenset({"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "images_note", "model_note"}),
+    "system": frozenset(
+        {"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "images_note", "packages_note", "model_note"}
+    ),
     "budget": frozenset({"max_iterations", "max_subcalls"}),
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
@@ -45,6 +47,7 @@ class PromptSet:
         system: the system message of a node with a REPL.
         budget: its part on what may be used.
         images_note: its part on pictures, where there are some.
+        packages_note: its part on packages beside the standard library, where there are some.
         rlm_query_recursive: its part on `rlm_query` where that is a child RLM.
         rlm_query_plain: the same where that is a plain model call.
         task: the first user message, without the line on the turn.
@@ -78,6 +81,7 @@ class PromptSet:
     system: string.Template
     budget: string.Template
     images_note: string.Template
+    packages_note: string.Template
     rlm_query_recursive: string.Template
     rlm_query_plain: string.Template
     task: string.Template
