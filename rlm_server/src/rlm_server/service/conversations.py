@@ -113,13 +113,16 @@ class Conversations:
             resources: holds the conversation until the completion does not run here any more.
 
         Raises:
-            ServiceError: NOT_FOUND, as it was closed since; RESOURCE_EXHAUSTED.
+            BlobMissingError: some of what its REPL was made of is not there any more.
+            ServiceError: NOT_FOUND, as it was closed since.
         """
         if not stored.conversation_id:
             return None
         its_conversation = await self._find(stored.conversation_id)
         await self._stored.use(stored.conversation_id)
-        return await self._made(its_conversation, resources, before=stored.turn)
+        conversation = await self._kept.of(its_conversation, before=stored.turn)
+        resources.enter_context(self._kept.used(conversation))
+        return conversation
 
     def enter(self, conversation: Conversation) -> None:
         """Must be called when a completion that has joined a conversation begins to run."""
@@ -248,12 +251,10 @@ class Conversations:
             raise conversation_busy(conversation_id, stored.unended.completion_id, stored.unended.state)
         return stored
 
-    async def _made(
-        self, stored: StoredConversation, resources: contextlib.ExitStack, before: int | None = None
-    ) -> Conversation:
+    async def _made(self, stored: StoredConversation, resources: contextlib.ExitStack) -> Conversation:
         """Returns a conversation with its REPL, which is held by `resources`; see `KeptRepls.of`."""
         try:
-            conversation = await self._kept.of(stored, before)
+            conversation = await self._kept.of(stored)
         except BlobMissingError as error:
             raise conversation_not_found(stored.conversation_id, str(error)) from error
         resources.enter_context(self._kept.used(conversation))

@@ -20,7 +20,7 @@ from rlm_server.journal.store import StorageUnavailableError
 from rlm_server.journal.turns import RecordedTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rlm_server.engine.ports import Executor
     from rlm_server.journal.conversation_rows import StoredConversation
@@ -131,7 +131,7 @@ class KeptRepls:
         before = self._kept.get(conversation.conversation_id)
         self._kept[conversation.conversation_id] = conversation
         if before is not None and before is not conversation and before.idle.is_set():
-            self._spawn(self._free(before))
+            self._free(before)
 
     @contextlib.contextmanager
     def used(self, conversation: Conversation) -> Iterator[None]:
@@ -196,7 +196,7 @@ class KeptRepls:
         """Takes note that nobody uses a conversation any more."""
         conversation.idle.set()
         if self._kept.get(conversation.conversation_id) is not conversation:
-            self._spawn(self._free(conversation))
+            self._free(conversation)
         elif self._draining or not conversation.repl.begun_ids or not conversation.repl.is_concluded:
             # A completion that did not end here, as one that is parked, goes on from what is recorded.
             self._drop(conversation)
@@ -208,13 +208,17 @@ class KeptRepls:
         """Frees a conversation that nobody uses."""
         if self._kept.get(conversation.conversation_id) is conversation:
             del self._kept[conversation.conversation_id]
-        self._spawn(self._free(conversation))
+        self._free(conversation)
 
-    async def _free(self, conversation: Conversation) -> None:
+    def _free(self, conversation: Conversation) -> asyncio.Task[None]:
+        """Frees a conversation that is not kept any more. Its place is free at once, its sandbox with the task."""
         self._all.discard(conversation)
         if conversation.timer is not None:
             conversation.timer.cancel()
-        await conversation.repl.close()
+        task = asyncio.create_task(conversation.repl.close())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _tidy(self) -> None:
         """Frees those that another server has used since, or that are closed."""
@@ -232,8 +236,3 @@ class KeptRepls:
             await asyncio.sleep(_TIDY_SECONDS)
             if self._kept:
                 await self._tidy()
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
