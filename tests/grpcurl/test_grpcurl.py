@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from tests.support.documents import ROOT, code_blocks, commands
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
     Run = Callable[[str], subprocess.CompletedProcess[str]]
@@ -74,6 +74,27 @@ def test_complete_streams_events_from_started_to_finished(run: Run) -> None:
     finished = events[-1]["finished"]
     assert finished["finish_reason"] == "FINISH_REASON_ANSWERED"
     assert "context: 2\n" in finished["answer"]
+
+
+def test_a_person_at_the_keyboard_can_serve_a_tool(grpcurl: str, servers: tuple[str, str]) -> None:
+    dictation = "<reply>\n```repl\nFINAL(weather(city='Oslo'))\n```\n</reply>"
+    start = {"query": dictation, "contexts": [{"text": "-"}], "tools": [{"name": "weather", "client_served": True}]}
+    command = [grpcurl, "-plaintext", "-d", "@", servers[0], "rlm.v1.CompletionService/CompleteWithTools"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"start": start}) + "\n")
+        printed = ""
+        for printed_line in process.stdout:
+            printed += printed_line
+            if printed_line == "}\n" and "tool_call" in (event := messages(printed)[-1]["event"]):
+                assert event["tool_call"]["name"] == "weather"
+                result = {"call_id": event["tool_call"]["call_id"], "value_json": '"rain"'}
+                process.stdin.write(json.dumps({"tool_result": result}) + "\n")
+            if '"finished": {' in printed_line:
+                process.stdin.close()
+    assert process.returncode == 0
+    assert messages(printed)[-1]["event"]["finished"]["answer"] == "rain"
 
 
 def test_run_gives_the_value_of_the_code(run: Run) -> None:
