@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import limits_pb2
     from rlm_client import Completion, Variables
 
+_MAX_SHOWN_FILES = 5
+
 
 def seconds(duration: Duration) -> str:
     """Returns a duration as people read it, in seconds."""
@@ -34,7 +36,16 @@ def outcome(finished: event_pb2.CodeFinished) -> str:
         if finished.output_chars_hidden
         else ""
     )
-    return f"{name}{error} in {seconds(finished.wall_time)}{hidden}"
+    return f"{name}{error} in {seconds(finished.wall_time)}{hidden}{_files(finished)}"
+
+
+def _files(finished: event_pb2.CodeFinished) -> str:
+    """Returns the first files that a block wrote, and how many more there are."""
+    if not finished.files:
+        return ""
+    shown = [f"{one_line(file.path)} ({file.size_bytes:,} bytes)" for file in finished.files[:_MAX_SHOWN_FILES]]
+    more = len(finished.files) - len(shown) + finished.files_omitted_count
+    return f", wrote {', '.join(shown)}" + (f" and {more:,} more" if more else "")
 
 
 def reason(value: event_pb2.FinishReason.ValueType) -> str:

@@ -221,6 +221,8 @@ def _code_finished(iteration: int, block: int, output: HeadAndTail, result: Cell
         fuel=result.fuel,
         memory_bytes=result.memory_bytes,
         variables_lost=result.variables is VariablesState.LOST,
+        files=[event_pb2.WrittenFile(path=clean(path), size_bytes=size) for path, size in result.files],
+        files_omitted_count=result.files_omitted_count,
     )
 
 

@@ -356,6 +356,8 @@ class CellResult:
         cpu_time_seconds: processor time.
         fuel: what it used, or 0.
         memory_bytes: peak of memory, or 0.
+        files: paths and sizes in bytes of the files that it wrote.
+        files_omitted_count: how many more it wrote.
     """
 
     outcome: event_pb2.CodeOutcome.ValueType
@@ -372,6 +374,8 @@ class CellResult:
     cpu_time_seconds: float = 0.0
     fuel: int = 0
     memory_bytes: int = 0
+    files: Sequence[tuple[str, int]] = ()
+    files_omitted_count: int = 0
 
 
 @dataclass(frozen=True)

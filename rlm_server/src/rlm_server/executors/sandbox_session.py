@@ -360,6 +360,8 @@ def _to_result(result: pb.CellResult) -> CellResult:
         cpu_time_seconds=result.usage.cpu_time.ToNanoseconds() / 1e9,
         fuel=result.usage.fuel,
         memory_bytes=result.usage.memory_bytes,
+        files=[(file.path, file.size_bytes) for file in result.files],
+        files_omitted_count=result.files_omitted_count,
     )
 
 

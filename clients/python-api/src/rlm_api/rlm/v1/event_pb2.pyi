@@ -728,6 +728,8 @@ class CodeFinished(message.Message):
     FUEL_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     VARIABLES_LOST_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
+    FILES_OMITTED_COUNT_FIELD_NUMBER: builtins.int
     iteration: builtins.int
     """iteration is the node's turn."""
     block: builtins.int
@@ -750,6 +752,8 @@ class CodeFinished(message.Message):
     """memory_bytes is the sandbox's peak of memory, or 0 if it is not known."""
     variables_lost: builtins.bool
     """variables_lost tells that variables of earlier blocks are gone, as the sandbox had to be reset."""
+    files_omitted_count: builtins.int
+    """files_omitted_count is how many files `files` leaves out."""
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
         """wall_time is how long the block took, waiting for sub-calls included."""
@@ -757,6 +761,13 @@ class CodeFinished(message.Message):
     @builtins.property
     def cpu_time(self) -> duration_pb2.Duration:
         """cpu_time is the sandbox's processor time."""
+
+    @builtins.property
+    def files(self) -> containers.RepeatedCompositeFieldContainer[WrittenFile]:
+        """files lists the files in the sandbox's scratch directory that the block wrote or changed and did not delete again, in
+        the order in which it did so first; at most 200 of them. They live as long as the sandbox. Empty if the executor is
+        `local`, whose files are the server's.
+        """
 
     def __init__(
         self,
@@ -774,10 +785,36 @@ class CodeFinished(message.Message):
         fuel: builtins.int = ...,
         memory_bytes: builtins.int = ...,
         variables_lost: builtins.bool = ...,
+        files: abc.Iterable[WrittenFile] | None = ...,
+        files_omitted_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["cpu_time", b"cpu_time", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["block", b"block", "cpu_time", b"cpu_time", "error_message", b"error_message", "error_type", b"error_type", "fuel", b"fuel", "iteration", b"iteration", "memory_bytes", b"memory_bytes", "outcome", b"outcome", "output_chars", b"output_chars", "output_chars_hidden", b"output_chars_hidden", "traceback", b"traceback", "variables_lost", b"variables_lost", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["block", b"block", "cpu_time", b"cpu_time", "error_message", b"error_message", "error_type", b"error_type", "files", b"files", "files_omitted_count", b"files_omitted_count", "fuel", b"fuel", "iteration", b"iteration", "memory_bytes", b"memory_bytes", "outcome", b"outcome", "output_chars", b"output_chars", "output_chars_hidden", b"output_chars_hidden", "traceback", b"traceback", "variables_lost", b"variables_lost", "wall_time", b"wall_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WrittenFile(message.Message):
+    """WrittenFile is a file that a block of code wrote."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """path is relative to the sandbox's scratch directory."""
+    size_bytes: builtins.int
+    """size_bytes is the file's size after the block."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
