@@ -86,6 +86,7 @@ async def test_a_conversation_goes_on_after_a_restart_with_all_that_it_had(
     async with running_stack(model, **settings) as stack:
         (conversation,) = await listed(stack)
         assert (conversation.conversation_id, len(conversation.completion_ids)) == (kept, 2)
+        assert {(await get(stack, one)).conversation_id for one in conversation.completion_ids} == {kept}
         assert conversation.query_preview == "What first?"
         code = (
             "print(history_1[2]['content'])\nFINAL([found[:2], found[2] == draw, f(), context, history == history_0])"

@@ -58,6 +58,7 @@ class StoredCompletion:
         labels: the request's.
         parked_reason: what a parked one waits for.
         nodes: the tree of its calls, in order of their start; empty in listings.
+        conversation_id: the conversation that it belongs to, or empty.
     """
 
     completion_id: str
@@ -72,6 +73,7 @@ class StoredCompletion:
     labels: Mapping[str, str]
     parked_reason: str
     nodes: Sequence[pb.CompletionNode]
+    conversation_id: str = ""
 
     @classmethod
     def from_proto(cls, message: pb.Completion) -> StoredCompletion:
@@ -93,6 +95,7 @@ class StoredCompletion:
             labels=dict(message.labels),
             parked_reason=message.parked_reason,
             nodes=tuple(message.nodes),
+            conversation_id=message.conversation_id,
         )
 
 

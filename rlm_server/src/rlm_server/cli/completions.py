@@ -63,6 +63,8 @@ def get_completion(completion_id: IdArgument, server: ServerOption = None) -> No
         if node.HasField("finished"):
             how = node.finished.error or node.finished.answer_preview
         typer.echo(f"{node.node_id} {node.started.function} {node.started.model}: {how}")
+    if completion.conversation_id:
+        typer.echo(f"in conversation {completion.conversation_id}")
     if completion.parked_reason:
         typer.echo(f"parked: {completion.parked_reason}")
     if completion.result is not None:

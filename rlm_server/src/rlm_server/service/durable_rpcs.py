@@ -208,6 +208,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
             last_sequence=stored.last_sequence,
             labels=stored.labels,
             parked_reason=stored.parked_reason,
+            conversation_id=stored.conversation_id,
         )
         completion.create_time.FromNanoseconds(stored.create_time)
         if stored.end_time is not None:

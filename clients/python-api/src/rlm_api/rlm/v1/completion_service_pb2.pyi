@@ -889,6 +889,7 @@ class Completion(message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     PARKED_REASON_FIELD_NUMBER: builtins.int
     NODES_FIELD_NUMBER: builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
     completion_id: builtins.str
     """completion_id is the completion's."""
     state: CompletionState.ValueType
@@ -901,6 +902,10 @@ class Completion(message.Message):
     """last_sequence is the number of its latest event."""
     parked_reason: builtins.str
     """parked_reason says what a parked completion waits for."""
+    conversation_id: builtins.str
+    """conversation_id is the conversation that it belongs to, or empty. While that is kept, the completion cannot be
+    deleted.
+    """
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
         """create_time is when it started."""
@@ -940,10 +945,11 @@ class Completion(message.Message):
         labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
         parked_reason: builtins.str = ...,
         nodes: abc.Iterable[CompletionNode] | None = ...,
+        conversation_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "end_time", b"end_time", "finished", b"finished", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["completion_id", b"completion_id", "create_time", b"create_time", "end_time", b"end_time", "finished", b"finished", "labels", b"labels", "last_sequence", b"last_sequence", "model", b"model", "nodes", b"nodes", "parked_reason", b"parked_reason", "query", b"query", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["completion_id", b"completion_id", "conversation_id", b"conversation_id", "create_time", b"create_time", "end_time", b"end_time", "finished", b"finished", "labels", b"labels", "last_sequence", b"last_sequence", "model", b"model", "nodes", b"nodes", "parked_reason", b"parked_reason", "query", b"query", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
