@@ -219,6 +219,14 @@ class Cluster:
         with contextlib.suppress(ProcessLookupError, subprocess.CalledProcessError):
             os.kill(self.worker_pid(number), signal.SIGKILL)
 
+    def describe(self) -> str:
+        """Returns what is known of the completions and what the servers have said last, for a test that fails."""
+        columns = "completion_id, state, owner, epoch, last_sequence, parked_reason"
+        told = [str(row) for row in self.query(f"SELECT {columns} FROM completions")]
+        for process in (*self.servers, *self.sandboxes):
+            told += [f"--- {process.pids}", *process.log[-40:]]
+        return "\n".join(told)
+
     # --- what must be left in the end: nothing
 
     async def assert_nothing_left(self) -> None:

@@ -140,9 +140,12 @@ class Completions:
         tags = [f"t{number}" for number in range(self.count, self.count + count)]
         for tag in tags:
             self._readers[tag] = Reader(await client.stream("a" * context_chars, f"What is it, {tag}?"))  # type: ignore[arg-type]
-        async with asyncio.timeout(60):
-            for tag in tags:
-                await self._readers[tag].has_begun.wait()
+        try:
+            async with asyncio.timeout(60):
+                for tag in tags:
+                    await self._readers[tag].has_begun.wait()
+        except TimeoutError:
+            raise AssertionError(f"{tag} has not begun: {self._cluster.describe()}") from None
 
     def note_what_is_kept(self) -> None:
         """Takes note of the replies that are in the journal: from now on nobody may ask for them."""
@@ -165,7 +168,10 @@ class Completions:
     async def check(self, *, seconds: float = 90) -> None:
         """Waits for their ends, and asserts that nothing was lost, repeated or changed."""
         for tag, reader in self._readers.items():
-            events = await reader.end(seconds)
+            try:
+                events = await reader.end(seconds)
+            except TimeoutError:
+                raise AssertionError(f"{tag} has not ended: {self._cluster.describe()}") from None
             assert events.answer == _ANSWER.replace("TAG", tag)
             assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
             assert_told_once(events)
