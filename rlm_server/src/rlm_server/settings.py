@@ -36,8 +36,8 @@ class Settings:
         default_model: the root's model where a request names none. Empty takes the first of `models`.
         listen: addresses to listen on, each `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
         sandbox: where code runs. None starts a sandbox server as a child process on a Unix socket; `unix:PATH`,
-            `dns:///HOST:PORT` and `HOST:PORT` name a running one; `local` runs code in this process, without any
-            isolation, for development.
+            and `HOST:PORT` name a running one, `dns:///HOST:PORT` and `ipv4:HOST:PORT,HOST:PORT` several; `local` runs
+            code in this process, without any isolation, for development.
         base_url: the OpenAI-compatible endpoint, as `http://127.0.0.1:8000/v1`. None means OpenAI's.
         api_key: the endpoint's key. None means that it needs none, or that `api_key_file` has it.
         api_key_file: file with the endpoint's key.

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 from typing import TYPE_CHECKING
 
 import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
-from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
-from rlm_common.server import CHANNEL_OPTIONS
 
 from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
 from rlm_server.engine.reproducible import CLOCK_START_NS
-from rlm_server.executors.blobs import BlobUploader
 from rlm_server.executors.image_packages import ImagePackages
+from rlm_server.executors.sandbox_servers import SandboxServers
 from rlm_server.executors.sandbox_session import SandboxSession, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from rlm_server.engine.ports import SessionSpec
+    from rlm_server.executors.sandbox_servers import SandboxServer
 
-_RECONNECT_OPTIONS = (
-    # A sandbox server that died is back within a second; gRPC's own patience is for servers far away.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
+_log = logging.getLogger(__name__)
 
 _MAX_INLINE_BYTES = 64 * 1024
 _BLOB_FORMATS = {
@@ -37,24 +33,22 @@ _BLOB_FORMATS = {
 
 
 class SandboxExecutor:
-    """A sandbox server, as a `ports.Executor`.
+    """Sandbox servers, as a `ports.Executor`.
 
     Args:
-        address: `unix:PATH`, `dns:///HOST:PORT` or `HOST:PORT`.
+        address: `unix:PATH`, `HOST:PORT`, or of several servers `dns:///HOST:PORT` or `ipv4:HOST:PORT,HOST:PORT`.
         image: name of the guest image; empty for the sandbox server's standard one.
     """
 
     def __init__(self, address: str, image: str = "") -> None:
         self.name = address
         self._image = image
-        self._channel = grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS))
-        self._stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(self._channel)
-        self._blobs = BlobUploader(self._stub)
-        self._packages = ImagePackages(self._stub, image)
+        self._servers = SandboxServers(address)
+        self._packages = ImagePackages(self._servers, image)
 
     async def close(self) -> None:
-        """Closes the connection; sessions that are open die."""
-        await self._channel.close()
+        """Closes the connections; sessions that are open die."""
+        await self._servers.close()
 
     async def packages(self) -> Sequence[str]:
         """Returns what the image has; see `ports.Executor`."""
@@ -67,27 +61,60 @@ class SandboxExecutor:
         Raises:
             SandboxOpenError: none can be had.
         """
-        try:
-            request = await self._request(spec)
-            session = await SandboxSession.open(self._stub, request, spec.on_host_call, self._input)
-        except grpc.aio.AioRpcError as error:
-            raise SandboxOpenError(describe_error(error), may_pass=_may_pass(error)) from error
+        server, session = await self._open_anywhere(spec)
+        server.session_count += 1
         try:
             yield session
         finally:
+            server.session_count -= 1
             await session.close()
 
-    async def _request(self, spec: SessionSpec) -> pb.OpenSession:
+    async def _open_anywhere(self, spec: SessionSpec) -> tuple[SandboxServer, SandboxSession]:
+        """Opens a session on the first server that takes it.
+
+        Raises:
+            SandboxOpenError: none does.
+        """
+        try:
+            servers = await self._servers.in_turn()
+        except OSError as error:
+            raise SandboxOpenError(f"{self.name} cannot be looked up: {error}", may_pass=True) from error
+        for server in servers[:-1]:
+            try:
+                return server, await self._open_on(server, spec)
+            except grpc.aio.AioRpcError as error:
+                if not (_may_pass(error) or error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED):
+                    raise SandboxOpenError(describe_error(error), may_pass=False) from error
+                _log.warning("%s takes no sandbox: %s", server.target, describe_error(error))
+        try:
+            return servers[-1], await self._open_on(servers[-1], spec)
+        except grpc.aio.AioRpcError as error:
+            raise SandboxOpenError(describe_error(error), may_pass=_may_pass(error)) from error
+
+    async def _open_on(self, server: SandboxServer, spec: SessionSpec) -> SandboxSession:
+        make_input = functools.partial(self._input, server)
+        try:
+            request = await self._request(spec, server)
+            return await SandboxSession.open(server.stub, request, spec.on_host_call, make_input)
+        except grpc.aio.AioRpcError as error:
+            if _may_pass(error):
+                server.rest()
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        # If it is an input that is not found, the server was started again since it got it.
+        return await SandboxSession.open(server.stub, await self._request(spec, server), spec.on_host_call, make_input)
+
+    async def _request(self, spec: SessionSpec, server: SandboxServer) -> pb.OpenSession:
         return pb.OpenSession(
             limits=pb.Limits(memory_bytes=spec.memory_bytes),
-            inputs=[await self._input(one) for one in spec.inputs],
+            inputs=[await self._input(server, one) for one in spec.inputs],
             host_functions=[pb.HostFunction(name=name) for name in spec.host_functions],
             prelude=pb.Prelude(source=spec.prelude.source, setup=spec.prelude.setup),
             seed=_seed(spec),
             image=self._image,
         )
 
-    async def _input(self, one: InputValue) -> pb.Input:
+    async def _input(self, server: SandboxServer, one: InputValue) -> pb.Input:
         if isinstance(one.value, StoredBytes):
             value: bytes | StoredBytes = one.value
         elif isinstance(one.value, bytes):
@@ -100,7 +127,7 @@ class SandboxExecutor:
             return pb.Input(name=one.name, text=one.value)
         else:
             value = one.value.encode()
-        digest = await self._blobs.ensure(value)
+        digest = await server.blobs.ensure(value)
         return pb.Input(name=one.name, blob=pb.BlobInput(sha256=digest, format=_BLOB_FORMATS[one.format]))
 
 
