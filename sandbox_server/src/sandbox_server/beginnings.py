@@ -81,8 +81,6 @@ class Beginnings:
         Returns:
             None if there is none: the prelude asks for something, fails, or does not fit into the limits.
         """
-        if not (spec.prelude or spec.host_functions):
-            return None
         key = _key(spec)
         is_known, beginning = self._find(key)
         if not is_known:

@@ -62,11 +62,6 @@ def begin(guest: Guest, spec: SandboxSpec) -> bool:
     return guest.host_call_count == asked and not used_random
 
 
-def reseed(guest: Guest) -> None:
-    """Gives `random` a new state, as `begin` does."""
-    read_set_up(ask(guest, do="reseed"))
-
-
 def set_up(guest: Guest, spec: SandboxSpec) -> None:
     """Runs the prelude's setup, and provides what the prelude offers.
 
@@ -111,6 +106,9 @@ def load_text(guest: Guest, text: str) -> None:
 
 def ask(guest: Guest, **request: Any) -> str:
     """Has the guest handle a request; returns its answer."""
+    if guest.wants_seed:
+        guest.wants_seed = False
+        request["reseed"] = True
     return guest.handle(json.dumps(request))
 
 

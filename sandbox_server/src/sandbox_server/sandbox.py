@@ -99,7 +99,6 @@ class Sandbox:
         if beginning is None:
             opening.begin(guest, spec)
         else:
-            opening.reseed(guest)
             guest.set_fuel(UNLIMITED_FUEL - beginning.fuel)  # whichever way it came to begin
         self._put_files(spec.files)
         opening.load_inputs(guest, spec.inputs)

@@ -1,16 +1,16 @@
 """The guest's entry: handles the host's requests. Runs inside the sandbox; the host trusts nothing that it says.
 
-Requests are JSON objects. `do` is one of:
+Requests are JSON objects. With `reseed`, `random` begins anew first. `do` is one of:
 - `set_input`: `name`, `format` (text, json or bytes); the value is what was loaded in parts since the last request.
 - `declare`: `functions`, a list of `name`, `doc` and `schema` (JSON, or empty).
 - `prelude`: the source is what was loaded. The answer's `used_random` tells whether that drew from `random`.
-- `reseed`: `random` begins anew, as when the interpreter starts.
 - `set_up`: what was loaded is source that runs in the prelude's module, whose names then become variables.
 - `run`: `variables` (a query, see `variables.py`), `output_bytes` (limit); the code is what was loaded.
 """
 
 import json
 import linecache
+import os
 import random
 import sys
 import types
@@ -107,11 +107,6 @@ class Session:
         failed = self._run_in_prelude("<prelude>")
         return failed or {"used_random": random.getstate() != before}
 
-    def reseed(self, request):
-        """Gives `random` a new state."""
-        random.seed()
-        return {}
-
     def set_up(self, request):
         """Runs more source in the prelude's module, and provides what that offers."""
         failed = self._run_in_prelude("<prelude setup>")
@@ -175,12 +170,13 @@ def _use_streams():
     sys.stdin, sys.stdout, sys.stderr = NoInput(), _stdout, _stderr
 
 
+_SEED_BYTES = 32
+
 _session = Session()
 _HANDLERS = {
     "set_input": _session.set_input,
     "declare": _session.declare,
     "prelude": _session.run_prelude,
-    "reseed": _session.reseed,
     "set_up": _session.set_up,
     "run": _session.run_cell,
 }
@@ -196,6 +192,9 @@ class WitWorld(wit_world.WitWorld):
     def handle(self, request):
         """Handles a request."""
         request = json.loads(request)
+        if "reseed" in request:
+            # In place of what the state was made of, which others may know; all of it would be ten calls of the host.
+            random.seed(int.from_bytes(os.urandom(_SEED_BYTES)))
         try:
             answer = _HANDLERS[request["do"]](request)
         except BaseException as error:

@@ -112,6 +112,8 @@ class Guest:
         """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""
         self.host_call_count = 0
         """How often the guest called the host, for whatever."""
+        self.wants_seed = beginning is not None
+        """Whether it has the state of `random` of another guest, and must be given one of its own."""
         self._pollable_numbers = itertools.count(1)
         self._engine = engine
         self._ended: GuestEndedError | None = None

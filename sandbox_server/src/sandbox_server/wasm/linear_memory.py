@@ -53,6 +53,9 @@ _WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
 _PAGEMAP_SCAN = 0xC0606610
 _PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4
 _SCAN = struct.Struct("<12Q")
+_WALK_END = 4
+"""Which of its members says how far the kernel got before there was no room for more."""
+
 _REGION = struct.Struct("<3Q")
 _MOST_REGIONS = 2048
 
@@ -203,8 +206,10 @@ class _OpenImage:
         end = start + self._image.size
         to_pristine = self._pristine - start
         for low, high, _ in written:
-            if low < start or high > end:
-                ctypes.memset(low, 0, high - low)  # what is not of the image was zero
+            if low >= start and high <= end:
+                ctypes.memmove(low, low + to_pristine, high - low)
+                continue
+            ctypes.memset(low, 0, high - low)  # what is not of the image was zero
             image_low, image_high = max(low, start), min(high, end)
             if image_low < image_high:
                 ctypes.memmove(image_low, image_low + to_pristine, image_high - image_low)
@@ -228,7 +233,7 @@ class _OpenImage:
         regions = ctypes.create_string_buffer(_REGION.size * _MOST_REGIONS)
         request = ctypes.create_string_buffer(
             _SCAN.pack(
-                *(_SCAN.size, 0, base, base + size, 0, ctypes.addressof(regions), _MOST_REGIONS, most_pages + 1),
+                *(_SCAN.size, 0, base, base + size, 0, ctypes.addressof(regions), _MOST_REGIONS, most_pages),
                 *(_PAGE_IS_FILE, _PAGE_IS_FILE, _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED, 0),
             ),
             _SCAN.size,
@@ -238,9 +243,9 @@ class _OpenImage:
             _log.info("memories are mapped anew for each sandbox, as PAGEMAP_SCAN fails: %s", _last_error())
             self._pagemap = None
             return None
-        written = list(_REGION.iter_unpack(memoryview(regions)[: count * _REGION.size]))
-        pages = sum(high - low for low, high, _ in written) // _PAGE_BYTES
-        return None if pages > most_pages or count == _MOST_REGIONS else written
+        if _SCAN.unpack(request)[_WALK_END] != base + size:
+            return None
+        return list(_REGION.iter_unpack(memoryview(regions)[: count * _REGION.size]))
 
 
 class LinearMemories:
