@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandbox_server.image.cache import compile_component, default_cache_directory, load_or_build_image
+from sandbox_server.image.cache import default_cache_directory, load_or_build_image
 from sandbox_server.model import Limits, Outcome
 from sandbox_server.wasm.engine import make_config
-from wasmtime import Engine, Store, WasiConfig
+from wasmtime import Config, Engine, Store, WasiConfig
 from wasmtime.component import Component, FuncType, Linker
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ _RUN = json.dumps(
 
 
 class _BareGuests:
-    """The image of the sandbox server under the same configuration, with wasmtime's own WASI and linear memories."""
+    """The image of the sandbox server with wasmtime's own WASI, linear memories, fuel and epochs."""
 
     def __init__(self) -> None:
-        self._engine = Engine(make_config())
+        self._engine = Engine(_config())
         self._component = Component.deserialize_file(self._engine, str(_compiled_image()))
         self._linker = Linker(self._engine)
         self._linker.add_wasip2()
@@ -102,6 +102,13 @@ class _BareGuests:
         return function
 
 
+def _config() -> Config:
+    config = make_config()
+    config.consume_fuel = True
+    config.epoch_interruption = True
+    return config
+
+
 def _compiled_image() -> Path:
     """Returns the server's image in one piece, as wasmtime itself needs it: compiled once, and kept."""
 
@@ -115,7 +122,7 @@ def _compiled_image() -> Path:
         whole.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=whole.parent) as directory:
             unfinished = Path(directory) / whole.name
-            compile_component(str(image.component), str(unfinished))
+            unfinished.write_bytes(Component.from_file(Engine(_config()), str(image.component)).serialize())
             unfinished.replace(whole)
     return whole
 

@@ -100,7 +100,7 @@ def ended(on_thread: ThreadPoolExecutor, harness: Harness, code: str) -> GuestEn
 def test_no_more_fuel_is_told_from_a_trap(harness: Harness, on_thread: ThreadPoolExecutor) -> None:
     harness.guest.set_fuel(10**8)
     error = ended(on_thread, harness, "while True: pass")
-    assert (error.end, error.message) == (End.OUT_OF_FUEL, "all fuel consumed by WebAssembly")
+    assert (error.end, error.message) == (End.OUT_OF_FUEL, "all fuel was used")
 
 
 def test_a_trap_tells_its_cause(harness: Harness, on_thread: ThreadPoolExecutor) -> None:

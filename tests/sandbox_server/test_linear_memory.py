@@ -49,8 +49,6 @@ class Machine:
     def instance(self) -> tuple[Store, Callable[..., Any]]:
         """Returns a store, and what calls the functions of the instance in it."""
         store = Store(self._engine)
-        store.set_fuel(10**12)
-        store.set_epoch_deadline(1)
         exports = Instance(store, self._module, []).exports(store)
 
         def call(name: str, *arguments: int) -> Any:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from wasmtime import Engine
 from wasmtime.component import Component
 
-from sandbox_server.image import libc_patch, linking, memory_split, package_set
+from sandbox_server.image import libc_patch, linking, metering, package_set, preparation
 from sandbox_server.image.digests import digest_of
 from sandbox_server.image.linking.component_linker import link_component
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
@@ -55,8 +55,8 @@ _TOOLS = [
 ]
 """What the image is worked over with after it was built."""
 
-_SPLITTING_TOOLS = [Path(memory_split.__file__), Path(memory_image.__file__)]
-"""What parts its memory from it when it is compiled."""
+_PREPARING_TOOLS = [Path(preparation.__file__), Path(metering.__file__), Path(memory_image.__file__)]
+"""What it is worked over with before it is compiled."""
 
 
 class ImageBuildError(Exception):
@@ -184,7 +184,7 @@ def _expected_image(directory: Path, packages: PackageSet | None) -> CompiledIma
     )
     machine = digest_of(
         [digest.encode(), version("wasmtime").encode(), ENGINE_OPTIONS.encode(), _cpu_features()]
-        + [path.read_bytes() for path in _SPLITTING_TOOLS]
+        + [path.read_bytes() for path in _PREPARING_TOOLS]
     )
     path = directory / f"{digest[:16]}-{machine[:16]}.cwasm"
     name, held = (packages.name, packages.packages) if packages else (STANDARD_IMAGE, ())
@@ -242,12 +242,12 @@ def _compile(component: Path) -> tuple[bytes, bytes]:
     Compiles in a process of its own, as a server would not get rid of the memory that this takes.
     """
     try:
-        without_data, memory = memory_split.split(component.read_bytes())
+        prepared, memory = preparation.prepare(component.read_bytes())
     except UnsupportedFormatError as error:
         raise ImageBuildError(f"{component} cannot be used: {error}") from error
     with tempfile.TemporaryDirectory() as directory:
         source, output = Path(directory) / "image.wasm", Path(directory) / "image.cwasm"
-        source.write_bytes(without_data)
+        source.write_bytes(prepared)
         code = f"from {__name__} import compile_component; import sys; compile_component(*sys.argv[1:])"
         command = [sys.executable, "-c", code, str(source), str(output)]
         completed = subprocess.run(command, check=False, capture_output=True, text=True)

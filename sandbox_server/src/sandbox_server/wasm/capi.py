@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
-from ctypes import byref, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_void_p
 from typing import TYPE_CHECKING, Any
 
 from wasmtime import WasmtimeError
@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_UPDATE_DEADLINE_CONTINUE = 0
-
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, c_void_p))
-
-_EPOCH_CALLBACK = ctypes.CFUNCTYPE(
-    c_size_t,
-    ctypes.POINTER(ffi.wasmtime_context_t),
-    c_void_p,
-    ctypes.POINTER(c_uint64),
-    ctypes.POINTER(ffi.wasmtime_update_deadline_kind_t),
-)
 
 
 class TrapError(Exception):
@@ -72,30 +62,6 @@ def _call(store: Store, function: Func, argument: str, *, returns_string: bool) 
     error = ffi.wasmtime_component_func_post_return(raw, context)
     _raise_if(error)
     return text
-
-
-def set_epoch_callback(store: Store, check: Callable[[], str | None]) -> object:
-    """Has `check` asked whenever the engine's epoch moves on while the store's guest runs.
-
-    Args:
-        store: the store.
-        check: returns None to let the guest go on, or the message of the trap that ends it.
-
-    Returns:
-        An object that must be kept alive as long as the store.
-    """
-
-    def on_epoch(_context: Any, _data: Any, delta: Any, kind: Any) -> int:
-        message = check()
-        if message is not None:
-            return new_error(message)
-        delta[0] = 1
-        kind[0] = _UPDATE_DEADLINE_CONTINUE
-        return 0
-
-    callback = _EPOCH_CALLBACK(on_epoch)
-    ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), callback, None, _NO_FINALIZER)
-    return callback
 
 
 class HostCall:

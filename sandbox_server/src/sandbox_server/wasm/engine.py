@@ -28,17 +28,18 @@ THREAD_STACK_BYTES = MAX_WASM_STACK_BYTES + 8 * 1024 * 1024
 """Stack that a thread which runs guests must have: the guest's frames and the host's own."""
 
 
-ENGINE_OPTIONS = f"fuel epochs no-concurrency stack={MAX_WASM_STACK_BYTES}"
+ENGINE_OPTIONS = f"no-concurrency stack={MAX_WASM_STACK_BYTES}"
 """What `make_config` sets, in words: a part of the key under which compiled images are cached."""
 
 
 def make_config() -> Config:
-    """Returns the configuration under which images are compiled and run."""
+    """Returns the configuration under which images are compiled and run.
+
+    Neither fuel nor epochs: the code of an image counts its own fuel, and is interrupted by it (`image.metering`).
+    """
     config = Config()
     # Nothing here is asynchronous, and with it wasmtime 50.0 fails a call that borrows two resources, as a rename does.
     ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)
-    config.consume_fuel = True
-    config.epoch_interruption = True
     # Not used, as guests run on the stack of their thread, but wasmtime wants it to be no smaller than the other.
     ffi.wasmtime_config_async_stack_size_set(config.ptr(), MAX_WASM_STACK_BYTES)
     config.max_wasm_stack = MAX_WASM_STACK_BYTES
@@ -85,7 +86,3 @@ class GuestEngine:
         functions = [instance.get_func(store, index) for index in self._exports if index is not None]
         load, handle = (function for function in functions if function is not None)
         return load, handle
-
-    def interrupt(self) -> None:
-        """Has every running guest ask whether it was ended."""
-        self.wasmtime_engine.increment_epoch()

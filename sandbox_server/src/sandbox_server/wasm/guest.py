@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_server.wasm.engine import GuestEngine
-    from sandbox_server.wasm.linear_memory import MemorySnapshot
+    from sandbox_server.wasm.linear_memory import LinearMemory, MemorySnapshot
     from sandbox_server.wasm.scratch import Scratch
     from sandbox_server.wasm.surroundings import Surroundings
 
@@ -115,24 +115,35 @@ class Guest:
         self.wants_seed = beginning is not None
         """Whether it has the state of `random` of another guest, and must be given one of its own."""
         self._pollable_numbers = itertools.count(1)
-        self._engine = engine
         self._ended: GuestEndedError | None = None
         self._changed = threading.Condition()
         self._store = Store(engine.wasmtime_engine)
         self._store.set_limits(memory_size=memory_bytes)
-        self._epoch_callback = capi.set_epoch_callback(self._store, self.trap_message)
-        self._fuel = UNLIMITED_FUEL
-        self._instance, self._memory = self._enter(lambda: engine.instantiate(self._store, beginning))
+        self._made_memory: LinearMemory | None = None
+        self._instance, memory = self._enter(lambda: engine.instantiate(self._store, beginning))
+        self._keep_memory(memory)
         self._load, self._handle = engine.exports(self._store, self._instance)
+
+    def _keep_memory(self, memory: LinearMemory) -> None:
+        with self._changed:
+            self._made_memory = memory
+            if self._ended is not None:
+                memory.fuel.stop()
 
     def set_fuel(self, fuel: int) -> None:
         """Sets the fuel that is left."""
-        self._fuel = fuel
+        self._memory.fuel.set(fuel)
 
     @property
     def fuel(self) -> int:
         """The fuel that is left."""
-        return self._fuel
+        return max(0, self._memory.fuel.left)
+
+    @property
+    def _memory(self) -> LinearMemory:
+        if self._made_memory is None:
+            raise RuntimeError("the guest did not come up")
+        return self._made_memory
 
     def memory_bytes(self) -> int:
         """Returns the size of the linear memory, which is its peak."""
@@ -174,7 +185,9 @@ class Guest:
                 return
             self._ended = GuestEndedError(end, message)
             self._changed.notify_all()
-        self._engine.interrupt()
+            # Within the lock: once this guest is closed, its memory is another's.
+            if self._made_memory is not None:
+                self._made_memory.fuel.stop()
 
     def wake(self) -> None:
         """Has a waiting guest look for answers again."""
@@ -234,26 +247,24 @@ class Guest:
         self.files.close()
 
     def _enter(self, call: Callable[[], _Result]) -> _Result:
-        self._store.set_fuel(self._fuel)
-        self._store.set_epoch_deadline(1)
-        # In this order: an end after this check moves the epoch to the deadline that was just set.
         if self._ended is not None:
             raise self._ended
         _running.guest = self
         try:
             result = call()
         except WasmtimeError as error:
-            self._fuel = self._store.get_fuel()
             raise self._classify(str(error)) from None
         finally:
             del _running.guest
-        self._fuel = self._store.get_fuel()
         return result
 
     def _classify(self, message: str) -> GuestEndedError:
         with self._changed:
             if self._ended is None:
-                cause = message.rpartition("Caused by:")[2].strip()
-                end = End.OUT_OF_FUEL if "all fuel consumed" in cause else End.TRAP
-                self._ended = GuestEndedError(end, cause.removeprefix("wasm trap: "))
+                memory = self._made_memory
+                if memory is not None and memory.fuel.left < 0:
+                    self._ended = GuestEndedError(End.OUT_OF_FUEL, "all fuel was used")
+                else:
+                    cause = message.rpartition("Caused by:")[2].strip()
+                    self._ended = GuestEndedError(End.TRAP, cause.removeprefix("wasm trap: "))
             return self._ended

@@ -43,6 +43,12 @@ _KEPT_MEMORIES = 4
 _KEPT_PAGES = 1024
 """A kept memory has at most so many pages of its own; one that has more begins with none again."""
 
+_PLENTY = 2**63 - 1
+"""The fuel with which an instance is made."""
+
+_FUEL_BYTES = 65536
+"""The size of the second memory, and the most that it may have, which tells it from the first."""
+
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED = 0x10
 _MADV_DONTNEED = 4
@@ -86,6 +92,46 @@ class MemorySnapshot:
         return sum(len(data) for _, data in self.regions)
 
 
+class FuelPage:
+    """The second memory of a guest, of which only its fuel is there; see `image.metering`.
+
+    Args:
+        address: where it is.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self._number = ctypes.c_int64.from_address(address)
+        self.reset()
+
+    @property
+    def left(self) -> int:
+        """The fuel that is left; negative if a guest wanted more than there was."""
+        return self._number.value
+
+    def set(self, fuel: int) -> None:
+        """Sets the fuel. Does nothing if the guest was interrupted."""
+        with self._lock:
+            if not self._is_stopped:
+                self._number.value = fuel
+
+    def stop(self) -> None:
+        """Has the guest trap when it uses fuel the next time, which it does all the time."""
+        with self._lock:
+            self._is_stopped = True
+            _check(_libc.mprotect(self.address, _PAGE_BYTES, mmap.PROT_READ))
+
+    def reset(self) -> None:
+        """Makes it ready for the next guest."""
+        _check(_libc.mprotect(self.address, _PAGE_BYTES, _WRITABLE))
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        self._number.value = _PLENTY
+
+
 class LinearMemory:
     """The memory of one guest at a time.
 
@@ -104,9 +150,13 @@ class LinearMemory:
         self._minimum_bytes = minimum_bytes
         self.reserved_bytes = max(reserved_bytes, minimum_bytes)
         self.guard_bytes = guard_bytes
-        self._mapped_bytes = guard_bytes + self.reserved_bytes + guard_bytes
+        # The page of the fuel comes last, with a gap before it. To wasmtime a memory reaches as far as it could grow
+        # and its guard does: where two overlap, a fault ends the process.
+        to_fuel = guard_bytes + self.reserved_bytes + guard_bytes + _FUEL_BYTES
+        self._mapped_bytes = to_fuel + _FUEL_BYTES
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self._mapping = _address(_libc.mmap(None, self._mapped_bytes, 0, flags, -1, 0))
+        self.fuel = FuelPage(self._mapping + to_fuel)
         self.base = self._mapping + guard_bytes
         self.size = minimum_bytes
         self._allow(0, minimum_bytes)
@@ -161,6 +211,7 @@ class LinearMemory:
         Raises:
             OSError: that cannot be done; it must not be used again.
         """
+        self.fuel.reset()
         if not self._image.restore_written(self.base, self.size):
             _check(_libc.madvise(self.base, self.size, _MADV_DONTNEED))
         if self.size > self._minimum_bytes:
@@ -268,6 +319,12 @@ class LinearMemories:
             ffi.wasmtime_memory_grow_callback_t(self._on_grow),
             ctypes.CFUNCTYPE(None, c_void_p)(self._on_end),
         )
+        self._fuel_callbacks = (
+            None,
+            ffi.wasmtime_memory_get_callback_t(self._on_get_fuel),
+            ffi.wasmtime_memory_grow_callback_t(lambda _address, _size: new_error("it cannot grow")),
+            ctypes.CFUNCTYPE(None, c_void_p)(lambda _address: None),
+        )
 
     def install(self, config: Config) -> None:
         """Has an engine with this configuration take its memories from here; it must not live longer than this."""
@@ -294,8 +351,14 @@ class LinearMemories:
         return len(self._living), len(self._free)
 
     def _on_new(
-        self, _data: Any, _type: Any, minimum: int, _maximum: int, reserved: int, guard: int, result: Any
+        self, _data: Any, _type: Any, minimum: int, maximum: int, reserved: int, guard: int, result: Any
     ) -> int:
+        made = result[0]
+        if maximum == _FUEL_BYTES:
+            # It comes after the other, and is freed with it.
+            _, made.get_memory, made.grow_memory, made.finalizer = self._fuel_callbacks
+            made.env = self._made.memory.fuel.address
+            return 0
         try:
             memory = self._take(minimum, reserved, guard)
             snapshot: MemorySnapshot | None = getattr(self._made, "beginning", None)
@@ -306,7 +369,6 @@ class LinearMemories:
         number = next(self._numbers)
         self._living[number] = memory
         self._made.memory = memory
-        made = result[0]
         made.env = number
         _, made.get_memory, made.grow_memory, made.finalizer = self._callbacks
         return 0
@@ -324,6 +386,11 @@ class LinearMemories:
         size[0] = memory.size
         capacity[0] = memory.reserved_bytes
         return memory.base
+
+    @staticmethod
+    def _on_get_fuel(address: int, size: Any, capacity: Any) -> int:
+        size[0] = capacity[0] = _FUEL_BYTES
+        return address
 
     def _on_grow(self, number: int, size: int) -> int:
         try:

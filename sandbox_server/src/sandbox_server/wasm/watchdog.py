@@ -1,7 +1,7 @@
 """Ends guests on time.
 
-One thread for the whole process sleeps until the next deadline. Nothing ticks: the engine's epoch moves only when a
-guest is to be ended, and every running guest then asks whether it is the one (see `capi.set_epoch_callback`).
+One thread for the whole process sleeps until the next deadline. Nothing ticks: a guest that is to be ended is made to
+trap (see `linear_memory.FuelPage.stop`), and the others run on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Takes out of a component what its memory begins with.
+"""Prepares a component to be compiled: takes out what its memory begins with, and has its code count fuel.
 
-wasmtime would map that too, but anew for each sandbox; from a file of its own, `wasm.linear_memory` can put a memory
-back to where it began.
+wasmtime would map the memory too, but anew for each sandbox; from a file of its own, `wasm.linear_memory` can put a
+memory back to where it began.
 
 Source: Component Model binary format, WebAssembly/component-model `design/mvp/Binary.md`.
 """
@@ -11,14 +11,15 @@ from __future__ import annotations
 from sandbox_server.image.linking import component_reader
 from sandbox_server.image.linking.core_module import DATA, PREAMBLE, check_data, read_constant
 from sandbox_server.image.linking.wasm_format import Reader, UnsupportedFormatError, section
+from sandbox_server.image.metering import add_metering
 from sandbox_server.wasm.memory_image import encode
 
 
-def split(component: bytes) -> tuple[bytes, bytes]:
-    """Returns a component without its data, and the file of a memory image that has them instead.
+def prepare(component: bytes) -> tuple[bytes, bytes]:
+    """Returns a component that counts its fuel and has no data, and the file of a memory image that has them instead.
 
     Raises:
-        UnsupportedFormatError: it is none, it has no data, or more than one module has.
+        UnsupportedFormatError: it is none, it has no data, more than one module has, or code that is not known.
     """
     if not component.startswith(component_reader.PREAMBLE):
         raise UnsupportedFormatError("this is not a component")
@@ -28,6 +29,8 @@ def split(component: bytes) -> tuple[bytes, bytes]:
         body = component[reader.position : reader.end]
         if number == component_reader.CORE_MODULE:
             body, data = _without_data(body)
+            if data:  # else it is glue, which runs between modules and has no loop
+                body = add_metering(body)
             found += data
         sections.append(section(number, body))
     if len(found) != 1:
