@@ -24,6 +24,7 @@ class Proxy:
         self.is_down = False
         """Whether new connections are broken off at once, as where there is no server."""
         self.cut_count = 0
+        self.passed_bytes = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -75,6 +76,7 @@ class Proxy:
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 await self._flows.wait()
+                self.passed_bytes += len(data)
                 sink.write(data)
                 await sink.drain()
         except OSError:

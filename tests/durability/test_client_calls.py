@@ -18,6 +18,7 @@ from rlm_client import (
     WrongStateError,
 )
 
+from tests.durability.proxy import Proxy
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
 from tests.support.serving import environment
@@ -116,3 +117,29 @@ async def test_the_command_line_begins_lists_follows_and_deletes(stack: Stack) -
     assert listed.rstrip().endswith("SUCCEEDED team=a Why?")
     await rlm("completions", "delete", completion_id)
     await rlm("completions", "get", completion_id, code=2)
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "threads"])
+async def test_an_upload_that_breaks_is_begun_again(stack: Stack, kind: str) -> None:
+    stack.model.follow(["```repl\nFINAL(len(context))\n```"])
+    text = "x" * 3_000_000
+    async with Proxy(stack.server.addresses[0]) as proxy:
+        target = f"127.0.0.1:{proxy.port}"
+        proxy.delay_seconds = 0.02  # long enough to be cut in the middle
+
+        def in_thread() -> str:
+            with Client(target) as client:
+                return client.completion(text, "Why?").answer
+
+        async def in_task() -> str:
+            async with AsyncClient(target) as client:
+                return (await client.completion(text, "Why?")).answer
+
+        using = asyncio.create_task(in_task() if kind == "asyncio" else asyncio.to_thread(in_thread))
+        async with asyncio.timeout(20):
+            while proxy.passed_bytes < 500_000:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.005)
+        proxy.cut()
+        proxy.delay_seconds = 0.0
+        assert await asyncio.wait_for(using, 30) == "3000000"
+    assert proxy.cut_count

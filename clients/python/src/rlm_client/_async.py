@@ -235,11 +235,14 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
         return [await self._upload(part, timeout_seconds) for part in prepared.parts]
 
     async def _upload(self, part: PreparedPart, timeout_seconds: float | None) -> pb.ContextPart:
-        try:
-            response = await self._stub.UploadContext(_upload_requests(part), timeout=timeout_seconds)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return part.uploaded(response.context_id)
+        again = Resuming(self._resume_seconds, None)
+        while True:
+            try:
+                response = await self._stub.UploadContext(_upload_requests(part), timeout=timeout_seconds)
+            except grpc.RpcError as error:
+                await asyncio.sleep(again.upload_delay_seconds(from_rpc_error(error)))
+            else:
+                return part.uploaded(response.context_id)
 
 
 async def _upload_requests(part: PreparedPart) -> AsyncIterator[pb.UploadContextRequest]:

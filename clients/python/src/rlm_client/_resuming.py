@@ -51,6 +51,21 @@ class Resuming:
         Raises:
             StatusError, StreamEndedError: the one that was given, or the one that broke the stream at first.
         """
+        delay_seconds = self._next_delay_seconds(error, last_sequence)
+        self._tell(f"the stream broke after event {last_sequence} and is continued in {delay_seconds:g} s: {error}")
+        return delay_seconds
+
+    def upload_delay_seconds(self, error: StatusError) -> float:
+        """Returns how long to wait before an upload that broke is made again; raises the error if it is not to be.
+
+        Raises:
+            StatusError: the one that was given, or the one that broke the upload at first.
+        """
+        delay_seconds = self._next_delay_seconds(error, 0)
+        self._tell(f"the upload of a context broke and is begun again in {delay_seconds:g} s: {error}")
+        return delay_seconds
+
+    def _next_delay_seconds(self, error: StatusError | StreamEndedError, last_sequence: int) -> float:
         now = time.monotonic()
         if self._broken_seconds is None:
             self._broken_seconds, self._first_error = now, error
@@ -65,8 +80,9 @@ class Resuming:
             raise error
         delay_seconds = min(_FIRST_DELAY_SECONDS * 2.0**self._tries, _GREATEST_DELAY_SECONDS)
         self._tries += 1
-        message = f"the stream broke after event {last_sequence} and is continued in {delay_seconds:g} s: {error}"
+        return delay_seconds
+
+    def _tell(self, message: str) -> None:
         _log.warning("%s", message)
         if self._on_resume is not None:
             self._on_resume(message)
-        return delay_seconds

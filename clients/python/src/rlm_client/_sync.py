@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -281,8 +282,11 @@ class Client(CompletionCalls, ConversationCalls):
         return [self._upload(part, timeout_seconds) for part in prepared.parts]
 
     def _upload(self, part: PreparedPart, timeout_seconds: float | None) -> pb.ContextPart:
-        try:
-            response = self._stub.UploadContext(part.source.upload_requests(), timeout=timeout_seconds)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return part.uploaded(response.context_id)
+        again = Resuming(self._resume_seconds, None)
+        while True:
+            try:
+                response = self._stub.UploadContext(part.source.upload_requests(), timeout=timeout_seconds)
+            except grpc.RpcError as error:
+                time.sleep(again.upload_delay_seconds(from_rpc_error(error)))
+            else:
+                return part.uploaded(response.context_id)
