@@ -1,4 +1,4 @@
-"""What a REPL that is made again has: the same as the one that is at hand, whatever its blocks did."""
+"""What a REPL has that is made again, or brought up to date: the same as the one at hand, whatever its blocks did."""
 
 from __future__ import annotations
 
@@ -89,6 +89,9 @@ async def test_a_repl_that_is_made_again_is_the_same(
         code = "FINAL([log, sorted(made.items()), x])"
         answers = [(await go_on(stack, kept, f"```repl\n{code}\n```")).answer for stack in (live, other)]
         assert answers[0] == answers[1]
+        at_hand = await seen(live, kept)
+    async with running_stack(model, data_dir=tmp_path, database=database, sandbox=sandbox_address) as fresh:
+        assert await seen(fresh, kept) == at_hand  # made of all completions at once
 
 
 async def test_a_tool_that_the_client_served_is_not_called_again(model: ScriptedModel, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import limits_pb2
 from rlm_server.journal.blobs import DirectoryBlobs
 from rlm_server.journal.conversation_rows import NewTurn
 from rlm_server.journal.conversations import StoredConversations
@@ -169,7 +170,7 @@ async def begin_later(stack: Stack, kept: str, script: Script) -> str:
 async def test_a_later_completion_goes_on_wherever_its_server_was_stopped(
     model: ScriptedModel, tmp_path: Path, sandbox: str, stopped_at: str
 ) -> None:
-    settings: dict[str, Any] = {"data_dir": tmp_path, "sandbox": sandbox, "lease_seconds": 0.6}
+    settings: dict[str, Any] = {"data_dir": tmp_path, "sandbox": sandbox, "lease_seconds": 2.0}
     script = Script(hold=stopped_at)
     async with running_stack(model, **settings) as stack:
         kept = await begin(stack, *FIRST, contexts=[text("abc")])
@@ -285,12 +286,42 @@ async def test_any_server_goes_on_with_a_conversation(servers: list[Stack]) -> N
     for number, stack in enumerate([servers[1], servers[0], servers[0], servers[1]]):
         events = await go_on(stack, kept, f"```repl\nfound.append({number})\nFINAL(found)\n```")
         assert events.answer == str(["ONE", *range(number + 1)]).replace("'", '"')
-        # Only what another server has done must be done again.
-        assert len(events.of("sandbox_restored")) == (0 if number == 2 else 1)
+        # Only what another server has done must be done again: all of it by the second, then what is new.
+        replayed = [one.replayed_cell_count for one in events.of("sandbox_restored")]
+        assert replayed == ([1], [1], [], [2])[number]
     for stack in servers:
         (conversation,) = await listed(stack)
         assert len(conversation.completion_ids) == 5
         assert (await variables(stack, kept))["found"].size == 5
+
+
+async def test_a_sandbox_at_hand_is_not_taken_for_up_to_date_after_a_completion_that_only_came_from_the_record(
+    servers: list[Stack], model: ScriptedModel
+) -> None:
+    kept = await begin(servers[1], *FIRST)
+    release = asyncio.Event()
+    model.follow(["```repl\nfound.append(2)\n```", ScriptedReply("FINAL(done)", release=release)])
+    call = servers[0].stub.Complete(pb.CompleteRequest(query="And?", conversation_id=kept, detached=True))
+    completion_id = (await call.read()).event.completion_id
+    await asyncio.wait_for(model.until_waiting(), WAIT_SECONDS)
+    await servers[0].server.stop(0)
+    model.follow(["FINAL(done)"])
+    assert (await until_answered(servers[1], completion_id)).answer == "done"
+    events = await go_on(servers[1], kept, "```repl\nFINAL(found)\n```")
+    assert events.answer == '["ONE", 2]'
+    assert [one.replayed_cell_count for one in events.of("sandbox_restored")] == [1]
+
+
+async def test_a_reset_on_another_server_is_one_here_too(servers: list[Stack]) -> None:
+    kept = await begin(servers[0], *FIRST)
+    limits = limits_pb2.Limits(cell=limits_pb2.CellLimits(wall_time=seconds(0.2)))
+    # The local executor cannot undo a block: its variables are lost with it.
+    events = await go_on(
+        servers[1], kept, "```repl\nwhile True: pass\n```", "```repl\ny = 2\n```", "FINAL(x)", limits=limits
+    )
+    assert events.of("code_finished")[0].variables_lost
+    after = await go_on(servers[0], kept, "```repl\nFINAL(['found' in globals(), y, context])\n```")
+    assert after.answer == '[false, 2, "abc"]'
 
 
 async def test_only_one_completion_runs_in_a_conversation_whatever_server_it_is_asked_for(

@@ -37,7 +37,7 @@ _REMEMBERED_EXCHANGES = 10
 _MAX_QUERY_CHARS = 1000
 _MAX_ANSWER_CHARS = 2000
 _NO_HISTORY = "[]"
-_NOT_HERE = "the conversation's sandbox was another server's, or was freed"
+_NOT_HERE = "the conversation's latest sandbox was another server's, or was freed"
 
 
 class KeptRepl:
@@ -71,16 +71,14 @@ class KeptRepl:
         self._completion_id = ""
         self._was_opened = False
         self._earlier_count = 0
+        self._done_count = 0
         self.variables_lost = False
         """Whether variables are lost of which no completion has been told yet."""
         self.begun_ids: list[str] = []
         """The completions that have begun in it, first to last."""
         self.is_concluded = True
         """Whether each completion that has begun has come to its end here: if not, the REPL is somewhere within one."""
-        for completion_id, start, end in turns:
-            self._add(completion_id, start)
-            self._exchanges[-1] = Exchange(start.query, end.answer, end.is_final)
-            self._history = end.history
+        self.learn(turns)
 
     @property
     def name(self) -> str:
@@ -95,6 +93,13 @@ class KeptRepl:
     def part_names(self) -> list[str]:
         """The variables that its contexts are."""
         return [part.name for part in self._parts]
+
+    def learn(self, turns: Sequence[tuple[str, TurnStart, TurnEnd]]) -> None:
+        """Takes note of further completions, which another server ran. None may have the session."""
+        for completion_id, start, end in turns:
+            self._add(completion_id, start)
+            self._exchanges[-1] = Exchange(start.query, end.answer, end.is_final)
+            self._history = end.history
 
     # --- the completion that has it
 
@@ -169,6 +174,8 @@ class KeptRepl:
         end = TurnEnd(cut_middle(answer, _MAX_ANSWER_CHARS), is_final, self._history)
         self._exchanges[-1] = Exchange(self._exchanges[-1].query, end.answer, is_final)
         await self._turn.end(end)
+        if self._was_opened:  # or else all that it did came from the record, and nothing of it has run here
+            self._done_count = len(self.begun_ids)
         self.is_concluded = True
 
     def take_restoration(self) -> Restoration | None:
@@ -189,7 +196,7 @@ class KeptRepl:
         """
         async with self._lock:
             await self._until_settled()
-            session = self._usable() or await self._rebuild(turns)
+            session = await self._up_to_date(turns, len(self.begun_ids))
             return await session.variables()
 
     async def close(self) -> None:
@@ -224,37 +231,47 @@ class KeptRepl:
     async def _prepare(self, spec: SessionSpec) -> Session:
         async with self._lock:
             await self._until_settled()
-            # One that this completion had before is lost, whatever it looks like.
-            usable = None if self._was_opened else self._usable()
+            if self._was_opened or not self._earlier_count:
+                await self._drop()  # what this completion had before is lost, whatever it looks like
             self._was_opened = True
             if not self._earlier_count:
-                await self._drop()
                 return await self._open(spec)
             inputs = [*spec.inputs, *history_inputs(self._earlier_count - 1, self._history)]
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    session = usable or await self._rebuild(self._turn, inputs)
+                    session = await self._up_to_date(self._turn, self._earlier_count, inputs)
                     await session.set_inputs(inputs)
                     await session.run_cell(spec.begin_code, BEGIN_BOUNDS, _ignore_output)
                 except SandboxOpenError:
                     raise
                 except SandboxError as error:
                     _log.warning("the sandbox of a conversation is lost: %s", error)
-                    self._loss, usable = str(error), None
+                    self._loss = str(error)
+                    await self._drop()
                     if attempt == _ATTEMPTS:
                         raise SandboxOpenError(str(error)) from error
                 else:
                     return session
             raise AssertionError("the loop above returns or raises")
 
-    async def _rebuild(self, turns: EarlierTurns, coming: Sequence[InputValue] = ()) -> Session:
-        """Makes the session once more, with all that the completions did, and with room for what is coming."""
+    async def _up_to_date(self, turns: EarlierTurns, count: int, coming: Sequence[InputValue] = ()) -> Session:
+        """Returns a session that has been through all completions before: the one at hand, or another like it.
+
+        Args:
+            turns: the completions.
+            count: how many there are.
+            coming: what there must be room for in another one.
+        """
+        session = self._usable()
+        if session is not None and self._done_count == count:
+            return session
         start_seconds = time.monotonic()
-        await self._drop()
-        recipe = await turns.recipe()
-        input_bytes = recipe.input_bytes + sum(one.size_bytes for one in coming)
-        memory = max(recipe.spec.memory_bytes, memory_bytes(0, input_bytes))
-        session = await self._open(dataclasses.replace(recipe.spec, memory_bytes=memory))
+        recipe = await turns.recipe(0 if session is None else self._done_count)
+        if session is None or recipe.is_whole:
+            await self._drop()
+            input_bytes = recipe.input_bytes + sum(one.size_bytes for one in coming)
+            memory = max(recipe.spec.memory_bytes, memory_bytes(0, input_bytes))
+            session = await self._open(dataclasses.replace(recipe.spec, memory_bytes=memory))
         try:
             replayed = await recipe.replay(session, self._answer_with)
         except BaseException:
@@ -262,6 +279,7 @@ class KeptRepl:
             raise
         finally:
             self._answer_with(None)
+        self._done_count = count
         self.variables_lost = self.variables_lost or replayed.variables_lost
         self._restoration = Restoration(
             self._loss or _NOT_HERE, replayed.cell_count, time.monotonic() - start_seconds, replayed.problems
@@ -272,6 +290,7 @@ class KeptRepl:
     async def _open(self, spec: SessionSpec) -> Session:
         opening = self._executor.open(dataclasses.replace(spec, on_host_call=self._answer))
         self._session = await self._resources.enter_async_context(opening)
+        self._done_count = 0
         return self._session
 
     async def _drop(self) -> None:

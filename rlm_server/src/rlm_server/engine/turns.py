@@ -139,20 +139,26 @@ class Recipe:
     Args:
         spec: the sandbox that the first completion had; its `on_host_call` is of no use.
         input_bytes: size of all that was put into it since, too.
-        replay: does in a new sandbox what the completions did. It gives what answers the host calls of each block, or
-            None between them, to the function that it gets.
+        is_whole: it begins with a new sandbox, and not with one that has been through some of the completions.
+        replay: does in a sandbox what the completions did. It gives what answers the host calls of each block, or None
+            between them, to the function that it gets.
     """
 
     spec: SessionSpec
     input_bytes: int
+    is_whole: bool
     replay: Callable[[Session, Callable[[Answering | None], None]], Awaitable[Replayed]]
 
 
 class EarlierTurns(Protocol):
     """What completions did to the REPL of their conversation."""
 
-    async def recipe(self) -> Recipe:
+    async def recipe(self, done_count: int) -> Recipe:
         """Returns what the REPL can be made of.
+
+        Args:
+            done_count: how many completions a sandbox that is at hand has been through. The recipe is whole if there is
+                none, or if it is of no use.
 
         Raises:
             SandboxError: some of it is not there any more.

@@ -207,12 +207,11 @@ def use(database: Database, connection: sa.Connection, conversation_id: str, *, 
     )
 
 
-def held_by(connection: sa.Connection, conversation_ids: Sequence[str], holder: str) -> set[str]:
-    """Returns those of the conversations that are there and that no other server has used since."""
-    select = sa.select(conversations.c.conversation_id).where(
-        conversations.c.conversation_id.in_(conversation_ids), conversations.c.holder == holder
-    )
-    return set(connection.execute(select).scalars())
+def holders(connection: sa.Connection, conversation_ids: Sequence[str]) -> dict[str, str]:
+    """Returns which servers used conversations last, by the ids of those that are there."""
+    select = sa.select(conversations.c.conversation_id, conversations.c.holder)
+    rows = connection.execute(select.where(conversations.c.conversation_id.in_(conversation_ids)))
+    return {conversation_id: holder for conversation_id, holder in rows}  # noqa: C416 - rows are no tuples for mypy
 
 
 def delete(connection: sa.Connection, conversation_id: str) -> StoredConversation | None:

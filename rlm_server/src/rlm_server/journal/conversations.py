@@ -41,11 +41,9 @@ class StoredConversations:
             lambda database, connection: rows.use(database, connection, conversation_id, holder=self._journal.owner)
         )
 
-    async def still_held(self, conversation_ids: Sequence[str]) -> set[str]:
-        """Returns those of the conversations that are there and that no other server has used since this one did."""
-        return await self._journal.read(
-            lambda _, connection: rows.held_by(connection, conversation_ids, self._journal.owner)
-        )
+    async def holders(self, conversation_ids: Sequence[str]) -> dict[str, str]:
+        """Returns which servers used conversations last, by the ids of those that are there."""
+        return await self._journal.read(lambda _, connection: rows.holders(connection, conversation_ids))
 
     async def delete(self, conversation_id: str) -> StoredConversation | None:
         """Forgets a conversation, not its completions; returns what it was, or None if there is none."""

@@ -94,17 +94,17 @@ class RecordedTurns:
 
         return await self._decoded(await self._journal.read(work))
 
-    async def recipe(self) -> Recipe:
+    async def recipe(self, done_count: int) -> Recipe:
         """Returns what the REPL can be made of; see `EarlierTurns`."""
         try:
-            return await self._recipe()
+            return await self._recipe(done_count)
         except StorageUnavailableError as error:
             raise SandboxOpenError(f"what the REPL was made of cannot be read: {error}", may_pass=True) from error
         except BlobMissingError as error:
             raise SandboxError(f"the conversation's REPL cannot be made once more: {error}") from error
 
-    async def _recipe(self) -> Recipe:
-        return _recipe_of(await self.load())
+    async def _recipe(self, done_count: int) -> Recipe:
+        return _recipe_of(await self.load(), done_count)
 
     async def _decoded(self, recorded: Mapping[str, Mapping[str, Payload]]) -> list[RecordedTurn]:
         def decode() -> list[RecordedTurn]:
@@ -145,21 +145,22 @@ class TurnRecorder(RecordedTurns):
             record = {"answer": end.answer, "is_final": end.is_final, "history": end.history}
             await self._recorder.record(_END_KEY, await asyncio.to_thread(pack, record))
 
-    async def _recipe(self) -> Recipe:
+    async def _recipe(self, done_count: int) -> Recipe:
         def work(_: Database, connection: sa.Connection) -> dict[str, dict[str, Payload]]:
             return _steps_of(connection, completions.c.completion_id == self._recorder.completion_id)
 
         mine = await self._decoded(await self._journal.read(work))
         # A block of its own may have cost what earlier completions made.
-        lost = any(_loses_variables(action) for turn in mine for action in turn.actions)
-        return _recipe_of(await self.load(), variables_lost=lost)
+        return _recipe_of(await self.load(), done_count, variables_lost=_lose_variables(mine))
 
 
-def _recipe_of(turns: Sequence[RecordedTurn], *, variables_lost: bool = False) -> Recipe:
+def _recipe_of(turns: Sequence[RecordedTurn], done_count: int, *, variables_lost: bool = False) -> Recipe:
     if not turns:
         raise SandboxError("nothing is recorded of the conversation")
+    if _lose_variables(turns[done_count:]):
+        done_count = 0  # which only a new sandbox does without what is lost
     taken: list[Step] = []
-    for index, turn in enumerate(turns):
+    for index, turn in enumerate(turns[done_count:], done_count):
         if index:
             inputs = [*turn.start.spec.inputs, *history_inputs(index - 1, turns[index - 1].end.history)]
             taken += [InputsSet(inputs), CompletionBegun(turn.start.spec.begin_code)]
@@ -173,17 +174,18 @@ def _recipe_of(turns: Sequence[RecordedTurn], *, variables_lost: bool = False) -
     if variables_lost:
         taken = [step for step in taken if isinstance(step, InputsSet)]
     spec = turns[0].start.spec
-    input_bytes = sum(one.size_bytes for one in spec.inputs)
-    input_bytes += sum(one.size_bytes for step in taken if isinstance(step, InputsSet) for one in step.inputs)
+    input_bytes = sum(one.size_bytes for turn in turns for one in turn.start.spec.inputs)
+    input_bytes += sum(len(turn.end.history) for turn in turns)
 
     async def do_again(session: Session, answer_with: Callable[[Answering | None], None]) -> Replayed:
         return await replay(session, taken, answer_with)
 
-    return Recipe(spec, input_bytes, do_again)
+    return Recipe(spec, input_bytes, not done_count, do_again)
 
 
-def _loses_variables(action: CellRecord | InputsSet) -> bool:
-    return isinstance(action, CellRecord) and action.result.variables is VariablesState.LOST
+def _lose_variables(turns: Sequence[RecordedTurn]) -> bool:
+    records = [action for turn in turns for action in turn.actions if isinstance(action, CellRecord)]
+    return any(record.result.variables is VariablesState.LOST for record in records)
 
 
 def _steps_of(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[str, dict[str, Payload]]:

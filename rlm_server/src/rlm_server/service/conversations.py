@@ -67,7 +67,7 @@ class Conversations:
         self._kept = KeptRepls(executor, journal, self._stored, settings.max_conversations)
 
     def start(self) -> None:
-        """Begins to free what other servers have used since."""
+        """Begins to free what is closed on other servers."""
         self._kept.start()
 
     # --- the completions in them

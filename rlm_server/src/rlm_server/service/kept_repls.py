@@ -55,7 +55,7 @@ class Conversation:
 
 
 class KeptRepls:
-    """Keeps REPLs of conversations until their time is up or another server has used them.
+    """Keeps REPLs of conversations until their time is up, or, where there is no room, another server has used them.
 
     Args:
         executor: makes their sandboxes.
@@ -76,7 +76,7 @@ class KeptRepls:
         self._tidying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to free what other servers have used since."""
+        """Begins to free what is closed on other servers."""
         self._tidying = asyncio.create_task(self._tidy_again_and_again())
 
     def get(self, conversation_id: str) -> Conversation | None:
@@ -111,17 +111,24 @@ class KeptRepls:
             turn.completion_id for turn in stored.turns if turn.has_begun and (before is None or turn.turn < before)
         ]
         kept = self._kept.get(stored.conversation_id)
-        if kept is not None:
-            if kept.repl.is_concluded and kept.repl.begun_ids == begun:
+        if kept is not None and kept.repl.is_concluded and kept.repl.begun_ids == begun:
+            return kept
+        turns = [
+            (turn.completion_id, turn.start, turn.end)
+            for turn in await RecordedTurns(self._journal, stored.conversation_id, before).load()
+        ]
+        kept = self._kept.get(stored.conversation_id)
+        if kept is not None and kept.idle.is_set():
+            known = kept.repl.begun_ids
+            if kept.repl.is_concluded and known == begun[: len(known)]:
+                kept.repl.learn(turns[len(known) :])
                 return kept
-            if kept.idle.is_set():
-                self._drop(kept)
-        turns = await RecordedTurns(self._journal, stored.conversation_id, before).load()
+            self._drop(kept)
         first = next((turn for turn in stored.turns if turn.has_begun), stored.turns[0])
         tools = pb.CompleteRequest.FromString(await self._journal.request_of(first.completion_id)).tools
         if before is None:
             await self._make_room()
-        repl = KeptRepl(self._executor, [(turn.completion_id, turn.start, turn.end) for turn in turns])
+        repl = KeptRepl(self._executor, turns)
         conversation = Conversation(stored.conversation_id, repl, stored.time_to_live / 1e9, list(tools))
         self._all.add(conversation)
         return conversation
@@ -177,7 +184,7 @@ class KeptRepls:
             ServiceError: RESOURCE_EXHAUSTED.
         """
         if len(self._all) >= self._limit:
-            await self._tidy()
+            await self._tidy(needs_room=True)
         if len(self._all) >= self._limit:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -220,15 +227,17 @@ class KeptRepls:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _tidy(self) -> None:
-        """Frees those that another server has used since, or that are closed."""
+    async def _tidy(self, *, needs_room: bool = False) -> None:
+        """Frees those that are closed, and, if there must be room, those that another server has used since."""
         try:
-            held = await self._stored.still_held(list(self._kept))
+            holders = await self._stored.holders(list(self._kept))
         except StorageUnavailableError as error:
-            _log.warning("conversations of other servers cannot be told from those of this one: %s", error)
+            _log.warning("what is closed cannot be told from what is not: %s", error)
             return
         for conversation in list(self._kept.values()):
-            if conversation.conversation_id not in held and conversation.idle.is_set():
+            holder = holders.get(conversation.conversation_id)
+            is_wanted = holder is not None and not (needs_room and holder != self._journal.owner)
+            if not is_wanted and conversation.idle.is_set():
                 self._drop(conversation)
 
     async def _tidy_again_and_again(self) -> None:
