@@ -69,7 +69,7 @@ class Load:
         request = pb.RunRequest(
             code=code, inputs=[pb.Input(name="n", json=str(number))], output_files=["x"], limits=_USERS_LIMITS
         )
-        response = await self._stub.Run(request)
+        response = await self._run_once(request)
         _expect(response.stdout == f'{{"n": {number + 1}}}\n' and len(response.files[0].data) == 10_000, response)
 
     async def _session(self) -> None:
@@ -96,7 +96,7 @@ class Load:
             files=[pb.FileInput(path="f", blob_sha256=digest)],
             limits=_USERS_LIMITS,
         )
-        response = await self._stub.Run(request)
+        response = await self._run_once(request)
         _expect(response.stdout == f"{digest}\n", response)
 
     async def _hostile(self) -> None:
@@ -115,6 +115,18 @@ class Load:
         await call.write(pb.SessionRequest(run_cell=pb.RunCell(code=CORPUS[name].code)))
         await asyncio.sleep(self._chance.random() * _WALL_SECONDS)
         call.cancel()
+
+    async def _run_once(self, request: pb.RunRequest) -> pb.RunResponse:
+        """Runs a cell; what broke off just now may still have its place for a moment."""
+        while True:
+            try:
+                response: pb.RunResponse = await self._stub.Run(request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                return response
 
     async def _open(self, limits: pb.Limits) -> Any:
         """Opens a session; what broke off just now may still have its place for a moment."""

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs" / "configuration.md"
 
-UNSAID = {"--listen": DEFAULT_LISTEN}
+UNSAID = {
+    "--listen": DEFAULT_LISTEN,
+    "--default-limit": "see [limits](sandbox.md#limits)",
+    "--max-limit": "see [limits](sandbox.md#limits)",
+}
 """Flags whose default the sandbox server itself works out."""
 
 
@@ -103,7 +107,7 @@ def test_each_flag_of_the_other_commands_is_there() -> None:
 def test_the_settings_of_the_sandbox_server_are_all_spoken_of() -> None:
     with_flags = {
         *("listen", "workers", "max_sessions", "max_memory_bytes", "max_blob_cache_bytes", "grace_seconds"),
-        *("max_client_sessions", "max_client_memory_bytes", "max_client_blob_bytes"),
+        *("max_client_sessions", "max_client_memory_bytes", "max_client_blob_bytes", "default_limits", "max_limits"),
     }
     text = PAGE.read_text(encoding="utf-8")
     for field in dataclasses.fields(SandboxSettings):

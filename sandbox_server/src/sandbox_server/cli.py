@@ -14,10 +14,11 @@ from typing import Annotated
 import typer
 from rlm_common.logs import configure_logging
 
-from sandbox_server import local_run
+from sandbox_server import limit_options, local_run
 from sandbox_server.cli_image import image_app
 from sandbox_server.cli_words import EXIT_CODE_TROUBLE, fail, say
 from sandbox_server.collecting import collect_seldom
+from sandbox_server.heap import Heap
 from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image
 from sandbox_server.model import MIB, STANDARD_IMAGE, Limits, Outcome, SandboxSpec
 from sandbox_server.server import create_server
@@ -28,6 +29,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs Python 
 app.add_typer(image_app, name="image")
 
 _EXIT_CODE_FAILED_CODE = 1
+
+_TRIMMING_SECONDS = 10.0
+"""How often a server's process gives back what it has freed, if it has; its workers do so more often."""
 
 
 class _LogLevel(enum.Enum):
@@ -93,6 +97,21 @@ def serve(
     blob_cache_mib: Annotated[
         int, typer.Option(min=1, help="Size of the cache of uploads.", envvar="RLM_SANDBOX_BLOB_CACHE_MIB")
     ] = 2048,
+    default_limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=NUMBER: a limit of cells whose request gives none; may be repeated. "
+            f"Names: {limit_options.NAMES}.",
+            envvar="RLM_SANDBOX_DEFAULT_LIMITS",
+        ),
+    ] = None,
+    max_limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=NUMBER: the greatest that a limit can be, whatever a request gives; may be repeated.",
+            envvar="RLM_SANDBOX_MAX_LIMITS",
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running work may take at shutdown.", envvar="RLM_SANDBOX_GRACE")
     ] = 10.0,
@@ -102,8 +121,11 @@ def serve(
 ) -> None:
     """Serves sandbox.v1.ExecuteService until SIGTERM or Ctrl-C."""
     configure_logging(log_level.value)
+    heap = Heap(_TRIMMING_SECONDS)
     settings = Settings(
         listen=listen or [DEFAULT_LISTEN],
+        default_limits=_read_limits("--default-limit", default_limit, Settings().default_limits),
+        max_limits=_read_limits("--max-limit", max_limit, Settings().max_limits),
         workers=workers,
         max_sessions=max_sessions,
         max_memory_bytes=max_memory_mib * MIB,
@@ -114,14 +136,15 @@ def serve(
         grace_seconds=grace,
     )
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, heap))
     except (ImageBuildError, WorkerStartError, OSError) as error:
         fail(str(error))
 
 
-async def _serve(settings: Settings) -> None:
-    server = await create_server(settings, say)
+async def _serve(settings: Settings, heap: Heap) -> None:
+    server = await create_server(settings, say, heap)
     await server.start()
+    heap.start_trimming()
     collect_seldom()
     say(f"sandbox server listens on {', '.join(server.addresses)}")
     await server.serve_until_signal(settings.grace_seconds)
@@ -217,6 +240,13 @@ def doctor(
         for name, value in findings.items():
             typer.echo(f"{name}: {value}")
     raise typer.Exit(1 if problem else 0)
+
+
+def _read_limits(flag: str, given: list[str] | None, limits: Limits) -> Limits:
+    try:
+        return limit_options.read_limits(given or [], limits)
+    except limit_options.BadLimitError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from None
 
 
 def _read_text(path: Path) -> str:

@@ -20,6 +20,7 @@ from sandbox_server.worker.process import WorkerOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandbox_server.heap import Heap
     from sandbox_server.settings import Settings
 
 ERROR_DOMAIN = "sandbox.v1"
@@ -32,12 +33,13 @@ _SCRATCH_SHARE = 8
 """Which part of the memory that one sandbox may have its files may take, at most."""
 
 
-async def create_server(settings: Settings, progress: Callable[[str], None]) -> GrpcServer:
+async def create_server(settings: Settings, progress: Callable[[str], None], heap: Heap | None = None) -> GrpcServer:
     """Returns a server that is ready to start; its worker processes are up.
 
     Args:
         settings: what it is started with.
         progress: is told, in a line for people, if an image has to be built first.
+        heap: is told when a call has freed what it had.
 
     Raises:
         ImageBuildError: the image could not be built.
@@ -54,7 +56,7 @@ async def create_server(settings: Settings, progress: Callable[[str], None]) -> 
     except BaseException:
         blobs.close()
         raise
-    service = ExecuteService(settings, pool, blobs, images)
+    service = ExecuteService(settings, pool, blobs, images, heap)
     binding = ServiceBinding(
         SERVICE_NAME,
         lambda server: pb_grpc.add_ExecuteServiceServicer_to_server(service, server),

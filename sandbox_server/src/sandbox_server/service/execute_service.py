@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sandbox_server.admission import Grant
     from sandbox_server.blobs import Blob, BlobCache
+    from sandbox_server.heap import Heap
     from sandbox_server.image.cache import CompiledImage
     from sandbox_server.settings import Settings
     from sandbox_server.worker.pool import WorkerPool
@@ -43,9 +44,18 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         pool: has the sandboxes; the service ends it.
         blobs: uploaded inputs.
         images: those of the pool, the standard one first.
+        heap: is told when a call has freed what it had.
     """
 
-    def __init__(self, settings: Settings, pool: WorkerPool, blobs: BlobCache, images: Sequence[CompiledImage]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: WorkerPool,
+        blobs: BlobCache,
+        images: Sequence[CompiledImage],
+        heap: Heap | None = None,
+    ) -> None:
+        self._heap = heap
         self._settings = settings
         self._pool = pool
         self._blobs = blobs
@@ -168,8 +178,12 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
     def _admitted(self, context: _Context) -> Iterator[Grant]:
         """Counts a sandbox against the limits."""
         self._refuse_if_draining()
-        with refusals(), self._admission.admit(client_of(context)) as grant:
-            yield grant
+        try:
+            with refusals(), self._admission.admit(client_of(context)) as grant:
+                yield grant
+        finally:
+            if self._heap is not None:
+                self._heap.note_freed()
 
     def _refuse_if_draining(self) -> None:
         if self._draining:

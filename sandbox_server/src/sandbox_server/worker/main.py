@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_server.collecting import collect_seldom
+from sandbox_server.heap import Heap
 from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
 from sandbox_server.opening import SandboxOpenError
 from sandbox_server.sandbox_files import NoFileError
@@ -24,7 +25,6 @@ from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 from sandbox_server.worker import jail
 from sandbox_server.worker import protocol as wire
-from sandbox_server.worker.heap import Heap
 from sandbox_server.worker.stack import release_unused_stack
 from sandbox_server.worker.turns import Turns
 

@@ -21,14 +21,17 @@ _LARGE_BYTES = 4 << 20
 
 _ARENAS = 4
 
-_INTERVAL_SECONDS = 2.0
-"""To give back what is free between other things takes a few milliseconds, so not after every sandbox."""
-
 
 class Heap:
-    """The C library's heap of this process; made before there are threads. Without glibc, it does nothing."""
+    """The C library's heap of this process; made before there are threads. Without glibc, it does nothing.
 
-    def __init__(self) -> None:
+    Args:
+        interval_seconds: time from when something was freed until it is given back: that takes a few milliseconds, if
+            it lies between other things, so it is not done for every sandbox.
+    """
+
+    def __init__(self, interval_seconds: float = 2.0) -> None:
+        self._interval_seconds = interval_seconds
         self._freed = threading.Event()
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         if libc is None or not (hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt")):
@@ -50,6 +53,6 @@ class Heap:
     def _run(self) -> None:
         while True:
             self._freed.wait()
-            time.sleep(_INTERVAL_SECONDS)
+            time.sleep(self._interval_seconds)
             self._freed.clear()
             self._libc.malloc_trim(ctypes.c_size_t(0))
