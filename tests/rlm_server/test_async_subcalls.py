@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from rlm_api.rlm.v1 import limits_pb2
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from tests.rlm_server.test_subcalls import fail_on, policy
 from tests.support.scripted_model import ScriptedReply
@@ -108,6 +108,75 @@ async def test_calls_that_nobody_waited_for_end_with_the_block(stack: Stack) -> 
     assert events.answer == "done"
     started, finished = events.of("subcall_started"), events.of("subcall_finished")
     assert len(started) == len(finished)
+
+
+async def test_what_was_not_answered_when_its_block_ended_raises_in_later_blocks(stack: Stack) -> None:
+    turns = [
+        "a, b = llm_query_async('a'), llm_query_async('b')\nwhile not a.done(): pass",
+        "print(a.result(), b.done())\ntry:\n    await b\nexcept SubcallError as e:\n    print(e.kind)\nb.cancel()",
+    ]
+    release = asyncio.Event()
+
+    def reply(messages: list[dict[str, str]]) -> str | ScriptedReply:
+        if messages[0]["role"] == "user":
+            prompt = messages[0]["content"]
+            return ScriptedReply(prompt.upper(), release=release if prompt == "b" else None)
+        turn = sum(message["role"] == "assistant" for message in messages)
+        return f"```repl\n{turns[turn]}\n```" if turn < 2 else "FINAL(done)"
+
+    events = await asyncio.wait_for(stack.play(reply), 20)
+    assert events.output == "A True\ncancelled\n"
+
+
+CANCELLED = {
+    "wait_for": "try:\n    await asyncio.wait_for(c, 0.05)\nexcept TimeoutError:\n    print('late')",
+    "timeout": "try:\n    async with asyncio.timeout(0.05): await c\nexcept TimeoutError:\n    print('late')",
+    "task": (
+        "t = asyncio.create_task(c)\nawait asyncio.sleep(0)\nt.cancel()\n"
+        "try:\n    await t\nexcept asyncio.CancelledError:\n    print('late')"
+    ),
+    "cancel": "c.cancel()\nprint('late')",
+}
+
+
+@pytest.mark.parametrize("how", CANCELLED)
+async def test_a_call_that_code_cancels_is_stopped_while_the_block_goes_on(stack: Stack, how: str) -> None:
+    code = (
+        f"import asyncio\nc = llm_query_async('slow')\n{CANCELLED[how]}\n"
+        "try:\n    c.result()\nexcept SubcallError as e:\n    print(e.kind)\nprint(llm_query('quick'))"
+    )
+    release = asyncio.Event()
+    script = policy(code, lambda prompt: ScriptedReply(prompt, release=release) if prompt == "slow" else "yes")
+    events = await asyncio.wait_for(stack.play(script), 20)
+    assert events.output == "late\ncancelled\nyes\n"
+    finished = [(event.node_id, event.subcall_finished.finish_reason) for event in events.events_of("subcall_finished")]
+    assert finished == [("0.1", event_pb2.FINISH_REASON_CANCELLED), ("0.2", event_pb2.FINISH_REASON_ANSWERED)]
+
+
+async def test_cancelling_what_is_answered_or_was_cancelled_does_nothing(stack: Stack) -> None:
+    code = "c = llm_query_async('a')\nprint(c.result())\nc.cancel()\nc.cancel()\nprint(c.result())"
+    assert (await stack.play(policy(code, str.upper))).output == "A\nA\n"
+
+
+async def test_a_cancelled_child_ends_with_all_that_it_does(stack: Stack) -> None:
+    root = (
+        "import asyncio\ntry:\n    await asyncio.wait_for(rlm_query_async('x'), 2)\n"
+        "except TimeoutError:\n    FINAL('late')"
+    )
+    release = asyncio.Event()
+
+    def reply(messages: list[dict[str, str]]) -> str | ScriptedReply:
+        if messages[0]["role"] == "user":
+            return ScriptedReply("never", release=release)
+        is_root = "What is it?" in messages[1]["content"]
+        return f"```repl\n{root}\n```" if is_root else "```repl\nllm_query('deep')\n```"
+
+    events = await asyncio.wait_for(stack.play(reply), 20)
+    assert events.answer == "late"
+    ended = [event.node_id for event in events.events_of("subcall_finished")]
+    assert ended == ["0.1.1", "0.1"]
+    reasons = {call.finish_reason for call in events.of("subcall_finished")}
+    assert reasons == {event_pb2.FINISH_REASON_CANCELLED}
 
 
 async def test_a_batch_does_not_go_over_the_bound_of_one_model(stack: Stack) -> None:

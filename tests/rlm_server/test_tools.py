@@ -352,6 +352,7 @@ async def test_the_first_message_must_be_start(local_stack: Stack) -> None:
         ([pb.Tool(name="_f", python_source="x")], "tools[0].name", "underscore"),
         ([pb.Tool(name="f" * 101, python_source="x")], "tools[0].name", "100"),
         ([pb.Tool(name="llm_query", python_source="x")], "tools[0].name", "the REPL has it"),
+        ([pb.Tool(name="cancel_subcall", client_served=True)], "tools[0].name", "the REPL has it"),
         ([pb.Tool(name="context", python_source="x")], "tools[0].name", "kept"),
         ([pb.Tool(name="history_1", python_source="x")], "tools[0].name", "kept"),
         ([DOUBLE, DOUBLE], "tools[1].name", "tools[0] has it"),

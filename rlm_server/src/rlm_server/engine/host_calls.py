@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlm_server.engine.subcalls import Subcalls
     from rlm_server.engine.tree import Tree
 
-HOST_FUNCTIONS = (*SUBCALL_FUNCTIONS, "budget")
+HOST_FUNCTIONS = (*SUBCALL_FUNCTIONS, "cancel_subcall", "budget")
 """The host functions that every node has."""
 
 
@@ -50,6 +50,9 @@ class HostCalls:
         """
         if call.function in SUBCALL_FUNCTIONS:
             return await self._subcalls.answer(call)
+        if call.function == "cancel_subcall":
+            self._subcalls.cancel(call)
+            return None
         if call.function == "budget":
             return self._budget()
         tool = self._tools.get(call.function)

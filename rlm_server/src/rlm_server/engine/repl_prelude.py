@@ -7,12 +7,15 @@ the names in `__all__` become variables of the session. `_configure` is called b
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import collections.abc
 import contextlib
 import dataclasses
+import itertools
 import json
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ _NO_VALUES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, t
 _MISSING = object()
 
 answer: dict[str, Any] = {"content": "", "ready": False}
+_call_numbers = itertools.count()
+_begun: weakref.WeakSet[Subcall] = weakref.WeakSet()
+"""The sub-calls of the block that runs."""
+
 _final: list[dict[str, str]] = []
 _given: dict[str, Any] = {}
 _typed: list[str] = []
@@ -138,26 +145,41 @@ class Subcall(collections.abc.Coroutine[Any, Any, Any]):
     It is a coroutine, so that `asyncio.create_task` and task groups take it, too.
     """
 
-    def __init__(self, call: Any, read: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, number: int, call: Any, read: Callable[[list[Any]], Any]) -> None:
+        self._number = number
         self._call = call
         self._read = read
         self._steps: Generator[Any, Any, Any] | None = None
+        self._is_over = False
+        _begun.add(self)
 
     def done(self) -> bool:
         """Tells whether the reply is here; does not wait."""
-        return bool(self._call.done())
+        return self._is_over or bool(self._call.done())
 
     def result(self) -> Any:
         """Waits for the reply and returns it, or raises SubcallError."""
+        if self._is_over:
+            raise SubcallError("the block that made the call ended before the reply came", "cancelled")
         try:
             results = self._call.result()
         except HostCallError as error:
             raise SubcallError(error.message, error.type) from None
         return self._read(results)
 
+    def cancel(self) -> None:
+        """Stops the call, if its reply is not here: it costs nothing more, and `result` raises SubcallError."""
+        if not self.done():
+            host_submit("cancel_subcall", number=self._number)
+
     def __await__(self) -> Generator[Any, Any, Any]:
-        with contextlib.suppress(HostCallError):  # `result` raises it in the form that code knows
-            yield from self._call.__await__()
+        try:
+            if not self._is_over:
+                with contextlib.suppress(HostCallError):  # `result` raises it in the form that code knows
+                    yield from self._call.__await__()
+        except asyncio.CancelledError:  # as by a time-out
+            self.cancel()
+            raise
         return self.result()
 
     def send(self, value: Any) -> Any:
@@ -166,12 +188,18 @@ class Subcall(collections.abc.Coroutine[Any, Any, Any]):
 
     def throw(self, *error: Any) -> Any:
         """Raises an exception where the coroutine waits."""
+        if self._steps is None:  # a task that was cancelled before it began
+            self.cancel()
         return self._running().throw(*error)
 
     def close(self) -> None:
         """Waits no longer."""
         if self._steps is not None:
             self._steps.close()
+
+    def end_with_block(self) -> None:
+        """Takes note that the block is over, with which calls end that are not answered."""
+        self._is_over = not self.done()
 
     def __repr__(self) -> str:
         return "<Subcall: await it, or call its result()>"
@@ -281,6 +309,9 @@ def after_cell() -> dict[str, Any]:
         the text of an answer that is not declared final; `problem`, why an answer was not taken; `names`, the variables
         that hold values; `restored`, the names of the REPL that code had rebound.
     """
+    for call in list(_begun):
+        call.end_with_block()
+    _begun.clear()
     report: dict[str, Any] = {"names": _value_names()}
     restored = _restore_names()
     if restored:
@@ -353,8 +384,10 @@ def _begin(
         prompts = [_with_images(prompt, one) for prompt, one in zip(prompts, images, strict=True)]
     if function.startswith("rlm_"):
         prompts, contexts = _images_to_contexts(prompts, contexts)
+    number = next(_call_numbers)
     call = host_submit(
         function,
+        number=number,
         prompts=[pictures.prompt(prompt) for prompt in prompts],
         model=model,
         contexts=None if contexts is None else [pictures.context(context) for context in contexts],
@@ -363,7 +396,7 @@ def _begin(
     if _in_order:
         with contextlib.suppress(HostCallError):  # `result` raises it
             call.result()
-    return Subcall(call, read)
+    return Subcall(number, call, read)
 
 
 def _with_images(prompt: Any, images: Any) -> Any:

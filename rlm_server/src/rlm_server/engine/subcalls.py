@@ -81,6 +81,8 @@ class Subcalls:
         self.refused_count = 0
         """Calls that were refused as a limit is reached."""
         self._asked: list[int] = []
+        self._stops: dict[object, asyncio.Future[None]] = {}
+        """What ends a call that code cancels, by the number that code gave it."""
 
     async def answer(self, call: HostCall) -> list[dict[str, str]]:
         """Returns a list with a dict for each prompt: `text`, or `kind`, `message` and `partial_answer` of a failure.
@@ -107,11 +109,24 @@ class Subcalls:
                     f"{request.function} at depth {self._node.depth} is a plain model call, "
                     f"as max_depth is {self._run.spec.limits.max_depth}",
                 )
-            outcomes = await self._make_all(calls)
+            outcomes = await self._make_unless_cancelled(calls, call.kwargs.get("number"))
         finally:
             self._forget(calls)
         answers = {call.index: outcome.to_json() for call, outcome in zip(calls, outcomes, strict=True)}
         return [answers.get(index) or _not_asked(item) for index, item in enumerate(request.items)]
+
+    def cancel(self, call: HostCall) -> None:
+        """Cancels a call that code has made before, if it is still at work.
+
+        Raises:
+            HostCallError: code does not say which.
+        """
+        number = call.kwargs.get("number")
+        if not isinstance(number, int):
+            raise HostCallError("bad_call", "number must be that of a call")
+        stop = self._stops.get(number)
+        if stop is not None and not stop.done():
+            stop.set_result(None)
 
     def _window_tokens(self, model: str) -> int | None:
         return self._run.models.info(model).window_tokens
@@ -165,6 +180,29 @@ class Subcalls:
         if recursive:
             tree.shares.give(self._node.node_id, [call.node_id for call in calls if not call.cached])
         return calls
+
+    async def _make_unless_cancelled(self, calls: Sequence[_Call], number: object) -> list[SubcallOutcome]:
+        """Makes the sub-calls of a host call.
+
+        Raises:
+            HostCallError: code has cancelled it meanwhile. What was at work has ended then.
+        """
+        if not isinstance(number, int) or number in self._stops:
+            return await self._make_all(calls)
+        stop = self._stops[number] = asyncio.get_running_loop().create_future()
+        making = asyncio.create_task(self._make_all(calls))
+        try:
+            await asyncio.wait({making, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if making.done():
+                return making.result()
+        finally:
+            del self._stops[number]
+            making.cancel()
+            await asyncio.wait({making})
+        message = "the code that made the call has cancelled it"
+        for call in reversed(calls):
+            await self._tree.end_subcall(call.node_id, event_pb2.FINISH_REASON_CANCELLED, message)
+        raise HostCallError("cancelled", message)
 
     async def _make_all(self, calls: Sequence[_Call]) -> list[SubcallOutcome]:
         if self._run.spec.seed is not None:

@@ -157,6 +157,12 @@ class Tree:
         await loop.interrupt(cause)
         return NodeResult(reason, loop.best_answer, partial=True, error=cause, iterations=loop.iterations)
 
+    async def end_subcall(self, node_id: str, reason: event_pb2.FinishReason.ValueType, cause: str) -> None:
+        """Tells the end of a sub-call, if it has begun and not ended, and of all below it. Its tasks must be gone."""
+        if node_id in self._subcalls:
+            result = await self.interrupt(node_id, reason, cause)
+            await self.finish_subcall(node_id, reason, answer=result.answer, error=cause)
+
     async def end_below(self, node_id: str, reason: event_pb2.FinishReason.ValueType, cause: str) -> None:
         """Tells the end of all that is open below a node, the latest first. Its tasks must be gone already."""
         await self.run.client_tools.end_calls(node_id, cause)
