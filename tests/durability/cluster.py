@@ -166,7 +166,12 @@ class Cluster:
         if url.port is not None:
             self.to_database = await self._closing.enter_async_context(Proxy(f"{url.host}:{url.port}"))
             database = database.replace(f":{url.port}/", f":{self.to_database.port}/")
-        settings = {"lease_seconds": LEASE_SECONDS, "client_grace_seconds": 20, "model_max_retries": 0}
+        settings = {
+            "lease_seconds": LEASE_SECONDS,
+            "client_grace_seconds": 20,
+            "model_max_retries": 0,
+            "storage_patience_seconds": 20,  # of a busy machine
+        }
         sandboxes = "ipv4:" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.to_sandboxes)
         self.servers = [
             Process(

@@ -102,7 +102,9 @@ class Reader:
         self.stream = stream
         self.events: list[event_pb2.Event] = []
         self.has_begun = asyncio.Event()
+        """Is set when the first event has come, or the stream has failed before."""
         self._task = asyncio.create_task(self._read())
+        self._task.add_done_callback(lambda _: self.has_begun.set())
 
     async def _read(self) -> None:
         async for event in self.stream:
@@ -144,6 +146,8 @@ class Completions:
             async with asyncio.timeout(60):
                 for tag in tags:
                     await self._readers[tag].has_begun.wait()
+                    if not self._readers[tag].events:
+                        await self._readers[tag].end()
         except TimeoutError:
             raise AssertionError(f"{tag} has not begun: {self._cluster.describe()}") from None
 
