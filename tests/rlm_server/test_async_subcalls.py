@@ -136,6 +136,7 @@ CANCELLED = {
         "try:\n    await t\nexcept asyncio.CancelledError:\n    print('late')"
     ),
     "cancel": "c.cancel()\nprint('late')",
+    "cancel_subcall": "cancel_subcall(c)\nprint('late')",
 }
 
 

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 _FUTURE = "from __future__ import annotations\n"
 
 
+_FOLLOWING = ("repl_errors.py", "repl_images.py", "repl_subcalls.py", "repl_answers.py")
+
+
 def _read(name: str) -> str:
     return (importlib.resources.files("rlm_server.engine") / name).read_text(encoding="utf-8")
 
 
-_SOURCE = _read("repl_prelude.py")
-_TOOLS_SOURCE = _read("repl_tools.py").replace(_FUTURE, "", 1)  # only the first line of a module may say this
+def _read_following(name: str) -> str:
+    return _read(name).replace(_FUTURE, "", 1)  # only the first line of a module may say this
+
+
+_SOURCE = "\n\n".join([_read("repl_prelude.py"), *map(_read_following, _FOLLOWING)])
+_TOOLS_SOURCE = _read_following("repl_tools.py")
 
 
 def _exported_names() -> frozenset[str]:

@@ -13,7 +13,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlm_server.engine.repl_prelude import HostCallError, ToolError, __all__, host_call
+    from rlm_server.engine.repl_errors import ToolError
+    from rlm_server.engine.repl_prelude import HostCallError, __all__, host_call
 
 _PROVIDED = tuple(__all__)
 _tool_modules: dict[str, types.ModuleType] = {}

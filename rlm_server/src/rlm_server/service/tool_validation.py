@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
-from rlm_server.engine.host_calls import HOST_FUNCTIONS
 from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.engine.prelude import REPL_NAMES
 from rlm_server.engine.tools import DEFAULT_TIMEOUT_SECONDS, Tool, ToolScope
@@ -53,7 +52,7 @@ def check_tools(
     sources = {tool.python_source for tool in tools}
     if sum(map(len, sources)) > _MAX_SOURCE_CHARS:
         violations.add("tools", f"have more than {_MAX_SOURCE_CHARS:,} characters of different `python_source`s in all")
-    taken = dict.fromkeys((*REPL_NAMES, *HOST_FUNCTIONS), "the REPL has it")
+    taken = dict.fromkeys(REPL_NAMES, "the REPL has it")
     taken |= dict.fromkeys(context_names, "a part of the context has it")
     checked = []
     for index, tool in enumerate(tools):
