@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sandbox_server.model import Limits, Outcome, SandboxSpec, VariableQuery
 from sandbox_server.session import SandboxFactory, Session
-from sandbox_server.wasm import linear_memory
+from sandbox_server.wasm import open_image, pages
 from sandbox_server.wasm.engine import make_config
 from sandbox_server.wasm.linear_memory import LinearMemories
 from sandbox_server.wasm.memory_image import PAGE_BYTES, MemoryImage, encode
@@ -98,7 +98,7 @@ def test_what_a_guest_wrote_is_gone_for_the_next(machine: Machine, start: int, c
 
 
 def test_the_same_holds_where_more_was_written_than_is_kept(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_memory, "_KEPT_PAGES", 3)
+    monkeypatch.setattr(open_image, "KEPT_PAGES", 3)
     store, call = machine.instance()
     call("fill", 0, 7, PAGES * PAGE_BYTES)
     store.close()
@@ -111,14 +111,17 @@ def test_the_same_holds_where_the_kernel_does_not_tell_what_was_written(
 ) -> None:
     path = tmp_path / "image.memory"
     path.write_bytes(encode([(2 * PAGE_BYTES + 100, CONTENT)]))
-    with (tmp_path / "no pagemap").open("w") as file:
-        monkeypatch.setattr(linear_memory, "_open_pagemap", file.fileno)
-        machine = Machine(path)
-        store, call = machine.instance()
-        call("fill", 0, 7, PAGES * PAGE_BYTES)
-        store.close()
-        machine.instance()
-        assert machine.content() == pristine()
+
+    def fail(*_arguments: object) -> None:
+        raise OSError("no such thing here")
+
+    monkeypatch.setattr(pages.Pagemap, "find_own", fail)
+    machine = Machine(path)
+    store, call = machine.instance()
+    call("fill", 0, 7, PAGES * PAGE_BYTES)
+    store.close()
+    machine.instance()
+    assert machine.content() == pristine()
 
 
 def test_what_a_guest_grew_by_is_out_of_bounds_for_the_next_and_zero_when_it_grows_too(machine: Machine) -> None:

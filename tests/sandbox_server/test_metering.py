@@ -17,7 +17,7 @@ from wasmtime import Engine, Func, Instance, Module, Store, Trap, wat2wasm
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandbox_server.wasm.linear_memory import FuelPage
+    from sandbox_server.wasm.fuel_page import FuelPage
 
 MODULE = f"""
 (module

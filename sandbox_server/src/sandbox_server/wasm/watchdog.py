@@ -1,7 +1,7 @@
 """Ends guests on time.
 
 One thread for the whole process sleeps until the next deadline. Nothing ticks: a guest that is to be ended is made to
-trap (see `linear_memory.FuelPage.stop`), and the others run on.
+trap (see `fuel_page.FuelPage.stop`), and the others run on.
 """
 
 from __future__ import annotations
