@@ -110,6 +110,10 @@ TESTS = {
         "rlm_server/test_limits.py::test_subcalls_of_a_killed_block_end_with_it",
         "rlm_server/test_async_subcalls.py::test_calls_that_nobody_waited_for_end_with_the_block",
     ],
+    "a time-out in code": [
+        "rlm_server/test_async_subcalls.py::test_a_call_that_code_cancels_is_stopped_while_the_block_goes_on",
+        "rlm_server/test_async_subcalls.py::test_a_cancelled_child_ends_with_all_that_it_does",
+    ],
     "thinking uses up": [
         "rlm_server/test_defences.py::test_a_reply_cut_off_while_thinking_gets_a_nudge_of_its_own",
         "rlm_server/test_defences.py::test_a_sub_model_that_only_thinks_fails_and_says_why",
