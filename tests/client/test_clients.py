@@ -95,6 +95,22 @@ async def test_a_stream_without_any_event_is_an_error(client, service):
         await client.completion("text", "?")
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_a_call_that_breaks_before_its_first_event_is_made_again(client, service, code):
+    service.breaks = [code, code]  # a server that shuts down cancels calls that have just come in
+    assert (await client.completion("text", "Why?")).answer == "42"
+    first, second, third = service.requests
+    assert first == second == third  # with the same `request_id`
+    assert first.request_id
+
+
+async def test_a_call_that_breaks_again_and_again_is_an_error_soon(client, service):
+    service.breaks = [grpc.StatusCode.UNAVAILABLE] * 10
+    with pytest.raises(rlm_client.UnavailableError):
+        await client.completion("text", "Why?")
+    assert len(service.requests) == 4
+
+
 async def test_what_the_caller_gives_is_in_the_request(client, service):
     await client.completion(
         "text",

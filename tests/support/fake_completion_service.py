@@ -104,6 +104,8 @@ class FakeCompletionService(pb_grpc.CompletionServiceServicer):
     upload_chunk_sizes: list[int] = field(default_factory=list)
     upload_metadata: list[pb.ContextMetadata] = field(default_factory=list)
     caller_is_gone: threading.Event = field(default_factory=threading.Event)
+    breaks: list[grpc.StatusCode] = field(default_factory=list)
+    """With what the next calls of `Complete` end at once, as calls that break do."""
     unavailable_count: int = 0
     """How many unary calls fail with UNAVAILABLE before one succeeds."""
     unary_call_count: int = 0
@@ -112,6 +114,8 @@ class FakeCompletionService(pb_grpc.CompletionServiceServicer):
         self, request: pb.CompleteRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.CompleteResponse]:
         self.requests.append(request)
+        if self.breaks:
+            context.abort(self.breaks.pop(0), "")
         self._fail_if_asked(context)
         context.add_callback(self.caller_is_gone.set)
         for event in self.events[: self.hold_after]:

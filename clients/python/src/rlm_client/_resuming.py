@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from rlm_client._errors import StatusError, StreamEndedError, UnavailableError
+from rlm_client._errors import CallCancelledError, StatusError, StreamEndedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,8 @@ class Resuming:
         is_hopeless = not last_sequence and (
             self._tries >= _TRIES_WITHOUT_EVENT or getattr(error, "reason", "") not in ("", "DRAINING")
         )
-        is_broken = isinstance(error, UnavailableError | StreamEndedError)
+        # A server that shuts down cancels a call that has just come in. Nobody else does, but this client itself.
+        is_broken = isinstance(error, UnavailableError | StreamEndedError | CallCancelledError)
         if not is_broken and self._tries:
             raise self._first_error  # as when a server was started again that keeps nothing
         if not is_broken or is_hopeless or now - self._broken_seconds >= self._patience_seconds:

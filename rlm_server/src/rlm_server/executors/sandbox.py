@@ -135,7 +135,8 @@ def _may_pass(error: grpc.aio.AioRpcError) -> bool:
     """Tells whether the server, or the way to it, is what failed, and not what it was asked."""
     # grpc calls a connection that broke in the middle of a message an internal error of its own.
     broke_while_sending = (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "Internal error from Core")
-    return error.code() is grpc.StatusCode.UNAVAILABLE or broke_while_sending
+    # A server that shuts down cancels a call that has just come in.
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or broke_while_sending
 
 
 def _seed(spec: SessionSpec) -> pb.Seed | None:
