@@ -196,6 +196,8 @@ class KeptRepl:
         """
         async with self._lock:
             await self._until_settled()
+            if not self.is_concluded:
+                raise SandboxError("a completion has begun in the conversation meanwhile")
             session = await self._up_to_date(turns, len(self.begun_ids))
             return await session.variables()
 

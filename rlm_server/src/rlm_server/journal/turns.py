@@ -70,10 +70,10 @@ class RecordedTurns:
     Args:
         journal: has them.
         conversation_id: the conversation's.
-        before: the number of the first that does not count; None means that all do.
+        before: the number of the first that does not count.
     """
 
-    def __init__(self, journal: Journal, conversation_id: str, before: int | None = None) -> None:
+    def __init__(self, journal: Journal, conversation_id: str, before: int) -> None:
         self._journal = journal
         self._conversation_id = conversation_id
         self._before = before
@@ -88,9 +88,7 @@ class RecordedTurns:
 
         def work(_: Database, connection: sa.Connection) -> dict[str, dict[str, Payload]]:
             mine = completions.c.conversation_id == self._conversation_id
-            if self._before is not None:
-                mine &= completions.c.turn < self._before
-            return _steps_of(connection, mine)
+            return _steps_of(connection, mine & (completions.c.turn < self._before))
 
         return await self._decoded(await self._journal.read(work))
 

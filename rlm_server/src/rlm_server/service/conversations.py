@@ -171,7 +171,8 @@ class Conversations:
                 conversation = await self._made(stored, resources)
                 await self._stored.use(conversation_id)
                 self._kept.keep(conversation)
-                listing = await conversation.repl.variables(RecordedTurns(self._journal, conversation_id))
+                turns = RecordedTurns(self._journal, conversation_id, stored.next_number)
+                listing = await conversation.repl.variables(turns)
         except SandboxError as error:
             raise ServiceError(
                 grpc.StatusCode.UNAVAILABLE,

@@ -107,15 +107,15 @@ class KeptRepls:
             ServiceError: RESOURCE_EXHAUSTED, as there are as many as there may be.
             StorageUnavailableError: the journal cannot be read at present.
         """
-        begun = [
-            turn.completion_id for turn in stored.turns if turn.has_begun and (before is None or turn.turn < before)
-        ]
+        # Not what has begun since `stored` was read: that is not over yet.
+        end = stored.next_number if before is None else before
+        begun = [turn.completion_id for turn in stored.turns if turn.has_begun and turn.turn < end]
         kept = self._kept.get(stored.conversation_id)
         if kept is not None and kept.repl.is_concluded and kept.repl.begun_ids == begun:
             return kept
         turns = [
             (turn.completion_id, turn.start, turn.end)
-            for turn in await RecordedTurns(self._journal, stored.conversation_id, before).load()
+            for turn in await RecordedTurns(self._journal, stored.conversation_id, end).load()
         ]
         kept = self._kept.get(stored.conversation_id)
         if kept is not None and kept.idle.is_set():
