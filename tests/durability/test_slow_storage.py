@@ -104,6 +104,32 @@ async def test_what_is_new_is_refused_in_time_by_a_database_that_says_nothing(st
     assert (await get(stack, first.completion_id)).state == pb.COMPLETION_STATE_SUCCEEDED
 
 
+async def test_owners_keep_their_completions_when_the_database_comes_back(
+    model: ScriptedModel, network: Proxy, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database)
+    url = url.replace(f":{postgres.port}/", f":{network.port}/")
+    settings = {"database": url, "data_dir": tmp_path, "lease_seconds": 0.6}
+    async with running_stack(model, **settings) as owner, running_stack(model, **settings):
+        release = asyncio.Event()
+        call = owner.start([ScriptedReply("FINAL(kept)", release=release)], detached=True)
+        events = [(await call.read()).event]
+        await model.until_waiting()
+        for outage in (network.stall, network.cut):
+            if outage == network.cut:
+                network.is_down = True
+            outage()
+            await asyncio.sleep(1.5)  # the lease runs out meanwhile
+            network.is_down = False
+            network.flow()
+            await asyncio.sleep(0.5)
+        release.set()
+        events += await rest(call)
+        assert Events(events).answer == "kept"
+        assert not Events(events).of("resumed")
+        assert len(model.requests) == 1  # the call that was under way is not made by the other server, too
+
+
 async def test_many_calls_that_wait_for_the_database_do_not_hold_up_the_rest(stack: Stack, network: Proxy) -> None:
     await stack.complete("FINAL(x)")
     network.stall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -13,7 +14,7 @@ from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
 from rlm_server.engine.reproducible import CLOCK_START_NS
 from rlm_server.executors.image_packages import ImagePackages
-from rlm_server.executors.sandbox_servers import SandboxServers
+from rlm_server.executors.sandbox_servers import REST_SECONDS, SandboxServers
 from rlm_server.executors.sandbox_session import SandboxSession, describe_error
 
 if TYPE_CHECKING:
@@ -79,6 +80,18 @@ class SandboxExecutor:
             servers = await self._servers.in_turn()
         except OSError as error:
             raise SandboxOpenError(f"{self.name} cannot be looked up: {error}", may_pass=True) from error
+        try:
+            return await self._open_on_one_of(servers, spec)
+        except SandboxOpenError as error:
+            if len(servers) == 1 or not error.may_pass:
+                raise
+        # As when they are started again one by one: one may be back, and the connection to it not yet.
+        await asyncio.sleep(REST_SECONDS)
+        return await self._open_on_one_of(servers, spec)
+
+    async def _open_on_one_of(
+        self, servers: Sequence[SandboxServer], spec: SessionSpec
+    ) -> tuple[SandboxServer, SandboxSession]:
         for server in servers[:-1]:
             try:
                 return server, await self._open_on(server, spec)

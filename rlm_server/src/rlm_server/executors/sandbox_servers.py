@@ -28,10 +28,11 @@ _RECONNECT_OPTIONS = (
     # A sandbox server that died is back within a second; gRPC's own patience is for servers far away.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 _FRESH_SECONDS = 5.0
-_REST_SECONDS = 1.0
+REST_SECONDS = 1.0
+"""How long a server that could not be reached is tried after the others."""
 
 
 class SandboxServer:
@@ -57,7 +58,7 @@ class SandboxServer:
 
     def rest(self) -> None:
         """Takes note that it cannot be reached."""
-        self._rests_until = time.monotonic() + _REST_SECONDS
+        self._rests_until = time.monotonic() + REST_SECONDS
 
     async def close(self) -> None:
         """Closes the connection; sessions that are open die."""

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import logging
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
@@ -67,6 +68,8 @@ class Journal:
         self._database = database
         self.blobs = blobs
         self.owner = owner
+        self._lease_seconds = lease_seconds
+        self._owners_return_until = 0.0
         self._lease = int(lease_seconds * 1e9)
         self._leases = Leases(database, owner, self._lease)
         self._patience_seconds = patience_seconds
@@ -254,11 +257,23 @@ class Journal:
     ) -> Sequence[StoredCompletion]:
         """Makes completions this server's whose servers are gone, and returns them.
 
+        While the database was away, or said nothing, nobody could prolong leases. So their owners have the time of a
+        lease to do so afterwards: calls that they have under way are not to be made twice.
+
         Args:
             at_most: how many.
             but_not: ids of those that run here, whose leases may have run out while this server was held up.
         """
-        return await self._writer.execute(lambda connection: self._leases.take_abandoned(connection, at_most, but_not))
+        asked = time.monotonic()
+
+        def work(connection: sa.Connection) -> Sequence[StoredCompletion]:
+            if self._writer.trouble or time.monotonic() - asked > self._lease_seconds / 2:
+                self._owners_return_until = time.monotonic() + self._lease_seconds
+            if time.monotonic() < self._owners_return_until:
+                return []
+            return self._leases.take_abandoned(connection, at_most, but_not)
+
+        return await self._writer.execute(work)
 
     async def take_parked(self, completion_id: str) -> StoredCompletion | None:
         """Makes a parked completion this server's, and running again; returns it, or None if it is not parked."""
