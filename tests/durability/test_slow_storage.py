@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(120)
 
 PATIENCE_SECONDS = 1.0
+LEASE_SECONDS = 3.0
 
 
 @pytest_asyncio.fixture
@@ -104,30 +105,39 @@ async def test_what_is_new_is_refused_in_time_by_a_database_that_says_nothing(st
     assert (await get(stack, first.completion_id)).state == pb.COMPLETION_STATE_SUCCEEDED
 
 
+@pytest.mark.parametrize("breaks", [True, False])
 async def test_owners_keep_their_completions_when_the_database_comes_back(
-    model: ScriptedModel, network: Proxy, postgres: PostgresServer, tmp_path: Path
+    model: ScriptedModel, network: Proxy, postgres: PostgresServer, tmp_path: Path, *, breaks: bool
 ) -> None:
-    url = await asyncio.to_thread(postgres.new_database)
-    url = url.replace(f":{postgres.port}/", f":{network.port}/")
-    settings = {"database": url, "data_dir": tmp_path, "lease_seconds": 0.6}
-    async with running_stack(model, **settings) as owner, running_stack(model, **settings):
-        release = asyncio.Event()
-        call = owner.start([ScriptedReply("FINAL(kept)", release=release)], detached=True)
-        events = [(await call.read()).event]
-        await model.until_waiting()
-        for outage in (network.stall, network.cut):
-            if outage == network.cut:
-                network.is_down = True
-            outage()
-            await asyncio.sleep(1.5)  # the lease runs out meanwhile
-            network.is_down = False
-            network.flow()
-            await asyncio.sleep(0.5)
-        release.set()
-        events += await rest(call)
-        assert Events(events).answer == "kept"
-        assert not Events(events).of("resumed")
-        assert len(model.requests) == 1  # the call that was under way is not made by the other server, too
+    database = await asyncio.to_thread(postgres.new_database)
+    async with Proxy(f"127.0.0.1:{postgres.port}") as other_network:
+        networks = (other_network, network)
+        urls = [database.replace(f":{postgres.port}/", f":{one.port}/") for one in networks]
+        settings = {"data_dir": tmp_path, "lease_seconds": LEASE_SECONDS}
+        async with (
+            running_stack(model, database=urls[0], **settings),
+            running_stack(model, database=urls[1], **settings) as owner,
+        ):
+            release = asyncio.Event()
+            call = owner.start([ScriptedReply("FINAL(kept)", release=release)], detached=True)
+            events = [(await call.read()).event]
+            await model.until_waiting()
+            for one in networks:
+                one.is_down = breaks
+                if breaks:
+                    one.cut()
+                else:
+                    one.stall()
+            await asyncio.sleep(LEASE_SECONDS + 1)
+            for one in networks:  # that of the owner comes back last
+                one.is_down = False
+                one.flow()
+                await asyncio.sleep(0.3)
+            release.set()
+            events += await rest(call)
+            assert Events(events).answer == "kept"
+            assert not Events(events).of("resumed")
+            assert len(model.requests) == 1  # the call that was under way is not made by the other server, too
 
 
 async def test_many_calls_that_wait_for_the_database_do_not_hold_up_the_rest(stack: Stack, network: Proxy) -> None:
