@@ -99,7 +99,7 @@ def ended(on_thread: ThreadPoolExecutor, harness: Harness, code: str) -> GuestEn
 
 def test_no_more_fuel_is_told_from_a_trap(harness: Harness, on_thread: ThreadPoolExecutor) -> None:
     harness.guest.set_fuel(10**8)
-    error = ended(on_thread, harness, "while True: pass")
+    error = ended(on_thread, harness, "for number in range(3_000_000): pass\nf()")
     assert (error.end, error.message) == (End.OUT_OF_FUEL, "all fuel was used")
 
 

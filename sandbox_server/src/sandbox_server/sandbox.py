@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox_server import opening
 from sandbox_server.events import CellEvents, SandboxListener, error_answer
+from sandbox_server.fuel_watch import FuelWatch
 from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell
 from sandbox_server.model import (
     CellResult,
@@ -202,6 +203,7 @@ class Sandbox:
         self._files.start_cell()
         self._guest.set_fuel(limits.fuel)
         alarm = self._workshop.watchdog.set_alarm(limits.wall_time_seconds, self._on_deadline(limits))
+        fuel_watch = FuelWatch(self._workshop.watchdog, self._guest)
         try:
             opening.load_text(self._guest, code)
             query = {
@@ -221,6 +223,7 @@ class Sandbox:
             return self._result(outcome, limits, meter, completed=False, error=described)
         finally:
             alarm.cancel()
+            fuel_watch.cancel()
             self._events.end_cell()
         return self._finished(answer, limits, meter)
 

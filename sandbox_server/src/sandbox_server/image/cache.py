@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from wasmtime import Engine
 from wasmtime.component import Component
 
-from sandbox_server.image import libc_patch, linking, metering, package_set, preparation
+from sandbox_server.image import call_cycles, libc_patch, linking, metering, package_set, preparation
 from sandbox_server.image.digests import digest_of
 from sandbox_server.image.linking.component_linker import link_component
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
@@ -55,7 +55,10 @@ _TOOLS = [
 ]
 """What the image is worked over with after it was built."""
 
-_PREPARING_TOOLS = [Path(preparation.__file__), Path(metering.__file__), Path(memory_image.__file__)]
+_PREPARING_TOOLS = [
+    *(Path(preparation.__file__), Path(metering.__file__), Path(call_cycles.__file__)),
+    Path(memory_image.__file__),
+]
 """What it is worked over with before it is compiled."""
 
 

@@ -1,15 +1,16 @@
 """Has the code of a core module count its own fuel, in a memory of its own.
 
 wasmtime can count fuel, and can interrupt code when its epoch moves on; both together cost half as much again as the
-code itself. Here the same few instructions do both. They stand at the beginning of each function and of each iteration
-of a loop, and subtract what the function or iteration costs from a number in a second memory; if that has become
-negative, the next iteration of any loop traps. No instruction of the module's own can touch that memory. The host has
-the page under it: it writes the fuel there and reads what is left, even after a trap, and to interrupt the code it
-makes the page read-only, so that the next subtraction traps.
+code itself. Here one subtraction does both. It stands at the beginning of each iteration of a loop and of each function
+that may be called again before it returns, and takes what that costs from a number in a second memory, which may become
+negative. No instruction of the module's own can touch that memory. The host has the page under it: it writes the fuel
+there and reads what is left at any time, even after a trap; and to stop the code, as when the number is negative, it
+makes the page read-only, so that the next subtraction traps (see `wasm.fuel_page` and `fuel_watch`).
 
 A function costs as many units as it has instructions outside loops, an iteration as many as the loop has outside inner
-loops, each at most `MOST_UNITS`: of a large body only a small part runs at a time. A short function that calls nothing
-and has no loop costs nothing but the call. So the count is exact, in that the same work always costs the same.
+loops, each at most `MOST_UNITS`: of a large body only a small part runs at a time. A function that is called by name
+only, and by none of those that it calls, costs nothing itself: there is an end to how much of such code can run between
+two subtractions. So the count is exact, in that the same work always costs the same.
 
 Source: WebAssembly core specification 3.0, chapter "Binary Format", for instructions and multiple memories.
 """
@@ -17,30 +18,21 @@ Source: WebAssembly core specification 3.0, chapter "Binary Format", for instruc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sandbox_server.image.linking.core_module import (
-    CODE,
-    MEMORY,
-    PREAMBLE,
-    CoreModule,
-    parameter_count,
-)
+from sandbox_server.image.call_cycles import in_cycles
+from sandbox_server.image.linking.core_module import CODE, MEMORY, PREAMBLE, SORT_FUNCTION, CoreModule
 from sandbox_server.image.linking.wasm_format import (
     Reader,
     UnsupportedFormatError,
     section,
     signed,
     sized,
-    unsigned,
     vector,
 )
 
 MOST_UNITS = 64
 """Most that the beginning of a function or of an iteration costs."""
-
-_FREE_INSTRUCTIONS = 12
-"""A function that calls nothing and has no loop costs nothing up to this length."""
 
 _LEB = rb"[\x80-\xff]*+[\x00-\x7f]"
 _INSTRUCTION = re.compile(
@@ -61,9 +53,8 @@ _INSTRUCTION = re.compile(
     + b")",
     re.DOTALL,
 )
-_BLOCK, _LOOP, _IF, _END, _BR_TABLE, _CALL, _CALL_INDIRECT = 0x02, 0x03, 0x04, 0x0B, 0x0E, 0x10, 0x11
+_BLOCK, _LOOP, _IF, _END, _BR_TABLE, _CALL, _REF_FUNC = 0x02, 0x03, 0x04, 0x0B, 0x0E, 0x10, 0xD2
 
-_I64 = 0x7E
 _ONE_PAGE = bytes([1, 1, 1])  # at least one, at most one
 _FUEL = b"\x43\x01\x00"  # aligned to 8 bytes, in memory 1, at offset 0
 _LOAD_FUEL = b"\x41\x00" + b"\x41\x00\x29" + _FUEL  # i32.const 0 for the store; i32.const 0, i64.load
@@ -79,9 +70,15 @@ def add_metering(module: bytes) -> bytes:
     read = CoreModule.read(module)
     if len(read.memories) != 1:
         raise UnsupportedFormatError(f"a module with {len(read.memories)} memories cannot be metered")
+    functions = [_read_function(body) for body in read.bodies]
+    imported = len(read.imports_of(SORT_FUNCTION))
+    calls = [{target - imported for target in one.calls if target >= imported} for one in functions]
+    by_address = {index - imported for segment in read.elements for index in segment.functions}
+    by_address |= {target - imported for one in functions for target in one.addresses}
+    metered = by_address | in_cycles(calls)
     bodies = [
-        sized(_meter(body, parameter_count(read.types[type_index])))
-        for body, type_index in zip(read.bodies, read.functions, strict=True)
+        sized(_meter(body, one.places if number in metered else one.places[1:]))
+        for number, (body, one) in enumerate(zip(read.bodies, functions, strict=True))
     ]
     replaced = {CODE: vector(bodies), MEMORY: vector([read.memories[0], _ONE_PAGE])}
     sections = [PREAMBLE]
@@ -92,7 +89,7 @@ def add_metering(module: bytes) -> bytes:
 
 @dataclass
 class _Place:
-    """Where fuel is subtracted.
+    """Where fuel may be subtracted.
 
     Attributes:
         position: in the body.
@@ -103,39 +100,45 @@ class _Place:
     instructions: int = 0
 
 
-def _meter(body: bytes, parameters: int) -> bytes:
-    """Returns the body of a function with fuel subtracted where that is due."""
-    reader = Reader(body)
-    groups = reader.unsigned()
-    local = parameters
-    start_of_groups = reader.position
-    for _ in range(groups):
-        local += reader.unsigned()
-        reader.byte()
-    places, calls = _find_places(body, reader.position)
-    if len(places) == 1 and not calls and places[0].instructions <= _FREE_INSTRUCTIONS:
-        return body
-    entry, *loops = places
-    parts = [unsigned(groups + 1), body[start_of_groups : reader.position], unsigned(1), bytes([_I64])]
-    parts.append(_subtract(entry.instructions))
-    position = entry.position
-    for loop in loops:
-        parts += [body[position : loop.position], _subtract_and_check(loop.instructions, local)]
-        position = loop.position
+@dataclass
+class _Function:
+    """What is in a function.
+
+    Attributes:
+        places: its beginning, then those of its loops, in order.
+        calls: the functions that it calls by name.
+        addresses: those that it makes references to.
+    """
+
+    places: list[_Place]
+    calls: set[int] = field(default_factory=set)
+    addresses: set[int] = field(default_factory=set)
+
+
+def _meter(body: bytes, places: list[_Place]) -> bytes:
+    """Returns the body of a function with fuel subtracted at places."""
+    parts = []
+    position = 0
+    for place in places:
+        parts += [body[position : place.position], _subtract(place.instructions)]
+        position = place.position
     parts.append(body[position:])
     return b"".join(parts)
 
 
-def _find_places(body: bytes, position: int) -> tuple[list[_Place], bool]:
-    """Returns the beginnings of a function and of its loops, in order, and whether it calls another."""
-    places = [_Place(position)]
-    current = places[0]
+def _read_function(body: bytes) -> _Function:
+    reader = Reader(body)
+    for _ in range(reader.unsigned()):  # locals: a number and a type each
+        reader.unsigned()
+        reader.byte()
+    position = reader.position
+    current = _Place(position)
+    function = _Function([current])
     around: list[_Place] = []  # for each block that is open, what its instructions count for outside it
-    calls = False
     while position < len(body):
-        opcode = body[position]
+        start, opcode = position, body[position]
         if opcode == _BR_TABLE:
-            reader = Reader(body, position + 1)
+            reader.position = position + 1
             for _ in range(reader.unsigned() + 1):
                 reader.unsigned()
             position = reader.position
@@ -150,27 +153,17 @@ def _find_places(body: bytes, position: int) -> tuple[list[_Place], bool]:
         elif opcode == _LOOP:
             around.append(current)
             current = _Place(position)
-            places.append(current)
+            function.places.append(current)
         elif opcode == _END and around:
             current = around.pop()
-        elif opcode in (_CALL, _CALL_INDIRECT):
-            calls = True
-    return places, calls
+        elif opcode == _CALL:
+            function.calls.add(Reader(body, start + 1).unsigned())
+        elif opcode == _REF_FUNC:
+            function.addresses.add(Reader(body, start + 1).unsigned())
+    return function
 
 
 def _subtract(instructions: int) -> bytes:
     """Returns instructions that subtract fuel."""
-    return _LOAD_FUEL + _less(instructions) + _STORE_FUEL
-
-
-def _subtract_and_check(instructions: int, local: int) -> bytes:
-    """Returns instructions that subtract fuel, and trap if there is none left."""
-    variable = unsigned(local)
-    tee, get = b"\x22" + variable, b"\x20" + variable
-    is_negative = b"\x42\x00\x53"  # i64.const 0, i64.lt_s
-    trap_if = b"\x04\x40\x00\x0b"  # if, unreachable, end
-    return _LOAD_FUEL + _less(instructions) + tee + _STORE_FUEL + get + is_negative + trap_if
-
-
-def _less(instructions: int) -> bytes:
-    return b"\x42" + signed(min(instructions, MOST_UNITS)) + b"\x7d"  # i64.const, i64.sub
+    units = min(instructions, MOST_UNITS)
+    return _LOAD_FUEL + b"\x42" + signed(units) + b"\x7d" + _STORE_FUEL  # i64.const, i64.sub

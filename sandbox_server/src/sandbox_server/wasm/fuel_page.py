@@ -32,7 +32,7 @@ class FuelPage:
 
     @property
     def left(self) -> int:
-        """The fuel that is left; negative if a guest wanted more than there was."""
+        """The fuel that is left; negative if a guest has used more than it was given. May be read while it runs."""
         return self._number.value
 
     def set(self, fuel: int) -> None:

@@ -136,8 +136,21 @@ class Guest:
 
     @property
     def fuel(self) -> int:
-        """The fuel that is left."""
-        return max(0, self._memory.fuel.left)
+        """The fuel that is left; not negative."""
+        return max(0, self.fuel_balance)
+
+    @property
+    def fuel_balance(self) -> int:
+        """The fuel that is left, negative if more was used than was given. Any thread may ask, while the guest runs."""
+        return self._memory.fuel.left
+
+    def end_if_out_of_fuel(self) -> bool:
+        """Ends the guest if it has used more fuel than it was given. Any thread may call it."""
+        memory = self._made_memory
+        if memory is None or memory.fuel.left >= 0:
+            return False
+        self.end(End.OUT_OF_FUEL, "all fuel was used")
+        return True
 
     @property
     def _memory(self) -> LinearMemory:
@@ -253,18 +266,17 @@ class Guest:
         try:
             result = call()
         except WasmtimeError as error:
+            self.end_if_out_of_fuel()  # before it is taken for something else
             raise self._classify(str(error)) from None
         finally:
             del _running.guest
+        if self.end_if_out_of_fuel() and self._ended is not None:
+            raise self._ended
         return result
 
     def _classify(self, message: str) -> GuestEndedError:
         with self._changed:
             if self._ended is None:
-                memory = self._made_memory
-                if memory is not None and memory.fuel.left < 0:
-                    self._ended = GuestEndedError(End.OUT_OF_FUEL, "all fuel was used")
-                else:
-                    cause = message.rpartition("Caused by:")[2].strip()
-                    self._ended = GuestEndedError(End.TRAP, cause.removeprefix("wasm trap: "))
+                cause = message.rpartition("Caused by:")[2].strip()
+                self._ended = GuestEndedError(End.TRAP, cause.removeprefix("wasm trap: "))
             return self._ended

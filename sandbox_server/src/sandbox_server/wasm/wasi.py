@@ -79,7 +79,10 @@ def _define_interface(
 
 def _counted(function: HostFunction) -> HostFunction:
     def counted(call: HostCall) -> str | None:
-        running_guest().host_call_count += 1
+        guest = running_guest()
+        guest.host_call_count += 1
+        if guest.end_if_out_of_fuel():  # nobody must hear of what it does beyond its fuel
+            return guest.trap_message()
         return function(call)
 
     return counted

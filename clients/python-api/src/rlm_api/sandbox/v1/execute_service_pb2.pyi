@@ -171,9 +171,9 @@ class Limits(message.Message):
     OUTPUT_BYTES_FIELD_NUMBER: builtins.int
     SCRATCH_BYTES_FIELD_NUMBER: builtins.int
     fuel: builtins.int
-    """fuel is the number of WebAssembly instructions that may be executed, about one unit each: each function and each
-    iteration of a loop that is begun costs its size, at most 64 units. It is exact: the same code in the same state uses
-    the same fuel. A pure Python loop burns about 1e10 a second. Default 100e9.
+    """fuel is the number of WebAssembly instructions that may be executed, about one unit each: iterations of loops and
+    calls cost by their size, at most 64 units. It is exact: the same code in the same state uses the same fuel, and no
+    cell that used more ends as OK. A pure Python loop burns about 1e10 a second. Default 100e9.
     """
     memory_bytes: builtins.int
     """memory_bytes is the size that the sandbox's linear memory may grow to. An idle interpreter has about 40 MiB of it.
