@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,19 @@ async def test_a_child_that_ends_is_told_with_its_last_lines(install: Any) -> No
     process = SandboxProcess(30)
     with pytest.raises(SandboxStartError, match=r"ended with code 3; its last lines:\nno wasmtime here"):
         await process.start()
+    await process.stop()
+
+
+async def test_a_long_name_of_the_directory_of_temporary_files_is_no_trouble(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(HEALTHY)
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    process = SandboxProcess(30)
+    await process.start()
+    assert len(process.address) < 107
     await process.stop()
 
 

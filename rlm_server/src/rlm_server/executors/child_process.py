@@ -9,15 +9,26 @@ import importlib.util
 import logging
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rlm_common.own_directory import own_directory
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
 _log = logging.getLogger(__name__)
 
 _STOP_GRACE_SECONDS = 10.0
+_SOCKET_PREFIX = "rlm-sandbox-socket-"
+_SOCKET_NAME = "sandbox.sock"
+_MAX_SOCKET_NAME_BYTES = 100
+"""Linux takes names of 107 bytes, others somewhat fewer (unix(7))."""
+
 _LAST_LINES = 20
 
 _STEADY_SECONDS = 30.0
@@ -47,6 +58,13 @@ class SandboxStartError(OSError):
     """The sandbox server did not start; the message has the last lines that it wrote."""
 
 
+def _socket_directory() -> AbstractContextManager[Path]:
+    """Makes a directory for the socket: among temporary files, unless its name would be too long for a socket's."""
+    name = Path(tempfile.gettempdir()) / f"{_SOCKET_PREFIX}12345678" / _SOCKET_NAME
+    is_short = len(os.fsencode(name)) <= _MAX_SOCKET_NAME_BYTES
+    return own_directory(_SOCKET_PREFIX, None if is_short else Path("/tmp"))  # noqa: S108 - it is made for us alone
+
+
 class SandboxProcess:
     """Starts a sandbox server and stops it.
 
@@ -57,12 +75,12 @@ class SandboxProcess:
     def __init__(self, start_timeout_seconds: float) -> None:
         self._start_timeout_seconds = start_timeout_seconds
         self._resources = contextlib.ExitStack()
-        directory = self._resources.enter_context(own_directory("rlm-sandbox-socket-"))
+        directory = self._resources.enter_context(_socket_directory())
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-        self.address = f"unix:{directory / 'sandbox.sock'}"
+        self.address = f"unix:{directory / _SOCKET_NAME}"
         """Where it serves."""
 
     async def start(self) -> None:
