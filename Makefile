@@ -15,7 +15,7 @@ demo: setup ## Answer a real question over the standard library's source, with t
 
 test: setup lint types ## Lint, check types, run the tests
 	@$(BIN)/rlm-sandbox image build
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/pytest --numprocesses $$($(BIN)/python -c "import os; print(min(4, 2 * (os.cpu_count() or 1)))") --dist loadfile
 
 test-slow: setup ## Run the tests that take too long for `make test`
 	@$(BIN)/pytest -m slow
