@@ -36,8 +36,8 @@ _RUNS_AT_ONCE = 1
 """Calls of `Run` that a worker works at: there is a worker for each processor core."""
 
 _RUN_PATIENCE_SECONDS = 0.1
-"""How long one of them waits for those before it, should they take long. Shorter, and the turns are over as soon as a
-dozen clients call at once: each then waits for Python's lock in no order, and the last of them for a tenth of a second."""
+"""How long one of them waits for those before it, should they take long. Were it shorter, a dozen clients would be too
+many: each of their runs would then wait for Python's lock in no order, and the last of them for a tenth of a second."""
 
 
 def main(images: dict[str, str], readable_directory: str, max_sessions: int, socket_number: int) -> None:
