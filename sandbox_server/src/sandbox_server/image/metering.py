@@ -17,10 +17,10 @@ Source: WebAssembly core specification 3.0, chapter "Binary Format", for instruc
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from sandbox_server.image.call_cycles import in_cycles
+from sandbox_server.image.linking import core_code
 from sandbox_server.image.linking.core_module import CODE, MEMORY, PREAMBLE, SORT_FUNCTION, CoreModule
 from sandbox_server.image.linking.wasm_format import (
     Reader,
@@ -33,27 +33,6 @@ from sandbox_server.image.linking.wasm_format import (
 
 MOST_UNITS = 64
 """Most that the beginning of a function or of an iteration costs."""
-
-_LEB = rb"[\x80-\xff]*+[\x00-\x7f]"
-_INSTRUCTION = re.compile(
-    b"(?:"
-    + b"|".join(
-        (
-            rb"[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]",
-            rb"[\x20-\x24\x0c\x0d\x10\x41\x42\xd2]" + _LEB,
-            rb"[\x28-\x3e\x11]" + _LEB + _LEB,
-            rb"[\x02-\x04]" + _LEB,
-            rb"[\x3f\x40\xd0].",
-            rb"\x43.{4}",
-            rb"\x44.{8}",
-            rb"\x1c\x01.",
-            rb"\xfc(?:[\x00-\x07]|\x0a..|\x0b.)",
-        )
-    )
-    + b")",
-    re.DOTALL,
-)
-_BLOCK, _LOOP, _IF, _END, _BR_TABLE, _CALL, _REF_FUNC = 0x02, 0x03, 0x04, 0x0B, 0x0E, 0x10, 0xD2
 
 _ONE_PAGE = bytes([1, 1, 1])  # at least one, at most one
 _FUEL = b"\x43\x01\x00"  # aligned to 8 bytes, in memory 1, at offset 0
@@ -127,38 +106,23 @@ def _meter(body: bytes, places: list[_Place]) -> bytes:
 
 
 def _read_function(body: bytes) -> _Function:
-    reader = Reader(body)
-    for _ in range(reader.unsigned()):  # locals: a number and a type each
-        reader.unsigned()
-        reader.byte()
-    position = reader.position
-    current = _Place(position)
+    current = _Place(core_code.start_of_code(body))
     function = _Function([current])
     around: list[_Place] = []  # for each block that is open, what its instructions count for outside it
-    while position < len(body):
-        start, opcode = position, body[position]
-        if opcode == _BR_TABLE:
-            reader.position = position + 1
-            for _ in range(reader.unsigned() + 1):
-                reader.unsigned()
-            position = reader.position
-        else:
-            match = _INSTRUCTION.match(body, position)
-            if match is None:
-                raise UnsupportedFormatError(f"instruction {opcode:#x} is not known")
-            position = match.end()
+    for start, end in core_code.instructions(body):
         current.instructions += 1
-        if opcode in (_BLOCK, _IF):
+        opcode = body[start]
+        if opcode in (core_code.BLOCK, core_code.IF):
             around.append(current)
-        elif opcode == _LOOP:
+        elif opcode == core_code.LOOP:
             around.append(current)
-            current = _Place(position)
+            current = _Place(end)
             function.places.append(current)
-        elif opcode == _END and around:
+        elif opcode == core_code.END and around:
             current = around.pop()
-        elif opcode == _CALL:
+        elif opcode == core_code.CALL:
             function.calls.add(Reader(body, start + 1).unsigned())
-        elif opcode == _REF_FUNC:
+        elif opcode == core_code.REF_FUNC:
             function.addresses.add(Reader(body, start + 1).unsigned())
     return function
 

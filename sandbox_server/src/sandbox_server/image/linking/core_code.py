@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandbox_server.image.linking.wasm_format import Reader, UnsupportedFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LEB = rb"[\x80-\xff]*+[\x00-\x7f]"
 
@@ -26,10 +29,19 @@ _PATTERNS = (
     rb"\xfc(?:[\x00-\x07]|\x0a..|\x0b.)",  # conversions that saturate, memory.copy, memory.fill
 )
 
-_WITHOUT_REFERENCES = re.compile(b"(?:" + b"|".join(_PATTERNS) + b")*+", re.DOTALL)
+_WITH_REFERENCES = (
+    rb"[\x10\x23\x24\xd2]" + _LEB,  # call, global.get, global.set, ref.func
+    rb"\x11" + _LEB + _LEB,  # call_indirect
+    rb"[\x02-\x04]" + _LEB,  # block, loop, if, with a type that has a number
+)
 
-_BLOCKS = (0x02, 0x03, 0x04)
-_BR_TABLE, _CALL, _CALL_INDIRECT, _GLOBAL_GET, _GLOBAL_SET, _REF_FUNC = 0x0E, 0x10, 0x11, 0x23, 0x24, 0xD2
+_WITHOUT_REFERENCES = re.compile(b"(?:" + b"|".join(_PATTERNS) + b")*+", re.DOTALL)
+_ONE = re.compile(b"|".join((*_PATTERNS, *_WITH_REFERENCES)), re.DOTALL)
+
+BLOCK, LOOP, IF, END = 0x02, 0x03, 0x04, 0x0B
+CALL, REF_FUNC = 0x10, 0xD2
+_BLOCKS = (BLOCK, LOOP, IF)
+_BR_TABLE, _CALL_INDIRECT, _GLOBAL_GET, _GLOBAL_SET = 0x0E, 0x11, 0x23, 0x24
 
 
 class Kind(enum.Enum):
@@ -60,7 +72,7 @@ class Reference(NamedTuple):
 Code = list["bytes | Reference"]
 """A function's body: its locals and instructions, with the references apart."""
 
-_KINDS = {_CALL: Kind.CALL, _GLOBAL_GET: Kind.GLOBAL_GET, _GLOBAL_SET: Kind.GLOBAL_SET, _REF_FUNC: Kind.REF_FUNC}
+_KINDS = {CALL: Kind.CALL, _GLOBAL_GET: Kind.GLOBAL_GET, _GLOBAL_SET: Kind.GLOBAL_SET, REF_FUNC: Kind.REF_FUNC}
 
 
 def split(body: bytes) -> Code:
@@ -69,10 +81,7 @@ def split(body: bytes) -> Code:
     Raises:
         UnsupportedFormatError: it has an instruction that is not known here, as one that changes a table.
     """
-    reader = Reader(body)
-    for _ in range(reader.unsigned()):  # locals: a number and a type each
-        reader.unsigned()
-        reader.byte()
+    reader = Reader(body, start_of_code(body))
     code: Code = []
     start = 0
     while True:
@@ -83,14 +92,46 @@ def split(body: bytes) -> Code:
         before = reader.position
         opcode = reader.byte()
         if opcode == _BR_TABLE:
-            for _ in range(reader.unsigned() + 1):
-                reader.unsigned()
+            _pass_over_labels(reader)
             continue
         code.append(body[start:before])
         code.append(_reference(opcode, reader))
         start = reader.position
     code.append(body[start:])
     return code
+
+
+def instructions(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yields where in a function's body each of its instructions begins and ends.
+
+    Raises:
+        UnsupportedFormatError: it has an instruction that is not known here.
+    """
+    reader = Reader(body, start_of_code(body))
+    while not reader.at_end:
+        start = reader.position
+        match = _ONE.match(body, start)
+        if match:
+            reader.position = match.end()
+        elif reader.byte() == _BR_TABLE:
+            _pass_over_labels(reader)
+        else:
+            raise UnsupportedFormatError(f"instruction {body[start]:#x} is not known")
+        yield start, reader.position
+
+
+def start_of_code(body: bytes) -> int:
+    """Returns where in a function's body the first instruction is, after the locals."""
+    reader = Reader(body)
+    for _ in range(reader.unsigned()):  # a number and a type each
+        reader.unsigned()
+        reader.byte()
+    return reader.position
+
+
+def _pass_over_labels(reader: Reader) -> None:
+    for _ in range(reader.unsigned() + 1):
+        reader.unsigned()
 
 
 def _reference(opcode: int, reader: Reader) -> Reference:
