@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sandbox_server.beginnings import Beginnings
 from sandbox_server.model import (
     HostFunction,
     Input,
@@ -51,7 +52,7 @@ class Room:
     """Opens sessions, one after the other, on a thread that has the stack for them."""
 
     def __init__(self, engine: GuestEngine, watchdog: Watchdog, thread: ThreadPoolExecutor) -> None:
-        self.factory = SandboxFactory(engine, watchdog)
+        self.factory = SandboxFactory(engine, watchdog, Beginnings(engine))
         self._thread = thread
 
     def run(self, spec: SandboxSpec, *cells: str) -> tuple[Usage, list[CellResult]]:
@@ -72,7 +73,7 @@ class Room:
 
     def forget(self) -> None:
         """Has the next session run its prelude."""
-        self.factory = dataclasses.replace(self.factory)
+        self.factory = dataclasses.replace(self.factory, beginnings=Beginnings(self.factory.engine))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sandbox_server.beginnings import Beginnings
 from sandbox_server.model import Limits, Outcome, SandboxSpec, VariableQuery
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm import open_image, pages
@@ -164,7 +165,7 @@ def test_nothing_of_a_session_is_left_in_the_memory_that_the_next_one_gets(
     engine: GuestEngine, on_thread: ThreadPoolExecutor
 ) -> None:
     watchdog = Watchdog()
-    factory = SandboxFactory(engine, watchdog)
+    factory = SandboxFactory(engine, watchdog, Beginnings(engine))
     secret = b"Zq7-secret-of-the-first-session"
 
     def run(code: str) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.beginnings import Beginnings
 from sandbox_server.image import package_set
 from sandbox_server.image.cache import default_cache_directory, load_or_build_image
 from sandbox_server.model import (
@@ -141,7 +142,8 @@ def run_cell(
     image = _find_image(spec.image, progress)
     watchdog = Watchdog()
     output = _Echo() if echo else None
-    session = Session(SandboxFactory(GuestEngine(image.path), watchdog), spec, output)
+    engine = GuestEngine(image.path)
+    session = Session(SandboxFactory(engine, watchdog, Beginnings(engine)), spec, output)
     if output is not None:
         output.on_failure = session.kill
 

@@ -7,13 +7,11 @@ Everything here blocks, and runs on a thread that the caller provides, one call 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox_server.beginnings import Beginnings
 from sandbox_server.model import CellResult, Restoration, SandboxSpec, SessionState, Usage, VariableQuery
 from sandbox_server.opening import SandboxOpenError
 from sandbox_server.record import CellStep, InputsStep, NotRestorableError, Record
@@ -26,34 +24,23 @@ if TYPE_CHECKING:
 
     from sandbox_server.events import SandboxListener
     from sandbox_server.model import FileContent, FileInput, Input, Limits
-    from sandbox_server.wasm.engine import GuestEngine
-    from sandbox_server.wasm.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
-class SandboxFactory:
+class SandboxFactory(Workshop):
     """Makes sandboxes.
 
     Attributes:
-        engine: has the image.
-        watchdog: ends what takes too long.
         max_record_bytes: most that the record of a session may take; one that grows over it cannot be restored.
         max_replay_seconds: most processor time that cells to be run again may have taken.
     """
 
-    engine: GuestEngine
-    watchdog: Watchdog
     max_record_bytes: int = 64 * 1024 * 1024
     max_replay_seconds: float = 60.0
 
-    @functools.cached_property
-    def beginnings(self) -> Beginnings:
-        """What preludes left behind."""
-        return Beginnings(self.engine)
-
     def make(self, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> Sandbox:
         """Makes a sandbox."""
-        return Sandbox(Workshop(self.engine, self.watchdog, self.beginnings), spec, listener, tape)
+        return Sandbox(self, spec, listener, tape)
 
 
 class Session:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.beginnings import Beginnings
 from sandbox_server.collecting import collect_seldom
 from sandbox_server.heap import Heap
 from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
@@ -56,11 +57,12 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     # All now, as no file can be mapped later; it takes no memory until a sandbox uses it.
     engines = {name: GuestEngine(Path(path)) for name, path in images.items()}
     threading.stack_size(THREAD_STACK_BYTES)
-    _warm_up(engines[STANDARD_IMAGE])
+    beginnings = {name: Beginnings(engine) for name, engine in engines.items()}
+    _warm_up(engines[STANDARD_IMAGE], beginnings[STANDARD_IMAGE])
     # Before there are threads, as the walls are around the thread that calls, and those that it starts.
     walls = jail.enter(readable_directory)
     watchdog = Watchdog()
-    factories = {name: SandboxFactory(engine, watchdog) for name, engine in engines.items()}
+    factories = {name: SandboxFactory(engine, watchdog, beginnings[name]) for name, engine in engines.items()}
     threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
     heap.start_trimming()
     worker = _Worker(factories, channel, threads, heap)
@@ -72,13 +74,13 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     os._exit(0)
 
 
-def _warm_up(engine: GuestEngine) -> None:
-    """Runs a cell, so that all modules are loaded while files can still be read."""
+def _warm_up(engine: GuestEngine, beginnings: Beginnings) -> None:
+    """Runs a cell, so that all modules are loaded while files can still be read, and it is known how a cell begins."""
     watchdog = Watchdog()
     inputs = [Input("x", value_format, b"1") for value_format in ValueFormat]
 
     def work() -> None:
-        session = Session(SandboxFactory(engine, watchdog), SandboxSpec(inputs=inputs), None)
+        session = Session(SandboxFactory(engine, watchdog, beginnings), SandboxSpec(inputs=inputs), None)
         session.open()
         result = session.run_once("import time; time.sleep(0.0001)", Limits(), VariableQuery())
         session.close()
