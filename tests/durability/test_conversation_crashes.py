@@ -18,7 +18,7 @@ from tests.durability.cluster import Cluster
 from tests.durability.load import Reader
 from tests.durability.test_crashes import directory
 from tests.durability.test_recovery import assert_told_once
-from tests.support.scripted_model import ScriptedReply
+from tests.support.held_script import HeldScript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.durability.cluster import Process
     from tests.support.rlm_stack import Events
-    from tests.support.scripted_model import Messages, ScriptedModel
+    from tests.support.scripted_model import Messages, ScriptedModel, ScriptedReply
 
 __all__ = ["directory"]
 
@@ -42,24 +42,12 @@ _TURNS = [
 STEPS = ["turn 0", "leaf", "turn 1", "turn 2"]
 
 
-class Script:
+class Script(HeldScript):
     """Plays the same completion for each question, and can hold any of its replies back."""
 
     def __init__(self) -> None:
         self.asked: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.hold_at("")
-
-    def hold_at(self, name: str) -> None:
-        """From now on holds back the reply of that name; none if it is empty."""
-        self.hold = name
-        self.reached = asyncio.Event()
-        self.held = asyncio.Event()
-
-    def let_go(self, name: str) -> None:
-        """Gives the reply that is held back, and from now on holds back another."""
-        held = self.held
-        self.hold_at(name)
-        held.set()
+        super().__init__()
 
     def __call__(self, messages: Messages) -> ScriptedReply:
         if messages[0]["role"] == "user":
@@ -70,10 +58,7 @@ class Script:
             turn = sum(message["role"] == "assistant" for message in messages)
             name, reply = f"turn {turn}", _TURNS[turn].replace("QUESTION", question)
         self.asked[question, name] += 1
-        if name != self.hold:
-            return ScriptedReply(reply)
-        self.reached.set()
-        return ScriptedReply(reply, release=self.held)
+        return self.reply(name, reply)
 
 
 class Talk:

@@ -27,6 +27,7 @@ from tests.durability.test_completions import get, rest, until_ended, watch
 from tests.durability.test_recovery import assert_told_once
 from tests.rlm_server.test_conversations import begin, close, go_on, listed, text, variables
 from tests.support.fake_sandbox import FakeSandbox, serving
+from tests.support.held_script import HeldScript
 from tests.support.rlm_stack import Events, Stack, running_stack
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status
@@ -127,24 +128,12 @@ LATER = [
 STEPS = ["later 0", "two", "later 1", "later 2"]
 
 
-class Script:
+class Script(HeldScript):
     """Plays a later completion, and can hold any of its replies back."""
 
     def __init__(self, hold: str = "") -> None:
         self.asked: collections.Counter[str] = collections.Counter()
-        self.hold_at(hold)
-
-    def hold_at(self, name: str) -> None:
-        """From now on holds back the reply of that name; none if it is empty."""
-        self.hold = name
-        self.reached = asyncio.Event()
-        self.held = asyncio.Event()
-
-    def let_go(self, name: str) -> None:
-        """Gives the reply that is held back, and from now on holds back another."""
-        held = self.held
-        self.hold_at(name)
-        held.set()
+        super().__init__(hold)
 
     def __call__(self, messages: Messages) -> ScriptedReply:
         if messages[0]["role"] == "user":
@@ -153,10 +142,7 @@ class Script:
             turn = sum(message["role"] == "assistant" for message in messages)
             name, reply = f"later {turn}", LATER[turn]
         self.asked[name] += 1
-        if name != self.hold:
-            return ScriptedReply(reply)
-        self.reached.set()
-        return ScriptedReply(reply, release=self.held)
+        return self.reply(name, reply)
 
 
 async def begin_later(stack: Stack, kept: str, script: Script) -> str:

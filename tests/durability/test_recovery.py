@@ -12,6 +12,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2
 
 from tests.durability.test_completions import watch
+from tests.support.held_script import HeldScript
 from tests.support.rlm_stack import Events, running_stack
 from tests.support.scripted_model import ScriptedReply
 
@@ -37,33 +38,18 @@ CHILD = [
 ANSWER = '[["ONE", "TWO", "THREE"], "[5, \\"LEAF\\"]", true]'
 
 
-class Script:
+class Script(HeldScript):
     """Plays a completion of two depths, and can hold any of its replies back."""
 
     def __init__(self, hold: str = "") -> None:
         self.asked: collections.Counter[str] = collections.Counter()
         self.delay_seconds = 0.0
-        self.hold_at(hold)
-
-    def hold_at(self, name: str) -> None:
-        """From now on holds back the reply of that name; none if it is empty."""
-        self.hold = name
-        self.reached = asyncio.Event()
-        self.held = asyncio.Event()
-
-    def let_go(self, name: str) -> None:
-        """Gives the reply that is held back, and from now on holds back another."""
-        held = self.held
-        self.hold_at(name)
-        held.set()
+        super().__init__(hold)
 
     def __call__(self, messages: Messages) -> ScriptedReply:
         name, text = self._next(messages)
         self.asked[name] += 1
-        if name != self.hold:
-            return ScriptedReply(text, release=self._later() if self.delay_seconds else None)
-        self.reached.set()
-        return ScriptedReply(text, release=self.held)
+        return self.reply(name, text, self._later() if self.delay_seconds else None)
 
     def _later(self) -> asyncio.Event:
         released = asyncio.Event()

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from rlm_server.executors.child_process import SandboxProcess
 
+from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Stack, running_stack
 from tests.support.scripted_model import ScriptedModel, ScriptedModels
 
@@ -31,6 +32,15 @@ async def sandbox_address() -> AsyncIterator[str]:
 def executor(request: pytest.FixtureRequest) -> str:
     """What runs the code: each test that uses it is run with every executor."""
     return "local" if request.param == "local" else str(request.getfixturevalue("sandbox_address"))
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[FakeSandbox]:
+    """A sandbox server that does what the test wants."""
+    fake = FakeSandbox()
+    async with serving(fake) as address:
+        fake.address = address
+        yield fake
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

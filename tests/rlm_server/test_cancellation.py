@@ -9,24 +9,16 @@ import grpc
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
-from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Stack, running_stack
 from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.fake_sandbox import FakeSandbox
     from tests.support.scripted_model import Messages, ScriptedModel
 
 WAIT_SECONDS = 10
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[FakeSandbox]:
-    fake = FakeSandbox()
-    async with serving(fake) as address:
-        fake.address = address
-        yield fake
 
 
 @pytest.fixture

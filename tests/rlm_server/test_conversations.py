@@ -12,7 +12,6 @@ from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 
-from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Events, running_stack
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields
@@ -20,6 +19,7 @@ from tests.support.statuses import assert_status, violated_fields
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.fake_sandbox import FakeSandbox
     from tests.support.rlm_stack import Stack
     from tests.support.scripted_model import Messages, ScriptedModel
 
@@ -465,14 +465,6 @@ async def test_closing_cancels_the_completion_that_runs_in_it_and_that_says_why(
 
 
 # --- sandboxes: freed on time, lost, refused
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[FakeSandbox]:
-    fake = FakeSandbox()
-    async with serving(fake) as address:
-        fake.address = address
-        yield fake
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from rlm_api.sandbox.v1 import execute_service_pb2 as sandbox_pb
 
-from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import running_stack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from tests.support.fake_sandbox import FakeSandbox
     from tests.support.scripted_model import ScriptedModel
 
 ASKS_A_CHILD = "```repl\nrlm_query('q', context='c')\n```"
@@ -21,14 +19,6 @@ IMAGES = [
     sandbox_pb.Image(name="maths", packages=["sympy==1.14.0", "mpmath==1.3.0"]),
 ]
 LINE = "- Packages that can be imported, beside the standard library: sympy 1.14.0, mpmath 1.3.0.\n"
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[FakeSandbox]:
-    fake = FakeSandbox()
-    async with serving(fake) as address:
-        fake.address = address
-        yield fake
 
 
 def system_messages(model: ScriptedModel) -> list[str]:
