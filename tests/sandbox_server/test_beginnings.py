@@ -131,6 +131,11 @@ def test_chance_differs_from_session_to_session(room: Room) -> None:
     assert len(draws) == 3
 
 
+def test_chance_makes_no_difference_to_the_fuel_of_the_first_cell(room: Room) -> None:
+    used = {room.run(SPEC, "1 + 1")[1][0].usage.fuel for _ in range(50)}
+    assert len(used) == 1
+
+
 def test_a_seed_gives_the_same_whether_the_prelude_ran_or_not(room: Room) -> None:
     seeded = dataclasses.replace(SPEC, seed=7, clock_start_ns=10**18)
     cell = "import random, time, uuid; random.random(), uuid.uuid4(), time.time_ns()"
