@@ -65,7 +65,7 @@ async def run(server: Stack, hostile: Program) -> tuple[Cell, Cell]:
             message = await s.receive()
             kind = message.WhichOneof("response")
             if kind == "output":
-                cell.stdout += message.output.text
+                cell.add_output(message.output)
             elif kind == "host_call":
                 assert hostile.calls_host, "it reached the client"
             elif kind == "cell_finished":

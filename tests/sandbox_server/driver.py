@@ -39,11 +39,26 @@ class Cell:
     """What came back for a cell."""
 
     def __init__(self) -> None:
-        self.stdout = ""
-        self.stderr = ""
+        self._stdout: list[str] = []
+        self._stderr: list[str] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.kinds: list[str] = []
         self.result = pb.CellResult()
+
+    def add_output(self, output: pb.Output) -> None:
+        """Takes a part of what it wrote."""
+        parts = self._stderr if output.stream == pb.OUTPUT_STREAM_STDERR else self._stdout
+        parts.append(output.text)
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote there."""
+        return "".join(self._stdout)
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote there."""
+        return "".join(self._stderr)
 
     @property
     def outcome(self) -> str:
@@ -103,10 +118,7 @@ class Session:
             kind = str(message.WhichOneof("response"))
             cell.kinds.append(kind)
             if kind == "output":
-                if message.output.stream == pb.OUTPUT_STREAM_STDERR:
-                    cell.stderr += message.output.text
-                else:
-                    cell.stdout += message.output.text
+                cell.add_output(message.output)
             elif kind == "host_call":
                 arguments = json.loads(message.host_call.arguments_json)
                 cell.calls.append((message.host_call.function, arguments))

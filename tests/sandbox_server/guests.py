@@ -36,6 +36,8 @@ class Surroundings:
 class Events:
     """Keeps what the guest says, and answers host calls with their arguments."""
 
+    is_ahead = False
+
     def __init__(self) -> None:
         self.output: list[tuple[int, str]] = []
         self.calls: list[tuple[str, str]] = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandbox_server.backlog import Backlog
     from sandbox_server.tape import Tape
 
 
@@ -37,11 +38,13 @@ class CellEvents:
     Args:
         listener: hears it.
         tape: records the answers to host calls, and gives them when it is played.
+        backlog: counts what is said; None if nobody tells what was taken.
     """
 
-    def __init__(self, listener: SandboxListener | None, tape: Tape) -> None:
+    def __init__(self, listener: SandboxListener | None, tape: Tape, backlog: Backlog | None = None) -> None:
         self._listener = listener
         self._tape = tape
+        self._backlog = backlog
         self._answers: dict[int, str] = {}
         self._answer_bytes = 0
         self._open: dict[int, int] = {}
@@ -82,6 +85,7 @@ class CellEvents:
         self._room -= size
         self.output_bytes += size
         if text and self._listener is not None and not self._tape.is_replaying:
+            self._note_said(len(text))
             self._listener.on_output(output, text)
         return self._room
 
@@ -98,8 +102,18 @@ class CellEvents:
             message = f"at most {MAX_OPEN_CALLS} calls may be unanswered, with {MAX_OPEN_BYTES} characters of arguments"
             self._refuse(call_id, "too_many_calls", message)
         else:
+            self._note_said(len(arguments))
             self._listener.on_host_call(call_id, function, arguments)
         return call_id
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the client has yet to take so much that the guest must wait."""
+        return self._backlog is not None and self._backlog.is_full
+
+    def _note_said(self, chars: int) -> None:
+        if self._backlog is not None:
+            self._backlog.note_said(chars)
 
     def answer(self, call_id: int, answer: str) -> None:
         """Takes the answer to a host call; on any thread."""

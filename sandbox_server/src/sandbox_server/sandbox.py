@@ -34,6 +34,7 @@ from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedErro
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandbox_server.backlog import Backlog
     from sandbox_server.beginnings import Beginning, Beginnings
     from sandbox_server.model import Input
     from sandbox_server.tape import Tape
@@ -72,14 +73,22 @@ class Sandbox:
         spec: what it begins with.
         listener: hears what cells do.
         tape: tells the guest what it may learn from outside.
+        backlog: counts what the listener hears; None if nobody tells what was taken.
     """
 
-    def __init__(self, workshop: Workshop, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        spec: SandboxSpec,
+        listener: SandboxListener | None,
+        tape: Tape,
+        backlog: Backlog | None = None,
+    ) -> None:
         self._workshop = workshop
         self._spec = spec
         self._limits = spec.limits
         self._tape = tape
-        self._events = CellEvents(listener, tape)
+        self._events = CellEvents(listener, tape, backlog)
         self._files = SandboxFiles(spec.limits.scratch_bytes, tape.wall_ns)
         self._lock = threading.Lock()
         self._living: Guest | None = None
@@ -235,6 +244,11 @@ class Sandbox:
         """Answers a host call with an exception."""
         self._events.answer(call_id, error_answer(call_id, error_type, message))
 
+    def wake(self) -> None:
+        """Has a cell that waits for its backlog look at it again."""
+        if self._events.wake is not None:
+            self._events.wake()
+
     def cancel(self) -> None:
         """Kills the running cell, or the next one."""
         self._end_guest(End.CANCELLED, "the client cancelled the cell")
@@ -260,7 +274,12 @@ class Sandbox:
 
     def _on_deadline(self, limits: Limits) -> Callable[[], None]:
         message = f"it took longer than {limits.wall_time_seconds:g} s"
-        return lambda: self._end_guest(End.DEADLINE, message)
+
+        def end() -> None:
+            waits = "; it waited for the client to take what it had said" if self._events.is_ahead else ""
+            self._end_guest(End.DEADLINE, message + waits)
+
+        return end
 
     def _killed(self, error: GuestEndedError, limits: Limits, meter: _Meter) -> CellResult:
         outcome = _KILLED[error.end]

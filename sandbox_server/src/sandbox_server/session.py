@@ -22,6 +22,7 @@ from sandbox_server.wasm.clock import Entropy, FixedClock, RealClock
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandbox_server.backlog import Backlog
     from sandbox_server.events import SandboxListener
     from sandbox_server.model import FileContent, FileInput, Input, Limits
 
@@ -38,9 +39,9 @@ class SandboxFactory(Workshop):
     max_record_bytes: int = 64 * 1024 * 1024
     max_replay_seconds: float = 60.0
 
-    def make(self, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape) -> Sandbox:
+    def make(self, spec: SandboxSpec, listener: SandboxListener | None, tape: Tape, backlog: Backlog | None) -> Sandbox:
         """Makes a sandbox."""
-        return Sandbox(self, spec, listener, tape)
+        return Sandbox(self, spec, listener, tape, backlog)
 
 
 class Session:
@@ -50,12 +51,20 @@ class Session:
         factory: makes its sandboxes.
         spec: what it begins with.
         listener: hears what cells do.
+        backlog: counts what it hears, if `note_taken` is told what the client took.
     """
 
-    def __init__(self, factory: SandboxFactory, spec: SandboxSpec, listener: SandboxListener | None) -> None:
+    def __init__(
+        self,
+        factory: SandboxFactory,
+        spec: SandboxSpec,
+        listener: SandboxListener | None,
+        backlog: Backlog | None = None,
+    ) -> None:
         self._factory = factory
         self._spec = spec
         self._listener = listener
+        self._backlog = backlog
         clock = RealClock() if spec.clock_start_ns is None else FixedClock(spec.clock_start_ns)
         self._tape = Tape(clock, Entropy(spec.seed), factory.max_record_bytes)
         self._lock = threading.Lock()
@@ -138,6 +147,14 @@ class Session:
         if sandbox is not None:
             sandbox.answer_error(call_id, error_type, message)
 
+    def note_taken(self, chars: int) -> None:
+        """Hears that the client took some of what cells said."""
+        if self._backlog is not None:
+            self._backlog.note_taken(chars)
+        sandbox = self._sandbox
+        if sandbox is not None:
+            sandbox.wake()
+
     def cancel(self) -> None:
         """Kills the running cell, if one runs."""
         with self._lock:
@@ -171,7 +188,7 @@ class Session:
         return self._make(dataclasses.replace(self._spec, limits=self._spec.limits.patient()))
 
     def _make(self, spec: SandboxSpec) -> Usage:
-        sandbox = self._factory.make(spec, self._listener, self._tape)
+        sandbox = self._factory.make(spec, self._listener, self._tape, self._backlog)
         with self._lock:
             self._sandbox = sandbox
             if self._killed:

@@ -60,7 +60,7 @@ class LiveSession:
         grant: Grant,
         hold: Callable[[list[Blob]], None],
     ) -> None:
-        self.outbox = Outbox()
+        self.outbox = Outbox(self._on_taken)
         self._session_id = session_id
         self._pool = pool
         self._reader = reader
@@ -109,6 +109,10 @@ class LiveSession:
         self._open_calls[call_id] = []
         self._seen_call_id = call_id
         self.outbox.on_host_call(call_id, function, arguments_json)
+
+    def _on_taken(self, chars: int) -> None:
+        if self._session is not None:
+            self._session.note_taken(chars)
 
     async def _take(self, request: pb.SessionRequest) -> None:
         kind = request.WhichOneof("request")

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
+from sandbox_server.backlog import TAKEN_STEP_CHARS
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 _MAX_OUTPUT_CHARS = 8 * 1024
 """A message's text has at most this many characters, which is at most 32 KiB of UTF-8."""
@@ -24,10 +26,15 @@ _DRAINED_BELOW = 64
 class Outbox:
     """A queue that the stream empties. Output that piles up is joined.
 
-    What it holds is bounded by the output limit of one cell, plus the arguments of its host calls.
+    A cell waits while there is too much of it, see `backlog`.
+
+    Args:
+        on_taken: hears, now and then, how many more characters of output and arguments the client has taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_taken: Callable[[int], None]) -> None:
+        self._on_taken = on_taken
+        self._taken_chars = 0
         self._messages: deque[pb.SessionResponse] = deque()
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
@@ -90,6 +97,7 @@ class Outbox:
                 if len(self._messages) < _DRAINED_BELOW:
                     self._drained.set()
                 yield message
+                self._note_taken(message)
             elif self._closed:
                 if self._error is not None:
                     raise self._error
@@ -97,3 +105,13 @@ class Outbox:
             else:
                 self._changed.clear()
                 await self._changed.wait()
+
+    def _note_taken(self, message: pb.SessionResponse) -> None:
+        kind = message.WhichOneof("response")
+        if kind == "output":
+            self._taken_chars += len(message.output.text)
+        elif kind == "host_call":
+            self._taken_chars += len(message.host_call.arguments_json)
+        if self._taken_chars >= TAKEN_STEP_CHARS:
+            self._on_taken(self._taken_chars)
+            self._taken_chars = 0

@@ -68,6 +68,10 @@ class GuestEvents(Protocol):
         If there is none yet, returns None, or an empty answer if the guest gives up waiting.
         """
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the guest said more than is taken, and must wait until `Guest.wake`."""
+
 
 _running = threading.local()
 
@@ -203,7 +207,7 @@ class Guest:
                 self._made_memory.fuel.stop()
 
     def wake(self) -> None:
-        """Has a waiting guest look for answers again."""
+        """Has a waiting guest look again for what it waits for."""
         with self._changed:
             self._changed.notify_all()
 
@@ -230,6 +234,12 @@ class Guest:
         if seconds > 0:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended is not None, timeout=seconds)
+
+    def wait_until_heard(self) -> None:
+        """Waits, on the guest's behalf, until what it said is taken, or it is ended."""
+        if self.events.is_ahead:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended is not None or not self.events.is_ahead)
 
     def wait_for_answer(self, call_ids: list[int], timeout_ns: int | None) -> str | None:
         """Waits, on the guest's behalf, for an answer to one of the calls; None if the guest is ended.

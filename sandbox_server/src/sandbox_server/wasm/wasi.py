@@ -104,12 +104,18 @@ def _drop_file(_store: StoreContext, representation: int) -> None:
 def _guest_imports() -> dict[str, HostFunction]:
     """Returns what `guest.wit` imports."""
 
-    def emit(call: HostCall) -> None:
-        call.return_u64(running_guest().events.on_output(call.integer(0), call.string(1, _MAX_EMIT_BYTES)))
+    def emit(call: HostCall) -> str | None:
+        guest = running_guest()
+        call.return_u64(guest.events.on_output(call.integer(0), call.string(1, _MAX_EMIT_BYTES)))
+        guest.wait_until_heard()
+        return guest.trap_message()
 
-    def call_start(call: HostCall) -> None:
+    def call_start(call: HostCall) -> str | None:
+        guest = running_guest()
         function, arguments = call.string(0, _MAX_NAME_BYTES), call.string(1)
-        call.return_u64(running_guest().events.on_call_start(function, arguments))
+        call.return_u64(guest.events.on_call_start(function, arguments))
+        guest.wait_until_heard()
+        return guest.trap_message()
 
     def call_wait(call: HostCall) -> str | None:
         guest = running_guest()

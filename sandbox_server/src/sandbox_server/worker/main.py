@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_server.backlog import Backlog
 from sandbox_server.beginnings import Beginnings
 from sandbox_server.collecting import collect_seldom
 from sandbox_server.heap import Heap
@@ -136,8 +137,8 @@ class _Worker:
             self._work(number, lambda: self._run(message, session, collected), is_last=True)
             return
         if isinstance(message, wire.Open):
-            listener = _Reporter(number, self._channel)
-            session = self._sessions[number] = Session(self._factories[message.spec.image], message.spec, listener)
+            factory, listener = self._factories[message.spec.image], _Reporter(number, self._channel)
+            session = self._sessions[number] = Session(factory, message.spec, listener, Backlog())
             self._work(number, lambda: wire.Opened(number, session.open()))
             return
         known = self._sessions.get(number)
@@ -147,6 +148,8 @@ class _Worker:
             known.answer(message.call_id, message.value_json)
         elif isinstance(message, wire.AnswerError):
             known.answer_error(message.call_id, message.error_type, message.message)
+        elif isinstance(message, wire.Taken):
+            known.note_taken(message.chars)
         elif isinstance(message, wire.Cancel):
             known.cancel()
         elif isinstance(message, wire.Kill):

@@ -85,6 +85,12 @@ class AnswerError(_Message, frozen=True, array_like=True, tag=True):
     message: str
 
 
+class Taken(_Message, frozen=True, array_like=True, tag=True):
+    """The client took some of what the session's cells said, counted as `backlog.Backlog` does."""
+
+    chars: int
+
+
 class Cancel(_Message, frozen=True, array_like=True, tag=True):
     """Kills the running cell."""
 
@@ -181,7 +187,7 @@ class Closed(_Message, frozen=True, array_like=True, tag=True):
     """The session is gone and its memory is free."""
 
 
-ToWorker = Open | Run | RunCell | SetInputs | ReadFile | Answer | AnswerError | Cancel | Kill | Close
+ToWorker = Open | Run | RunCell | SetInputs | ReadFile | Answer | AnswerError | Taken | Cancel | Kill | Close
 FromWorker = (
     Ready | Opened | InputsSet | FilePart | Refused | Failed | Output | HostCall | CellFinished | RunFinished | Closed
 )

@@ -106,6 +106,10 @@ class WorkerSession:
         """Answers a host call with an exception."""
         self._tell(wire.AnswerError(self._number, call_id, error_type, message))
 
+    def note_taken(self, chars: int) -> None:
+        """Hears that the client took some of what cells said."""
+        self._tell(wire.Taken(self._number, chars))
+
     def cancel(self) -> None:
         """Kills the running cell."""
         self._tell(wire.Cancel(self._number))

@@ -188,7 +188,10 @@ class Limits(message.Message):
     """
     @builtins.property
     def wall_time(self) -> duration_pb2.Duration:
-        """wall_time is how long the cell may take, sleeping and waiting for host calls included. Default 60 s."""
+        """wall_time is how long the cell may take, sleeping and waiting for host calls included, and waiting for a client that
+        does not read: while over 1,048,576 characters of output and of host calls' arguments are under way to it, a cell of
+        a `Session` waits. Default 60 s.
+        """
 
     def __init__(
         self,
