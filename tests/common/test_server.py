@@ -214,6 +214,7 @@ async def test_a_server_may_be_stopped_twice_and_without_a_start(service: Servic
 SCRIPT = """
 import asyncio, sys
 from rlm_common.logs import configure_logging
+from rlm_common.stop_signals import StopSignals
 from tests.common.test_server import Service
 
 async def tell(service):
@@ -222,12 +223,13 @@ async def tell(service):
 
 async def main():
     configure_logging()
+    signals = StopSignals()
     service = Service()
     server = service.server()
     await server.start()
     print(server.addresses[0], flush=True)
     telling = asyncio.create_task(tell(service))
-    await server.serve_until_signal(60)
+    await server.serve_until_signal(60, signals)
     print("stopped", flush=True)
 
 asyncio.run(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +18,8 @@ from rlm_common.running_calls import RunningCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rlm_common.stop_signals import StopSignals
 
 _log = logging.getLogger(__name__)
 
@@ -144,16 +145,18 @@ class GrpcServer:
         await stopping
         await self._binding.drainable.close()
 
-    async def serve_until_signal(self, grace_seconds: float) -> None:
-        """Serves until SIGTERM or SIGINT, then drains; a second signal ends the grace time at once."""
-        loop = asyncio.get_running_loop()
-        signals: asyncio.Queue[int] = asyncio.Queue()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signals.put_nowait, number)
-        received = await signals.get()
-        _log.info("%s: draining for up to %g s", signal.Signals(received).name, grace_seconds)
+    async def serve_until_signal(self, grace_seconds: float, signals: StopSignals) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal ends the grace time at once.
+
+        Args:
+            grace_seconds: how long running RPCs may go on.
+            signals: made before the server was.
+        """
+        signals.hold()
+        received = await signals.next()
+        _log.info("%s: draining for up to %g s", received.name, grace_seconds)
         stopping = asyncio.create_task(self.stop(grace_seconds))
-        again = asyncio.create_task(signals.get())
+        again = asyncio.create_task(signals.next())
         await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
         if again.done():
             _log.info("second signal: stopping now")

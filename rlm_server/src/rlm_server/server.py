@@ -25,6 +25,8 @@ from rlm_server.settings import LOCAL_SANDBOX, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rlm_common.stop_signals import StopSignals
+
     from rlm_server.engine.ports import Executor
     from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.settings import Settings
@@ -92,10 +94,14 @@ class RlmServer:
         finally:
             await self._resources.aclose()
 
-    async def serve_until_signal(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains and frees everything; a second signal ends the grace time."""
+    async def serve_until_signal(self, signals: StopSignals) -> None:
+        """Serves until SIGTERM or SIGINT, then drains and frees everything; a second signal ends the grace time.
+
+        Args:
+            signals: made before the server was.
+        """
         try:
-            await self._grpc_server.serve_until_signal(self._settings.grace_seconds)
+            await self._grpc_server.serve_until_signal(self._settings.grace_seconds, signals)
         finally:
             await self._resources.aclose()
 

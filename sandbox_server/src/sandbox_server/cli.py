@@ -13,15 +13,16 @@ from typing import Annotated
 
 import typer
 from rlm_common.logs import configure_logging
+from rlm_common.stop_signals import StopSignals
 
 from sandbox_server import limit_options, local_run
 from sandbox_server.cli_image import image_app
 from sandbox_server.cli_words import EXIT_CODE_TROUBLE, fail, say
 from sandbox_server.collecting import collect_seldom
 from sandbox_server.heap import Heap
-from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image
+from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image, load_or_build_images
 from sandbox_server.model import MIB, STANDARD_IMAGE, Limits, Outcome, SandboxSpec
-from sandbox_server.server import create_server
+from sandbox_server.server import create_server_of
 from sandbox_server.settings import DEFAULT_LISTEN, Settings
 from sandbox_server.worker.process import WorkerStartError
 
@@ -137,17 +138,25 @@ def serve(
     )
     try:
         asyncio.run(_serve(settings, heap))
+    except asyncio.CancelledError:
+        fail("stopped before it served")
     except (ImageBuildError, WorkerStartError, OSError) as error:
         fail(str(error))
 
 
 async def _serve(settings: Settings, heap: Heap) -> None:
-    server = await create_server(settings, say, heap)
-    await server.start()
+    images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, say)  # a signal ends this at once
+    signals = StopSignals()
+    server = await create_server_of(settings, images, heap)
+    try:
+        await server.start()
+    except BaseException:
+        await server.stop(0.0)
+        raise
     heap.start_trimming()
     collect_seldom()
     say(f"sandbox server listens on {', '.join(server.addresses)}")
-    await server.serve_until_signal(settings.grace_seconds)
+    await server.serve_until_signal(settings.grace_seconds, signals)
 
 
 @app.command()

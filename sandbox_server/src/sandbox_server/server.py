@@ -18,9 +18,10 @@ from sandbox_server.worker.pool import WorkerPool
 from sandbox_server.worker.process import WorkerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sandbox_server.heap import Heap
+    from sandbox_server.image.cache import CompiledImage
     from sandbox_server.settings import Settings
 
 ERROR_DOMAIN = "sandbox.v1"
@@ -47,6 +48,20 @@ async def create_server(settings: Settings, progress: Callable[[str], None], hea
         OSError: the image cache cannot be written.
     """
     images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, progress)
+    return await create_server_of(settings, images, heap)
+
+
+async def create_server_of(settings: Settings, images: Sequence[CompiledImage], heap: Heap | None = None) -> GrpcServer:
+    """Returns a server for these images that is ready to start; its worker processes are up.
+
+    Args:
+        settings: what it is started with.
+        images: what sandboxes can be made of.
+        heap: is told when a call has freed what it had.
+
+    Raises:
+        WorkerStartError: a worker process did not come up.
+    """
     settings = _with_memory_limits(settings)
     blobs = BlobCache(settings.max_blob_cache_bytes, settings.max_client_blob_bytes)
     options = WorkerOptions({image.name: image.path for image in images}, blobs.directory, settings.max_sessions)

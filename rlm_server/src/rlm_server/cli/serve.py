@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rlm_common.logs import configure_logging
+from rlm_common.stop_signals import StopSignals
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.configuration import microdollars, read_configuration
@@ -114,6 +115,8 @@ def serve(
         endpoint = choose_endpoint(read_configuration(config, assignments, flags))
         configure_logging(endpoint.settings.log_level)
         asyncio.run(_serve(endpoint))
+    except asyncio.CancelledError:
+        exit_codes.fail("stopped before it served", exit_codes.CANCELLED)
     except SettingsError as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     except OSError as error:
@@ -131,6 +134,7 @@ def _collect_garbage_less() -> None:
 
 
 async def _serve(endpoint: Endpoint) -> None:
+    signals = StopSignals()
     async with started(endpoint) as chosen:
         settings = with_data_dir(chosen, os.environ)
         server = await create_server(settings)
@@ -151,4 +155,4 @@ async def _serve(endpoint: Endpoint) -> None:
         )
         if endpoint.is_demo:
             _log.warning("%s", STAND_IN_NOTICE)
-        await server.serve_until_signal()
+        await server.serve_until_signal(signals)
