@@ -640,3 +640,11 @@ async def test_draining_frees_what_is_idle_at_once_and_the_rest_when_it_has_ende
     assert (await asyncio.wait_for(reading, WAIT_SECONDS)).answer == "done"
     await asyncio.wait_for(stopping, WAIT_SECONDS)
     await asyncio.wait_for(sandbox.all_closed.wait(), WAIT_SECONDS)
+
+
+async def test_a_later_part_that_code_changes_in_place_is_told(stack: Stack) -> None:
+    kept = await begin(stack, "```repl\ncontext\n```", "FINAL(x)")
+    events = await go_on(
+        stack, kept, "```repl\ncontext_1.append(5)\n```", "FINAL(x)", contexts=[pb.ContextPart(json="[1]")]
+    )
+    assert [one.message for one in events.of("warning")] == ["code has changed context_1 in place, which stays so"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_server.engine.answers import is_no_answer
 from rlm_server.models.profile import ModelProfile
@@ -259,6 +261,105 @@ async def test_setting_or_rebinding_answer_is_no_offence(stack: Stack) -> None:
         "```repl\nanswer = {'content': context, 'ready': False}\n```", "```repl\nanswer['ready'] = True\n```"
     )
     assert (events.answer, events.warnings) == ("abc", [])
+
+
+# --- inputs that are changed in place
+
+DOCUMENTS = [{"id": f"{number}.txt", "text": "abc", "metadata": {"n": number}} for number in range(100)]
+
+
+def json_part(value: object, name: str = "") -> pb.ContextPart:
+    return pb.ContextPart(name=name, json=json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "context.append({})",
+        "del context[0]",
+        "context.pop()",
+        "context.reverse()",
+        "context.sort(key=lambda one: -one['metadata']['n'])",
+        "context[70] = None",
+        "context[:] = context[:50]",
+        "context.clear()",
+        "context[0]['text'] = ''",
+        "context[0]['metadata']['n'] = 1",
+        "for one in context: one['seen'] = True",
+        "context[0]['self'] = context",
+    ],
+)
+async def test_an_input_that_is_changed_in_place_is_told(stack: Stack, code: str) -> None:
+    events = await stack.complete(
+        f"```repl\nlen(context)\n{code}\n```",
+        "```repl\nFINAL(len(context))\n```",
+        contexts=[json_part(DOCUMENTS)],
+    )
+    assert events.warnings == ["INPUT_CHANGED"]
+    assert "Your code changed `context` in place" in stack.shown_to_root(2)
+
+
+@pytest.mark.parametrize("value", [{"a": 1, "b": [1]}, {str(number): number for number in range(20_000)}])
+@pytest.mark.parametrize("code", ["context['a'] = 2", "del context['b']", "context.update(b=3)", "context |= {'c': 4}"])
+async def test_so_is_a_dict_that_is_changed(stack: Stack, code: str, value: dict[str, object]) -> None:
+    context = {"a": 1, "b": [1]} | value
+    events = await stack.complete(f"```repl\n{code}\nlen(context)\n```", "FINAL(done)", contexts=[json_part(context)])
+    assert events.warnings == ["INPUT_CHANGED"]
+
+
+@pytest.mark.parametrize("code", ["context.append(1)", "del context[7]", "context.reverse()", "context[0] = 'x'"])
+async def test_a_very_large_list_is_compared_by_its_length_and_a_sample(stack: Stack, code: str) -> None:
+    events = await stack.complete(
+        f"```repl\nlen(context)\n{code}\n```", "FINAL(done)", contexts=[json_part(list(range(30_000)))]
+    )
+    assert events.warnings == ["INPUT_CHANGED"]
+
+
+async def test_a_part_that_is_changed_is_told_by_its_name(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\ncontext['b'].append(len(context['a']))\n```",
+        "```repl\ncontext['c'] = 1\n```",
+        "FINAL(done)",
+        contexts=[json_part([1], "a"), json_part([2], "b")],
+    )
+    assert [one.message for one in events.of("warning")] == [
+        "code has changed b in place, which stays so",
+        "code has changed context in place, which stays so",
+    ]
+
+
+async def test_a_change_in_place_is_told_once(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\ncontext.append(4)\n```",
+        "```repl\nprint(sum(context))\n```",
+        "```repl\ncontext.append(5)\n```",
+        "FINAL(done)",
+        contexts=[json_part([1, 2, 3])],
+    )
+    assert events.warnings == ["INPUT_CHANGED"] * 2
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "mine = list(context); mine.append(1)",
+        "import copy; mine = copy.deepcopy(context); mine[0]['text'] = 'x'",
+        "mine = sorted(context, key=lambda one: one['id'], reverse=True)",
+        "context[0] = dict(context[0])",
+    ],
+)
+async def test_work_on_copies_is_no_change(stack: Stack, code: str) -> None:
+    events = await stack.complete(f"```repl\nlen(context)\n{code}\n```", "FINAL(done)", contexts=[json_part(DOCUMENTS)])
+    assert events.warnings == []
+
+
+async def test_a_value_that_cannot_be_compared_is_a_change(stack: Stack) -> None:
+    events = await stack.complete(
+        "```repl\nclass Odd:\n    def __eq__(self, other): raise ValueError\ncontext[0] = Odd()\n```",
+        "FINAL(done)",
+        contexts=[json_part([1, 2])],
+    )
+    assert events.warnings == ["INPUT_CHANGED"]
 
 
 # --- failed sub-calls that could pass for text

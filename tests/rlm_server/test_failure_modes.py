@@ -98,6 +98,10 @@ TESTS = {
         "rlm_server/test_defences.py::test_a_context_that_is_rebound_is_put_back_and_the_model_told",
         "rlm_server/test_defences.py::test_functions_that_are_rebound_are_put_back_also_by_code_that_fails",
     ],
+    "changed in place": [
+        "rlm_server/test_defences.py::test_an_input_that_is_changed_in_place_is_told",
+        "rlm_server/test_defences.py::test_a_change_in_place_is_told_once",
+    ],
     "the same code again": [
         "rlm_server/test_defences.py::test_code_that_is_repeated_is_told_and_ends_the_completion",
         "rlm_server/test_defences.py::test_a_cycle_of_two_is_seen_as_well",

@@ -37,6 +37,7 @@ class Cell:
         answer: the final answer that it gave.
         problem: why an answer that it gave was not taken.
         restored: names of the REPL that it had rebound, and that were put back.
+        changed: inputs that it changed in place, and that stay so.
     """
 
     result: CellResult
@@ -46,6 +47,7 @@ class Cell:
     answer: Answer | None
     problem: str
     restored: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -175,6 +177,7 @@ class CellRunner:
             answer=given,
             problem=problem,
             restored=tuple(_texts_of(report, "restored")),
+            changed=tuple(_texts_of(report, "changed")),
         )
 
     async def _warn_about(self, cell: Cell, output: HeadAndTail) -> None:
@@ -191,6 +194,9 @@ class CellRunner:
             names = ", ".join(cell.restored)
             message = f"code had rebound {names}, which was put back"
             await events.warn(node_id, event_pb2.WARNING_CODE_NAME_RESTORED, message)
+        if cell.changed:
+            message = f"code has changed {', '.join(cell.changed)} in place, which stays so"
+            await events.warn(node_id, event_pb2.WARNING_CODE_INPUT_CHANGED, message)
         if result.variables is VariablesState.LOST:
             await events.warn(
                 node_id, event_pb2.WARNING_CODE_VARIABLES_LOST, "the sandbox was reset and its variables are lost"

@@ -132,6 +132,8 @@ def block_report(prompts: PromptSet, cell: Cell, number: int, total: int) -> str
         parts.append(fill(prompts.variables_restored))
     if cell.restored:
         parts.append(fill(prompts.names_restored, names=", ".join(f"`{name}`" for name in cell.restored)))
+    if cell.changed:
+        parts.append(fill(prompts.inputs_changed, names=", ".join(f"`{name}`" for name in cell.changed)))
     if cell.problem:
         parts.append(fill(prompts.answer_not_taken, problem=cell.problem))
     if cell.failed and number < total:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FUTURE = "from __future__ import annotations\n"
 
 
-_FOLLOWING = ("repl_errors.py", "repl_images.py", "repl_subcalls.py", "repl_answers.py")
+_FOLLOWING = ("repl_errors.py", "repl_changes.py", "repl_images.py", "repl_subcalls.py", "repl_answers.py")
 
 
 def _read(name: str) -> str:

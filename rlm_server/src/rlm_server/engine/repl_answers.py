@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlm_server.engine.repl_changes import _changed_inputs
     from rlm_server.engine.repl_errors import UnknownVariableError
     from rlm_server.engine.repl_prelude import (
         _MAX_LISTED_VARIABLES,
@@ -64,7 +65,8 @@ def after_cell() -> dict[str, Any]:
         A dict with those of the keys that apply: `final` and `answer`, the answer that FINAL or the dict `answer` gave,
         each a dict with `text` and `form` (`text`, or `json` for what was no text and must match a schema); `draft`,
         the text of an answer that is not declared final; `problem`, why an answer was not taken; `names`, the variables
-        that hold values; `restored`, the names of the REPL that code had rebound.
+        that hold values; `restored`, the names of the REPL that code had rebound; `changed`, the inputs that it
+        changed in place.
     """
     for call in list(_begun):
         call.end_with_block()
@@ -73,6 +75,9 @@ def after_cell() -> dict[str, Any]:
     restored = _restore_names()
     if restored:
         report["restored"] = restored
+    changed = _changed_inputs()
+    if changed:
+        report["changed"] = changed
     current = variables.get("answer")
     if isinstance(current, dict) and current is not answer:
         answer.update((key, current[key]) for key in ("content", "ready") if key in current)

@@ -2,9 +2,9 @@
 """The vocabulary of the REPL: what it has, and how it is set up.
 
 This source is sent to sandboxes and runs there, not in the server, in one module with `repl_errors.py`,
-`repl_images.py`, `repl_subcalls.py` and `repl_answers.py`, which follow it. Its environment is that of `Prelude` in
-`proto/sandbox/v1/execute_service.proto`: the names declared below are given, the names in `__all__` become variables of
-the session. `_configure` is called by a line that the engine appends.
+`repl_changes.py`, `repl_images.py`, `repl_subcalls.py` and `repl_answers.py`, which follow it. Its environment is that
+of `Prelude` in `proto/sandbox/v1/execute_service.proto`: the names declared below are given, the names in `__all__`
+become variables of the session. `_configure` is called by a line that the engine appends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rlm_server.engine.repl_changes import _watch_inputs
     from rlm_server.engine.repl_images import _set_images
     from rlm_server.engine.repl_subcalls import _in_order
 
@@ -112,6 +113,7 @@ def _begin_completion(
     _set_images(images, [])
     _typed[:] = ["json"] if typed else []
     _given.update((name, variables[name]) for name in context_names)
+    _watch_inputs()
 
 
 def _configure(context_names: list[str], *, typed: bool = False, in_order: bool = False) -> None:
@@ -123,3 +125,4 @@ def _configure(context_names: list[str], *, typed: bool = False, in_order: bool 
         parts = {name: variables[name] for name in context_names}
         variables["context"] = parts if len(parts) > 1 else next(iter(parts.values()))
     _given.update((name, variables[name]) for name in ("context", *context_names))
+    _watch_inputs()

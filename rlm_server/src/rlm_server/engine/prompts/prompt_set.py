@@ -74,6 +74,7 @@ class PromptSet:
         last_answer: a limit is reached, and the model is asked for its best answer.
         repeated_turn: code ran that had run before, and came to the same.
         names_restored: code had rebound names of the REPL.
+        inputs_changed: code has changed inputs in place.
         follow_up: what comes before the question in a completion that goes on with a conversation.
         variables_kept: its part on variables, where none were lost.
     """
@@ -108,6 +109,7 @@ class PromptSet:
     last_answer: string.Template
     repeated_turn: string.Template
     names_restored: string.Template
+    inputs_changed: string.Template
     follow_up: string.Template
     variables_kept: string.Template
 

@@ -242,6 +242,8 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """
     WARNING_CODE_NO_LAST_ANSWER: _WarningCode.ValueType  # 21
     """A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
+    WARNING_CODE_INPUT_CHANGED: _WarningCode.ValueType  # 25
+    """Code changed an input in place, as by `context.append(...)`. It stays so; the model was told."""
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -296,6 +298,8 @@ why. The loop answers it.
 """
 WARNING_CODE_NO_LAST_ANSWER: WarningCode.ValueType  # 21
 """A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
+WARNING_CODE_INPUT_CHANGED: WarningCode.ValueType  # 25
+"""Code changed an input in place, as by `context.append(...)`. It stays so; the model was told."""
 
 @typing.final
 class Event(message.Message):
