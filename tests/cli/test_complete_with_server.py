@@ -111,6 +111,43 @@ def test_limits_and_models_are_passed_on(run_rlm, target, service, book):
     assert request.limits.wall_time.ToMilliseconds() == 1500
 
 
+def test_any_limit_and_what_models_are_told_can_be_given_by_name(run_rlm, target, service, book):
+    limits = ["--limit", "max_concurrent_subcalls=4", "--limit", "cell.wall_time=1.5", "--limit", "cell.fuel=1000000"]
+    sampling = ["--sampling", "temperature=0.5", "--sampling", "reasoning_effort=low"]
+    options = [*limits, "--max-depth", "2", *sampling, "--no-compaction", "--compact-at", "0.7"]
+    run_rlm("complete", "-q", "--server", target, "--context", str(book), *options, "?")
+    request = service.requests[0]
+    assert (request.limits.max_depth, request.limits.max_concurrent_subcalls) == (2, 4)
+    assert (request.limits.cell.wall_time.ToMilliseconds(), request.limits.cell.fuel) == (1500, 1_000_000)
+    assert (request.sampling.temperature, request.sampling.reasoning_effort) == (0.5, "low")
+    assert (request.compaction.disabled, request.compaction.threshold) == (True, 0.7)
+
+
+def test_an_option_that_is_wrong_is_told_and_nothing_is_sent(run_rlm, target, service, book):
+    done = run_rlm("complete", "--server", target, "--context", str(book), "--limit", "max_dept=1", "?")
+    assert (done.returncode, service.requests) == (2, [])
+    assert done.stderr == "rlm: --limit max_dept=1: there is no limit 'max_dept'; did you mean max_depth?\n"
+
+
+def test_json_files_can_become_values_and_contexts_be_described(run_rlm, target, service, tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1, 2]}')
+    contexts = ["--context", f"orders={tmp_path / 'a.json'}", "--context", "notes=-", "--parse-json"]
+    describe = ["--describe", "orders=those of May"]
+    run_rlm("complete", "-q", "--server", target, *contexts, *describe, "?", stdin=b"x")
+    orders, notes = service.requests[0].contexts
+    assert (orders.name, orders.json, orders.description) == ("orders", '{"a": [1, 2]}', "those of May")
+    assert (notes.text, notes.description) == ("x", "")
+
+
+def test_a_server_that_is_not_there_is_told_once_for_each_try(run_rlm, book):
+    done = run_rlm("complete", "--server", "127.0.0.1:1", "--context", str(book), "?")
+    assert done.returncode == 3
+    *tries, last = done.stderr.splitlines()
+    for line, delay in zip(tries, (0.1, 0.2, 0.4), strict=True):
+        assert line.startswith(f"rlm: the call failed before its first event and is made again in {delay} s: UNAVAIL")
+    assert last.startswith("rlm: no server answers at 127.0.0.1:1")
+
+
 def test_what_an_answer_must_be_is_passed_on_and_its_json_shown(run_rlm, target, service, book, tmp_path):
     schema, out = tmp_path / "schema.json", tmp_path / "answer.json"
     schema.write_text('{"type": "integer"}')

@@ -239,3 +239,8 @@ def test_type_checkers_know_the_type_of_the_value(tmp_path):
         [sys.executable, "-m", "mypy", "--strict", str(file)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_a_function_is_no_type() -> None:
+    with pytest.raises(AnswerTypeError, match="is a function; give a type"):
+        resolve(lambda: 1)

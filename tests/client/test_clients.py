@@ -274,6 +274,29 @@ async def test_bytes_that_are_not_in_their_charset_are_told(client, value, chars
         await client.completion([rlm_client.Part("a", value, charset=charset)], "?")
 
 
+async def test_bytes_and_files_can_hold_json_values(client, service, tmp_path):
+    path = tmp_path / "orders.txt"
+    path.write_text('{"a": "ü"}')
+    await client.completion([rlm_client.Part("a", path, is_json=True), rlm_client.Part("b", b"[1]", is_json=True)], "?")
+    assert [part.json for part in service.requests[0].contexts] == ['{"a": "ü"}', "[1]"]
+    with pytest.raises(rlm_client.ContextError, match="JSON is in UTF-8, not in latin-1; convert it"):
+        await client.completion([rlm_client.Part("a", path, charset="latin-1", is_json=True)], "?")
+
+
+async def test_a_large_json_file_is_uploaded_as_it_is(client, service, tmp_path):
+    path = tmp_path / "large.json"
+    path.write_text("[" + "1," * MIB + "1]")
+    await client.completion([rlm_client.Part("a", path, is_json=True)], "?")
+    (metadata,) = service.upload_metadata
+    assert metadata.format == pb.CONTEXT_FORMAT_JSON
+
+
+async def test_a_list_of_parts_and_other_values_is_told_as_such(client, service):
+    with pytest.raises(TypeError, match="make each value a Part"):
+        await client.completion([rlm_client.Part("a", "x"), "y"], "?")
+    assert not service.requests
+
+
 async def test_a_prepared_context_serves_several_queries(client, service, tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("once upon a time")

@@ -70,6 +70,8 @@ def resolve(answer_type: Any) -> AnswerType:
     if isinstance(answer_type, type) and hasattr(answer_type, "model_json_schema"):
         model: Any = answer_type
         return AnswerType(json.dumps(model.model_json_schema()), model.model_validate_json)
+    if isinstance(answer_type, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
+        raise AnswerTypeError(f"{answer_type} is a function; give a type, as `int`, a dataclass or a pydantic model")
     try:
         return _Types().resolve(answer_type)
     except (AnswerTypeError, TypeError) as error:

@@ -44,12 +44,14 @@ class Part:
         value: text, the bytes of a text, a JSON value, a picture, or the path of a file or of a directory.
         description: tells the model what it is.
         charset: character set of bytes and files.
+        is_json: bytes, or a file, are a JSON document in UTF-8 and become the value that it holds.
     """
 
     name: str
     value: Value
     description: str = ""
     charset: str = UTF8
+    is_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ def prepare(context: Context | None) -> PreparedContext:
         return context
     if context is None:
         return PreparedContext(())
-    if isinstance(context, list) and context and all(isinstance(part, Part) for part in context):
+    if isinstance(context, list) and any(isinstance(part, Part) for part in context):
+        if not all(isinstance(part, Part) for part in context):
+            raise TypeError("a list that has a Part must have nothing else: make each value a Part")
         named = list(context)
     else:
         named = [Part("", context)]  # a list of parts was dealt with above
@@ -170,7 +174,7 @@ def prepare(context: Context | None) -> PreparedContext:
     skipped: list[SkippedFile] = []
     for part in named:
         label = f"context {part.name!r}" if part.name else "context"
-        source, more_skipped = _prepare_value(label, part.value, part.charset)
+        source, more_skipped = _prepare_value(label, part)
         if not source.size_bytes:
             raise ContextError(str(part.value) if isinstance(part.value, Path) else label, "it is empty")
         parts.append(PreparedPart(part.name, part.description, source))
@@ -178,7 +182,12 @@ def prepare(context: Context | None) -> PreparedContext:
     return PreparedContext(parts, tuple(skipped))
 
 
-def _prepare_value(label: str, value: Value, charset: str) -> tuple[Source, Sequence[SkippedFile]]:
+def _prepare_value(label: str, part: Part) -> tuple[Source, Sequence[SkippedFile]]:
+    value, charset = part.value, part.charset
+    if part.is_json and (isinstance(value, bytes) or (isinstance(value, Path) and not value.is_dir())):
+        if charset != UTF8:
+            raise ContextError(label, f"JSON is in UTF-8, not in {charset}; convert it")
+        return _source(label if isinstance(value, bytes) else str(value), pb.CONTEXT_FORMAT_JSON, value), ()
     if isinstance(value, str):
         try:
             return _source(label, pb.CONTEXT_FORMAT_TEXT, value.encode()), ()
@@ -200,7 +209,7 @@ def _prepare_value(label: str, value: Value, charset: str) -> tuple[Source, Sequ
         except OSError as error:
             raise ContextError(str(value), f"cannot be read: {error.strerror or error}") from error
         except LookupError:
-            raise ContextError(str(value), f"Python knows no character set {charset!r}") from None
+            raise ContextError(str(value), unknown_charset(charset)) from None
         if not directory.documents:
             raise ContextError(str(value), "the directory has no text files")
         return _json_source(str(value), directory.documents), directory.skipped_files
@@ -225,7 +234,7 @@ def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path,
             b"a".decode(charset)  # refuses what is a codec and no character set, as `rot13`
         decoder = codecs.getincrementaldecoder(charset)()
     except LookupError:
-        raise ContextError(label, f"Python knows no character set {charset!r}") from None
+        raise ContextError(label, unknown_charset(charset)) from None
     try:
         for chunk in _chunks(data):
             pending = len(decoder.getstate()[0])
@@ -241,6 +250,11 @@ def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path,
     except OSError as error:
         raise ContextError(label, f"cannot be read: {error.strerror or error}") from error
     return Source(format_, data, size, digest.hexdigest(), charset)
+
+
+def unknown_charset(charset: str) -> str:
+    """Returns what to tell of a character set that does not exist."""
+    return f"Python knows no character set {charset!r}; give one as utf-8, iso-8859-1 or cp1252"
 
 
 def _undecodable(label: str, charset: str, byte_offset: int) -> ContextError:

@@ -26,7 +26,7 @@ class Resuming:
 
     Args:
         patience_seconds: for how long it is tried to continue a stream after it broke; 0 means not at all.
-        on_resume: is told, in a sentence for people, each time it is tried.
+        on_resume: is told, in a sentence for people, each time it is tried; without one it is logged.
     """
 
     def __init__(self, patience_seconds: float, on_resume: Callable[[str], None] | None) -> None:
@@ -52,7 +52,10 @@ class Resuming:
             StatusError, StreamEndedError: the one that was given, or the one that broke the stream at first.
         """
         delay_seconds = self._next_delay_seconds(error, last_sequence)
-        self._tell(f"the stream broke after event {last_sequence} and is continued in {delay_seconds:g} s: {error}")
+        if last_sequence:
+            self._tell(f"the stream broke after event {last_sequence} and is continued in {delay_seconds:g} s: {error}")
+        else:
+            self._tell(f"the call failed before its first event and is made again in {delay_seconds:g} s: {error}")
         return delay_seconds
 
     def upload_delay_seconds(self, error: StatusError) -> float:
@@ -84,6 +87,7 @@ class Resuming:
         return delay_seconds
 
     def _tell(self, message: str) -> None:
-        _log.warning("%s", message)
-        if self._on_resume is not None:
+        if self._on_resume is None:
+            _log.warning("%s", message)
+        else:
             self._on_resume(message)

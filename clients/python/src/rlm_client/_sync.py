@@ -115,7 +115,8 @@ class Client(CompletionCalls, ConversationCalls):
                 so that the call is safe to repeat.
             detached: the completion goes on when the client goes away. Default: it is cancelled after a grace time.
             labels: are kept with the completion, for `completions`.
-            on_resume: is told, in a sentence for people, when the stream broke and is continued. It is logged as well.
+            on_resume: is told, in a sentence for people, when the stream broke and is continued. Default: it is
+                logged, as a warning.
             conversation: keeps the REPL for later completions, or goes on with one that was kept; `conversation()` is
                 the easy way. Default: nothing is kept.
             timeout_seconds: time for the call, and for each upload before it; when it has passed, the completion is

@@ -126,7 +126,10 @@ class Tool:
             source = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ToolDefinitionError(f"{path} cannot be read: {error}") from None
-        names = _public_functions(source)
+        try:
+            names = _public_functions(source)
+        except ToolDefinitionError as error:
+            raise ToolDefinitionError(f"{path}: {error}") from None
         if not names:
             raise ToolDefinitionError(f"{path} defines no public function")
         return [cls(name=name, source=source) for name in names]
@@ -159,6 +162,8 @@ def _public_functions(source: str) -> list[str]:
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError) as error:
-        raise ToolDefinitionError(f"the source of a tool cannot be read: {error}") from None
+        where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        text = error.msg if isinstance(error, SyntaxError) else error
+        raise ToolDefinitionError(f"the source of a tool is no Python{where}: {text}") from None
     functions = (one.name for one in body if isinstance(one, ast.FunctionDef))
     return list(dict.fromkeys(name for name in functions if not name.startswith("_")))

@@ -10,9 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rlm_client import Client, ContextError, Limits, RlmError, prepare
+from rlm_client import Client, ContextError, RlmError, prepare
 
 from rlm_server.cli import exit_codes, words
+from rlm_server.cli.assignments import read_limits
 from rlm_server.cli.configuration import read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, choose_endpoint
@@ -21,6 +22,7 @@ from rlm_server.cli.options import (
     BaseUrlOption,
     ConfigOption,
     KeepForOption,
+    LimitsOption,
     MaxDepthOption,
     MaxIterationsOption,
     MaxSubcallsOption,
@@ -71,6 +73,7 @@ def chat(
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
     timeout: TimeoutOption = None,
+    limits: LimitsOption = None,
 ) -> None:
     """Answers questions one after the other; variables and messages stay from one to the next.
 
@@ -90,11 +93,15 @@ def chat(
         "--base-url": base_url,
         "--api-key-file": api_key_file,
     }
-    limits = Limits(
-        max_depth=max_depth, max_iterations=max_iterations, max_subcalls=max_subcalls, wall_time_seconds=timeout
-    )
+    limit_flags = {
+        "max_depth": max_depth,
+        "max_iterations": max_iterations,
+        "max_subcalls": max_subcalls,
+        "wall_time_seconds": timeout,
+    }
     try:
-        first_context, _ = read_contexts(context or (), glob="*", exclude=(), charset=None)
+        first_context, _ = read_contexts(context or ())
+        limits_given = read_limits(limits or (), limit_flags)
         with contextlib.ExitStack() as stack:
             if server is not None:
                 target = server
@@ -105,7 +112,7 @@ def chat(
                 target = stack.enter_context(running_stack_in_thread(endpoint))
             client = stack.enter_context(Client(target))
             kept = client.conversation(conversation or "", time_to_live_seconds=keep_for)
-            options = {"model": model, "sub_model": sub_model, "limits": limits}
+            options = {"model": model, "sub_model": sub_model, "limits": limits_given}
             with kept if not keep else contextlib.nullcontext(kept) as talk:
                 _Chat(talk, first_context, options).run()
             if keep:
@@ -148,7 +155,7 @@ class _Chat:
         name, _, argument = line.partition(" ")
         if name == "/context" and argument.strip():
             try:
-                self._context, _ = read_contexts([argument.strip()], glob="*", exclude=(), charset=None)
+                self._context, _ = read_contexts([argument.strip()])
             except ContextError as error:
                 typer.echo(f"rlm: {error}", err=True)
         elif name == "/variables" and self._conversation.conversation_id:

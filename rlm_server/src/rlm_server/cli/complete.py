@@ -5,38 +5,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import os
-import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rlm_client import (
-    AsyncClient,
-    CallCancelledError,
-    Compaction,
-    ContextError,
-    JsonSchema,
-    KeepConversation,
-    Limits,
-    PreparedContext,
-    Prompts,
-    RlmError,
-    SkippedFile,
-    Tool,
-    ToolDefinitionError,
-)
+from rlm_client import Compaction, ContextError, KeepConversation, Prompts, ToolDefinitionError
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.answer_schema import read_schema
-from rlm_server.cli.completions import read_labels, tell
+from rlm_server.cli.assignments import read_limits, read_sampling
+from rlm_server.cli.call import Call
+from rlm_server.cli.completions import read_labels
 from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
-from rlm_server.cli.endpoint import STAND_IN_NOTICE, Endpoint, choose_endpoint
+from rlm_server.cli.endpoint import choose_endpoint
 from rlm_server.cli.options import (
     AnswerAtLimitOption,
     ApiKeyFileOption,
@@ -46,6 +28,7 @@ from rlm_server.cli.options import (
     ConfigOption,
     ContextWindowOption,
     KeepForOption,
+    LimitsOption,
     MaxCostOption,
     MaxDepthOption,
     MaxInputTokensOption,
@@ -60,14 +43,9 @@ from rlm_server.cli.options import (
     TimeoutOption,
 )
 from rlm_server.cli.prompts import read_overrides
-from rlm_server.cli.render import Renderer, make_renderer
-from rlm_server.cli.stack import running_stack
+from rlm_server.cli.render import make_renderer
+from rlm_server.cli.tools import read_tools
 from rlm_server.settings import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-_SHOWN_SKIPPED_FILES = 5
 
 
 def complete(
@@ -85,6 +63,15 @@ def complete(
         str | None,
         typer.Option("--charset", help="Character set of the files, as iso-8859-1. Default: UTF-8."),
     ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--describe", metavar="NAME=TEXT", help="Tells the model what a context is; NAME is the context's."
+        ),
+    ] = None,
+    parse_json: Annotated[
+        bool, typer.Option("--parse-json", help="Files named *.json become the values that they hold, not texts.")
+    ] = False,
     server: ServerOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -101,6 +88,15 @@ def complete(
     max_input_tokens: MaxInputTokensOption = None,
     max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
+    limits: LimitsOption = None,
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sampling",
+            metavar="NAME=VALUE",
+            help="For the models: temperature, top_p, max_output_tokens (of a reply), reasoning_effort; several times.",
+        ),
+    ] = None,
     answer_at_limit: AnswerAtLimitOption = None,
     prompts: Annotated[
         str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
@@ -113,8 +109,16 @@ def complete(
         list[str] | None,
         typer.Option(
             "--tool",
-            metavar="FILE.py",
+            metavar="[root=|children=]FILE.py",
             help="Public functions of this file are there for the models' code, in the sandbox; may be repeated.",
+        ),
+    ] = None,
+    serve_tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--serve-tool",
+            metavar="[root=|children=]FILE.py",
+            help="The same, but the functions run here, in this process; may be repeated.",
         ),
     ] = None,
     cache_subcalls: Annotated[bool, typer.Option("--cache-subcalls", help="Make identical sub-calls once.")] = False,
@@ -148,6 +152,9 @@ def complete(
     keep_for: KeepForOption = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
+    no_compaction: Annotated[
+        bool, typer.Option("--no-compaction", help="Never sum messages up; what does not fit the window ends it.")
+    ] = False,
     direct: Annotated[
         bool, typer.Option("--direct", help="Let a context that fits the model be answered by one plain call.")
     ] = False,
@@ -169,12 +176,48 @@ def complete(
         exit_codes.fail("--context is missing: say what to look in", exit_codes.BAD_INPUT)
     if (keep or conversation) and server is None:
         exit_codes.fail("--keep and --conversation need --server: what is kept is kept there", exit_codes.BAD_INPUT)
-    kept = KeepConversation(conversation or "", keep_for) if keep or conversation else None
+    if detach and server is None:
+        exit_codes.fail("--detach needs --server: without one the server ends with this command", exit_codes.BAD_INPUT)
     try:
-        read, skipped = read_contexts(context or (), glob=glob, exclude=exclude or (), charset=charset)
-        chosen_prompts = Prompts(prompts, read_overrides(prompt or ()))
-        tools = [one for path in tool or () for one in Tool.all_in_file(path)]
-        wanted = _Answer(read_schema(answer_schema), True if require_look else None)
+        read, skipped = read_contexts(
+            context or (),
+            glob=glob,
+            exclude=exclude or (),
+            charset=charset,
+            descriptions=describe or (),
+            parse_json=parse_json,
+        )
+        options = {
+            "model": model,
+            "sub_model": sub_model,
+            "child_models": child_model or (),
+            "limits": read_limits(
+                limits or (),
+                {
+                    "max_depth": max_depth,
+                    "max_iterations": max_iterations,
+                    "max_subcalls": max_subcalls,
+                    "wall_time_seconds": timeout,
+                    "max_cost_microdollars": microdollars(max_cost),
+                    "max_input_tokens": max_input_tokens,
+                    "max_output_tokens": max_output_tokens,
+                },
+            ),
+            "sampling": read_sampling(sampling or ()),
+            "answer_at_limit": answer_at_limit,
+            "prompts": Prompts(prompts, read_overrides(prompt or ())),
+            "direct_answer_allowed": direct,
+            "compaction": Compaction(no_compaction, compact_at, context_window),
+            "tools": read_tools(tool or (), serve_tool or ()),
+            "cache_subcalls": cache_subcalls,
+            "seed": seed,
+            "answer_type": read_schema(answer_schema),
+            "look_required": True if require_look else None,
+            "request_id": request_id,
+            "detached": detach,
+            "labels": read_labels(label or []),
+            "conversation": KeepConversation(conversation or "", keep_for) if keep or conversation else None,
+        }
         endpoint = None
         if server is None:
             flags = {
@@ -189,182 +232,5 @@ def complete(
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
     except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
-    labels = read_labels(label or [])
-    if detach and server is None:
-        exit_codes.fail("--detach needs --server: without one the server ends with this command", exit_codes.BAD_INPUT)
-    limits = Limits(
-        max_depth=max_depth,
-        max_iterations=max_iterations,
-        max_subcalls=max_subcalls,
-        wall_time_seconds=timeout,
-        max_cost_microdollars=microdollars(max_cost),
-        max_input_tokens=max_input_tokens,
-        max_output_tokens=max_output_tokens,
-    )
-    compaction = Compaction(threshold=compact_at, context_window_tokens=context_window)
-    models = _Models(model, sub_model, tuple(child_model or ()))
-    call = _Call(
-        query,
-        read,
-        skipped,
-        server,
-        endpoint,
-        models,
-        limits,
-        answer_at_limit,
-        chosen_prompts,
-        direct,
-        compaction,
-        tools,
-        wanted,
-        cache_subcalls,
-        seed,
-        _Keeping(detach, request_id, labels, kept),
-        output,
-    )
+    call = Call(query, read, skipped, server, endpoint, options, detach, output)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))
-
-
-@dataclass(frozen=True)
-class _Models:
-    root: str | None
-    sub: str | None
-    children: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _Answer:
-    schema: JsonSchema | None
-    look_required: bool | None
-
-
-@dataclass(frozen=True)
-class _Keeping:
-    """How the completion, and its REPL, are kept by the server."""
-
-    detach: bool
-    request_id: str | None
-    labels: dict[str, str]
-    conversation: KeepConversation | None
-
-
-@dataclass(frozen=True)
-class _Call:
-    query: str
-    context: PreparedContext
-    skipped_files: Sequence[SkippedFile]
-    server: str | None
-    endpoint: Endpoint | None
-    models: _Models
-    limits: Limits
-    answer_at_limit: bool | None
-    prompts: Prompts
-    direct: bool
-    compaction: Compaction
-    tools: Sequence[Tool]
-    answer: _Answer
-    cache_subcalls: bool
-    seed: int | None
-    keeping: _Keeping
-    output: Path | None
-
-    async def run(self, renderer: Renderer) -> int:
-        """Makes the call, shows it, and returns the exit code."""
-        task = asyncio.create_task(self._complete(renderer))
-        loop = asyncio.get_running_loop()
-
-        def cancel() -> None:
-            # A second Ctrl-C must work even if the clean-up hangs.
-            loop.remove_signal_handler(signal.SIGINT)
-            task.cancel()
-
-        loop.add_signal_handler(signal.SIGINT, cancel)
-        loop.add_signal_handler(signal.SIGTERM, cancel)
-        try:
-            return await task
-        except (asyncio.CancelledError, CallCancelledError):
-            _tell("cancelled")
-            return exit_codes.CANCELLED
-        except RlmError as error:
-            _tell(exit_codes.message_of(error, self.server or "the server that this command started"))
-            return exit_codes.of_error(error)
-        except SettingsError as error:
-            _tell(str(error))
-            return exit_codes.BAD_INPUT
-        except BrokenPipeError:
-            # Who read stdout has gone, as `head` does; what is still buffered must not fail once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return exit_codes.FAILED
-        except OSError as error:
-            _tell(str(error))
-            return exit_codes.FAILED
-
-    async def _complete(self, renderer: Renderer) -> int:
-        if self.endpoint is not None and self.endpoint.is_demo:
-            _tell(STAND_IN_NOTICE)
-        _tell_skipped(self.skipped_files)
-        async with self._target() as target, AsyncClient(target) as client:
-            stream = await client.stream(
-                self.context,
-                self.query,
-                model=self.models.root,
-                sub_model=self.models.sub,
-                child_models=self.models.children,
-                limits=self.limits,
-                answer_at_limit=self.answer_at_limit,
-                prompts=self.prompts,
-                direct_answer_allowed=self.direct,
-                compaction=self.compaction,
-                tools=self.tools,
-                cache_subcalls=self.cache_subcalls,
-                seed=self.seed,
-                answer_type=self.answer.schema,
-                look_required=self.answer.look_required,
-                request_id=self.keeping.request_id,
-                detached=self.keeping.detach,
-                labels=self.keeping.labels,
-                on_resume=tell,
-                conversation=self.keeping.conversation,
-            )
-            async with stream:
-                if self.keeping.detach:
-                    await anext(stream)
-                    typer.echo(stream.completion_id)
-                    return exit_codes.ANSWERED
-                with renderer:
-                    async for event in stream:
-                        renderer.event(event)
-                completion = await stream.result()
-            if completion.answer_json:
-                completion = dataclasses.replace(completion, answer=completion.answer_json)
-            renderer.completion(completion)
-        if self.output is not None:
-            await asyncio.to_thread(self.output.write_text, completion.answer, encoding="utf-8")
-        if completion.conversation_id:
-            _tell(f"conversation {completion.conversation_id}")
-        if completion.error:
-            _tell(f"{completion.finish_reason}: {completion.error}")
-        return exit_codes.of_completion(completion)
-
-    @contextlib.asynccontextmanager
-    async def _target(self) -> AsyncIterator[str]:
-        if self.server is not None or self.endpoint is None:
-            yield self.server or ""
-            return
-        async with running_stack(self.endpoint) as target:
-            yield target
-
-
-def _tell(text: str) -> None:
-    sys.stdout.flush()
-    typer.echo(f"rlm: {text}", err=True)
-
-
-def _tell_skipped(skipped_files: Sequence[SkippedFile]) -> None:
-    if not skipped_files:
-        return
-    _tell(f"{len(skipped_files)} files or directories are left out:")
-    for skipped in skipped_files[:_SHOWN_SKIPPED_FILES]:
-        typer.echo(f"  {skipped.path}: {skipped.reason}", err=True)
-    if len(skipped_files) > _SHOWN_SKIPPED_FILES:
-        typer.echo(f"  and {len(skipped_files) - _SHOWN_SKIPPED_FILES} more", err=True)

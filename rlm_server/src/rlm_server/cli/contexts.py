@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from rlm_client import ContextError, Part, SkippedFile, prepare, read_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rlm_client import PreparedContext
 
@@ -19,7 +20,13 @@ _STDIN = "-"
 
 
 def read_contexts(
-    arguments: Sequence[str], *, glob: str, exclude: Sequence[str], charset: str | None
+    arguments: Sequence[str],
+    *,
+    glob: str = "*",
+    exclude: Sequence[str] = (),
+    charset: str | None = None,
+    descriptions: Sequence[str] = (),
+    parse_json: bool = False,
 ) -> tuple[PreparedContext, Sequence[SkippedFile]]:
     """Returns the context that the options name, read and checked, and the files of directories that are not in it.
 
@@ -28,11 +35,14 @@ def read_contexts(
         glob: what files of directories must match.
         exclude: what files and directories in directories must not match.
         charset: character set of the files; None means UTF-8.
+        descriptions: each `NAME=TEXT`, what the model is told of the context of that name.
+        parse_json: files named `*.json` become the values that they hold.
 
     Raises:
         ContextError: something cannot be read.
     """
     used_charset = charset or "utf-8"
+    described = dict(map(_description, descriptions))
     if not arguments:
         return prepare(None), ()
     parts: list[Part] = []
@@ -52,12 +62,33 @@ def read_contexts(
                     raise ContextError(place, f"no text files there match {glob!r}")
                 parts.append(Part(name, directory.documents))
             else:
-                parts.append(Part(name, path, charset=used_charset))
+                is_json = parse_json and path.suffix.lower() == ".json"
+                parts.append(Part(name, path, charset=used_charset, is_json=is_json))
         except OSError as error:
             raise ContextError(place, f"cannot be read: {error.strerror or error}") from error
         except LookupError:
-            raise ContextError(place, f"Python knows no character set {charset!r}") from None
-    return prepare(parts), skipped
+            raise ContextError(place, f"Python knows no character set {charset!r}; give one as iso-8859-1") from None
+    return prepare(_with_descriptions(parts, described)), skipped
+
+
+def _with_descriptions(parts: Sequence[Part], described: Mapping[str, str]) -> list[Part]:
+    single = "context" if len(parts) == 1 else None
+    names = [part.name or single for part in parts]
+    for name in described:
+        if name not in names:
+            known = ", ".join(str(one) for one in names if one) or "none; give them as --context NAME=FILE"
+            raise ContextError(f"--describe {name}", f"no context has this name; there are: {known}")
+    return [
+        dataclasses.replace(part, description=described.get(name or "", ""))
+        for part, name in zip(parts, names, strict=True)
+    ]
+
+
+def _description(option: str) -> tuple[str, str]:
+    name, separator, text = option.partition("=")
+    if not separator or not name:
+        raise ContextError(f"--describe {option}", "is no NAME=TEXT, as in terms='our terms of trade'")
+    return name, text
 
 
 def _split(argument: str) -> tuple[str, str]:

@@ -68,6 +68,14 @@ MaxOutputTokensOption = Annotated[
     int | None,
     typer.Option("--max-output-tokens", help="Tokens that models may make."),
 ]
+LimitsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=NUMBER",
+        help="Any limit of a request, as max_concurrent_subcalls=4 or cell.wall_time=30; several times.",
+    ),
+]
 AnswerAtLimitOption = Annotated[
     bool | None,
     typer.Option(

@@ -41,6 +41,7 @@ from rlm_server.settings import DEFAULT_LISTEN_ADDRESS, SettingsError
 
 if TYPE_CHECKING:
     from rlm_server.cli.endpoint import Endpoint
+    from rlm_server.settings import Settings
 
 _log = logging.getLogger("rlm_server")
 
@@ -133,6 +134,12 @@ def _collect_garbage_less() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def _endpoint_of(settings: Settings) -> str:
+    """Returns where the default model is."""
+    profile = settings.models.get(settings.default_model)
+    return (profile and profile.base_url) or settings.base_url or "OpenAI"
+
+
 async def _serve(endpoint: Endpoint) -> None:
     signals = StopSignals()
     async with started(endpoint) as chosen:
@@ -150,7 +157,7 @@ async def _serve(endpoint: Endpoint) -> None:
             settings.sandbox or "child process",
             settings.default_model,
             settings.sub_model,
-            settings.base_url or "OpenAI",
+            _endpoint_of(settings),
             settings.data_dir or "none, so nothing outlives this server",
         )
         if endpoint.is_demo:
