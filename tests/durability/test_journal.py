@@ -7,8 +7,9 @@ import contextlib
 import shutil
 import sqlite3
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -167,6 +168,34 @@ def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
 
 def test_an_address_is_shown_without_its_password() -> None:
     assert "secret" not in Database("postgresql://user:secret@host/name").name
+
+
+def assert_closed(connection: Any) -> None:
+    with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_connection_that_breaks_while_it_is_set_up_is_closed(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def break_off(connection: Any) -> None:
+        made.append(connection)
+        raise OSError("the database has gone")
+
+    engines = Database(database)
+    monkeypatch.setattr(engines, "_set_up", break_off)
+    with pytest.raises(OSError, match="has gone"):
+        engines.reading.connect()
+    assert_closed(made[0])
+    engines.close()
+
+
+def test_a_connection_that_comes_back_when_all_are_closed_is_closed(database: str) -> None:
+    engines = Database(database)
+    with engines.reading.begin() as used:
+        connection = used.connection.dbapi_connection
+        engines.close()
+    assert_closed(connection)
 
 
 async def test_a_full_disk_refuses_what_is_new_and_holds_what_runs(tmp_path: Path) -> None:

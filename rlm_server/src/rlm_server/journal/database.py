@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _CONNECT_SECONDS = 5
@@ -55,13 +57,16 @@ class Database:
         self.writing = sa.create_engine(parsed, pool_size=1, max_overflow=1, **options)
         self.reading = sa.create_engine(parsed, pool_size=READERS, max_overflow=0, **options)
         self._connections: set[Any] = set()
-        if self.is_sqlite:
-            _set_up_sqlite(self.writing, "BEGIN IMMEDIATE", durable=durable)
-            _set_up_sqlite(self.reading, "BEGIN", durable=durable)
-        else:
-            for engine in (self.writing, self.reading):
-                sa.event.listen(engine, "connect", self._connected)
-                sa.event.listen(engine, "close", lambda connection, _: self._connections.discard(connection))
+        self._is_closed = False
+        for engine, begin in ((self.writing, "BEGIN IMMEDIATE"), (self.reading, "BEGIN")):
+            if self.is_sqlite:
+                self._set_up: Callable[[Any], None] = functools.partial(_set_up_sqlite, durable=durable)
+                sa.event.listen(engine, "begin", functools.partial(_begin, statement=begin))
+            else:
+                self._set_up = _set_up_postgresql
+            sa.event.listen(engine, "connect", self._connected)
+            sa.event.listen(engine, "checkin", self._returned)
+            sa.event.listen(engine, "close", lambda connection, _: self._connections.discard(connection))
 
     def insert_new(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Returns an insert that leaves rows which are there already as they are: what is tried again does no harm."""
@@ -83,16 +88,29 @@ class Database:
 
     def _connected(self, connection: Any, _: object) -> None:
         self._connections.add(connection)
-        _set_up_postgresql(connection)
+        try:
+            self._set_up(connection)
+        except BaseException:  # as SQLAlchemy forgets a connection of which this is so, open as it is
+            self._connections.discard(connection)
+            connection.close()
+            raise
+
+    def _returned(self, connection: Any, record: Any) -> None:
+        """Closes a connection that comes back after all were closed, as from a thread that was not waited for."""
+        if self._is_closed and connection is not None:
+            record.close()
 
     def cut(self) -> None:
         """Breaks off what connections still wait for, as of a server that says nothing any more."""
+        if self.is_sqlite:
+            return
         for connection in tuple(self._connections):
             with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as one:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes the connections."""
+        self._is_closed = True
         self.writing.dispose()
         self.reading.dispose()
 
@@ -133,16 +151,12 @@ def _set_up_postgresql(connection: Any) -> None:
     connection.commit()
 
 
-def _set_up_sqlite(engine: sa.Engine, begin: str, *, durable: bool) -> None:
-    synchronous = "FULL" if durable else "OFF"
+def _set_up_sqlite(connection: Any, *, durable: bool) -> None:
+    connection.isolation_level = None  # the driver begins no transaction of its own
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+    connection.execute("PRAGMA temp_store=MEMORY")
 
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver begins no transaction of its own
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={synchronous}")
-        connection.execute("PRAGMA temp_store=MEMORY")
 
-    @sa.event.listens_for(engine, "begin")
-    def begin_transaction(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+def _begin(connection: sa.Connection, *, statement: str) -> None:
+    connection.exec_driver_sql(statement)
