@@ -67,7 +67,7 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(model: ScriptedMode
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stack.stub.Complete(large).read()
         assert_status(failure.value, grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
-        assert "No space left on device" in str(failure.value.details())
+        assert "disk is full" in str(failure.value.details())
         await asyncio.sleep(0.3)
         assert len(model.requests) == requests  # the output is not recorded, so nothing is asked of it
         assert (await watch(stack, done.all[0].completion_id)).all == done.all  # what is kept can be read

@@ -175,6 +175,7 @@ class ContextStore:
             StorageUnavailableError: it cannot be kept at present.
         """
         stored = context.stored
+        announcement = await self._journal.announce(stored.sha256)
         try:
             await asyncio.to_thread(self._journal.blobs.put_file, stored.sha256, path)
         except OSError as error:
@@ -186,7 +187,7 @@ class ContextStore:
             "size_bytes": stored.size_bytes,
             "outline": _outline_to_json(context),
         }
-        await self._journal.execute(lambda database, connection: keep(database, connection, row))
+        await self._journal.execute(lambda database, connection: keep(database, connection, row, announcement))
         kept_path = await asyncio.to_thread(self._journal.blobs.local_path, stored.sha256)
         kept = dataclasses.replace(context, stored=dataclasses.replace(stored, path=kept_path))
         self._contexts[context.context_id] = kept

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from rlm_server.journal.blob_rows import take_back
 from rlm_server.journal.schema import blob_uses, completions, events, steps
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ Owner = tuple[str, int]
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes in a row, or, where `blob` is set, in the blob store under that digest."""
+    """Bytes in a row, or, where `blob` is set, in the blob store under that digest.
+
+    Attributes:
+        announcement: by which the blob is kept until a row names it; empty if it has one already.
+    """
 
     data: bytes | None
     blob: str | None = None
     size_bytes: int = 0
+    announcement: str = ""
 
 
 @dataclass
@@ -85,6 +91,7 @@ def write(connection: sa.Connection, appends: Iterable[Append]) -> set[Owner]:
     _execute(connection, statements.progress, 4, rows.progress)
     for table, values in ((events, rows.events), (steps, rows.steps), (blob_uses, rows.blob_uses)):
         _execute(connection, functools.partial(statements.insert, table), len(table.c), values)
+    take_back(connection, rows.announcements)
     return fenced
 
 
@@ -95,6 +102,7 @@ class _Rows:
         self.events: list[Any] = []
         self.steps: list[Any] = []
         self.blob_uses: list[Any] = []
+        self.announcements: list[str] = []
         self.progress: list[Any] = []
         """Id, running time, last sequence number and size of each completion."""
 
@@ -107,14 +115,17 @@ class _Rows:
             for last_sequence, kind, payload in append.events:
                 self.events += (completion_id, last_sequence, kind, payload.data, payload.blob)
                 size_bytes += payload.size_bytes
-                if payload.blob:
-                    self.blob_uses += (payload.blob, completion_id)
+                self._use(completion_id, payload)
             for key, payload in append.steps:
                 self.steps += (completion_id, key, payload.data, payload.blob)
                 size_bytes += payload.size_bytes
-                if payload.blob:
-                    self.blob_uses += (payload.blob, completion_id)
+                self._use(completion_id, payload)
         self.progress += (completion_id, running_time, last_sequence, size_bytes)
+
+    def _use(self, completion_id: str, payload: Payload) -> None:
+        if payload.blob:
+            self.blob_uses += (payload.blob, completion_id)
+            self.announcements.append(payload.announcement)
 
 
 def _lock(connection: sa.Connection, statements: _Statements, completion_ids: set[str]) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import os
 import shutil
 import tempfile
@@ -32,8 +31,8 @@ class BlobMissingError(Exception):
 class BlobStore(Protocol):
     """Where blobs are."""
 
-    def put(self, data: bytes) -> str:
-        """Stores bytes; returns their digest. Once it returns they outlive a crash."""
+    def put(self, digest: str, data: bytes) -> None:
+        """Stores bytes whose digest is known. Once it returns they outlive a crash."""
 
     def put_file(self, digest: str, path: Path) -> None:
         """Stores a file whose digest is known, and takes the file away."""
@@ -53,10 +52,7 @@ class BlobStore(Protocol):
         """
 
     def delete(self, digest: str) -> None:
-        """Forgets bytes that nobody uses, unless they were stored within the last minute: by somebody who is about to.
-
-        Does nothing if there are none.
-        """
+        """Forgets bytes that nobody uses, if there are any."""
 
     def digests(self) -> Iterator[str]:
         """Yields the digest of every blob that has been there for more than a minute."""
@@ -77,19 +73,14 @@ class DirectoryBlobs:
         self._durable = durable
         directory.mkdir(parents=True, exist_ok=True)
 
-    def put(self, data: bytes) -> str:
+    def put(self, digest: str, data: bytes) -> None:
         """Stores bytes; see `BlobStore.put`."""
-        digest = hashlib.sha256(data).hexdigest()
-        path = self._path(digest)
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            self._keep(self._written(data), path)
-        return digest
+        if not self._makes_young(digest):
+            self._keep(self._written(data), self._path(digest))
 
     def put_file(self, digest: str, path: Path) -> None:
         """Stores a file; see `BlobStore.put_file`."""
-        if self._path(digest).exists():
+        if self._makes_young(digest):
             path.unlink()
             return
         if path.stat().st_dev != self._directory.stat().st_dev:
@@ -109,10 +100,7 @@ class DirectoryBlobs:
 
     def delete(self, digest: str) -> None:
         """Forgets the bytes; see `BlobStore.delete`."""
-        path = self._path(digest)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < time.time() - _YOUNG_SECONDS:
-                path.unlink()
+        self._path(digest).unlink(missing_ok=True)
 
     def digests(self) -> Iterator[str]:
         """Yields what has been there for a minute; see `BlobStore.digests`."""
@@ -120,6 +108,14 @@ class DirectoryBlobs:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _YOUNG_SECONDS:
                     yield path.name
+
+    def _makes_young(self, digest: str) -> bool:
+        """Returns whether the bytes are there already; if so, they are as if they had been stored now."""
+        try:
+            os.utime(self._path(digest))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _path(self, digest: str) -> Path:
         return self._directory / digest[:2] / digest
@@ -172,12 +168,10 @@ class ObjectBlobs:
         with _as_os_error():
             next(iter(self._store.list(chunk_size=1)), None)
 
-    def put(self, data: bytes) -> str:
+    def put(self, digest: str, data: bytes) -> None:
         """Stores bytes; see `BlobStore.put`."""
-        digest = hashlib.sha256(data).hexdigest()
         with _as_os_error():
             self._store.put(_key(digest), data)
-        return digest
 
     def put_file(self, digest: str, path: Path) -> None:
         """Stores a file; see `BlobStore.put_file`."""
@@ -198,15 +192,14 @@ class ObjectBlobs:
         try:
             return self._cache.local_path(digest)
         except BlobMissingError:
-            self._cache.put(self.get(digest))
+            self._cache.put(digest, self.get(digest))
             return self._cache.local_path(digest)
 
     def delete(self, digest: str) -> None:
         """Forgets the bytes; see `BlobStore.delete`."""
         self._cache.delete(digest)
         with contextlib.suppress(FileNotFoundError), _as_os_error():
-            if self._store.head(_key(digest))["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
-                self._store.delete(_key(digest))
+            self._store.delete(_key(digest))
 
     def digests(self) -> Iterator[str]:
         """Yields what has been there for a minute; see `BlobStore.digests`.

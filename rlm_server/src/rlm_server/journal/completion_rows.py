@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.blob_rows import take_back
 from rlm_server.journal.blob_users import context_user
+from rlm_server.journal.context_rows import known_digests
 from rlm_server.journal.conversation_rows import check_turn, keep_turn
 from rlm_server.journal.schema import blob_uses, completions, labels
 from rlm_server.journal.states import State
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from rlm_server.journal.conversation_rows import NewTurn
     from rlm_server.journal.database import Database
+
+
+class ContextGoneError(Exception):
+    """An uploaded context that a completion needs is not kept any more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ def create(
         lease: for how long, in nanoseconds.
 
     Raises:
+        ContextGoneError: an uploaded context that it needs was evicted.
         ConversationGoneError: there is no such conversation.
         ConversationBusyError: another completion runs in it.
     """
@@ -150,6 +157,11 @@ def _add_what_belongs_to_it(
         uses.append({"digest": payload.blob, "used_by": new.completion_id})
     if uses:
         connection.execute(database.insert_new(blob_uses), uses)
+    if payload.blob:
+        take_back(connection, [payload.announcement])
+    # Only now, as nobody deletes their bytes from here on: another server may have evicted them a moment ago.
+    if not set(new.contexts) <= known_digests(connection, new.contexts):
+        raise ContextGoneError("an uploaded context was evicted meanwhile")
 
 
 def select(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[StoredCompletion]:

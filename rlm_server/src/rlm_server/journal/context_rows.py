@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from rlm_server.journal.blob_rows import take_back
 from rlm_server.journal.blob_users import CONTEXT_USER_PREFIX
 from rlm_server.journal.schema import blob_uses, contexts
 
@@ -27,13 +28,19 @@ def find(database: Database, connection: sa.Connection, context_ids: Sequence[st
     return connection.execute(sa.select(contexts).where(chosen)).all()
 
 
-def keep(database: Database, connection: sa.Connection, row: Mapping[str, Any]) -> None:
-    """Adds a context."""
+def known_digests(connection: sa.Connection, digests: Sequence[str]) -> set[str]:
+    """Returns those of the digests that are of contexts which are kept."""
+    return set(connection.execute(sa.select(contexts.c.sha256).where(contexts.c.sha256.in_(digests))).scalars())
+
+
+def keep(database: Database, connection: sa.Connection, row: Mapping[str, Any], announcement: str) -> None:
+    """Adds a context, whose blob was announced."""
     now = database.now_nanoseconds(connection)
     connection.execute(database.insert_new(contexts), [{**row, "used_time": now}])
     connection.execute(
         database.insert_new(blob_uses), [{"digest": row["sha256"], "used_by": f"context/{row['context_id']}"}]
     )
+    take_back(connection, [announcement])
 
 
 def evict(

@@ -62,8 +62,3 @@ def past_retention(connection: sa.Connection, *, max_age_seconds: float | None, 
 def release_contexts(connection: sa.Connection, completion_id: str) -> None:
     """Takes note that a completion does not need its contexts any more."""
     connection.execute(sa.delete(blob_uses).where(blob_uses.c.used_by == context_user(completion_id)))
-
-
-def used(connection: sa.Connection, digests: Sequence[str]) -> set[str]:
-    """Returns those of the blobs that somebody uses."""
-    return set(connection.execute(sa.select(blob_uses.c.digest).where(blob_uses.c.digest.in_(digests))).scalars())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import hashlib
 import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
-from rlm_server.journal import completion_rows, event_rows, retention_rows
+from rlm_server.journal import blob_rows, completion_rows, event_rows, retention_rows
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.blob_users import new_announcement
 from rlm_server.journal.completion_rows import NewCompletion, StoredCompletion
 from rlm_server.journal.database import READERS
 from rlm_server.journal.lease_rows import Leases, release
@@ -43,6 +45,11 @@ DEFAULT_PATIENCE_SECONDS = 5.0
 
 _EXPIRED_AT_ONCE = 16
 _DIGESTS_AT_ONCE = 500
+_DELETED_AT_ONCE = 8
+"""How many blobs are deleted while nobody can use another one."""
+
+_ANNOUNCED_SECONDS = 24 * 3600.0
+"""After which a server that has announced a blob, and named it in no row, is dead and not only waiting."""
 
 
 class Journal:
@@ -75,6 +82,7 @@ class Journal:
         self._patience_seconds = patience_seconds
         self._writer = Writer(database)
         # Threads of its own: if the database says nothing, those that wait for it must not be missed elsewhere.
+        self._deleting = asyncio.Lock()
         self._readers = concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="journal-reader")
 
     async def open(self) -> None:
@@ -111,16 +119,17 @@ class Journal:
 
         Raises:
             StorageUnavailableError: the journal cannot be written at present.
+            ContextGoneError: an uploaded context that it needs was evicted.
             ConversationGoneError: there is no such conversation.
             ConversationBusyError: another completion runs in it.
         """
+        if self.trouble:
+            raise StorageUnavailableError(self.trouble)
         payload = await self.payload(new.request)
 
         def work(connection: sa.Connection) -> tuple[StoredCompletion, bool]:
             return completion_rows.create(self._database, connection, new, payload, owner=self.owner, lease=self._lease)
 
-        if self.trouble:
-            raise StorageUnavailableError(self.trouble)
         try:
             is_alone = new.turn is not None  # as it locks the conversation
             return await self._writer.execute(work, is_alone=is_alone, timeout_seconds=self._patience_seconds)
@@ -178,14 +187,37 @@ class Journal:
         return await self._read(functools.partial(event_rows.steps_of, completion_id=completion_id))
 
     async def payload(self, data: bytes) -> Payload:
-        """Returns what goes into a row for these bytes; large ones are put into the blob store first."""
+        """Returns what goes into a row for these bytes; large ones are put into the blob store first.
+
+        Raises:
+            StorageUnavailableError: the journal or the blob store cannot be written at present.
+        """
         if len(data) <= MAX_ROW_BYTES:
             return Payload(data, None, len(data))
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        announcement = await self.announce(digest)
         try:
-            digest = await asyncio.to_thread(self.blobs.put, data)
+            await asyncio.to_thread(self.blobs.put, digest, data)
         except OSError as error:
             raise StorageUnavailableError(f"the blob store cannot be written: {error}") from error
-        return Payload(None, digest, len(data))
+        return Payload(None, digest, len(data), announcement)
+
+    async def announce(self, digest: str) -> str:
+        """Keeps a blob that is about to be stored from being deleted; see `blob_rows`.
+
+        Returns:
+            The announcement, which the transaction is to take back whose row names the blob.
+
+        Raises:
+            StorageUnavailableError: the journal cannot be written at present.
+        """
+        announcement = new_announcement()
+        await self._writer.execute(
+            lambda connection: blob_rows.announce(self._database, connection, digest, announcement),
+            is_alone=False,
+            timeout_seconds=self._patience_seconds,
+        )
+        return announcement
 
     async def load(self, payload: Payload) -> bytes:
         """Returns the bytes that a row stands for.
@@ -319,6 +351,7 @@ class Journal:
         Raises:
             StorageUnavailableError: the journal cannot be read at present.
         """
+        await self._execute(functools.partial(blob_rows.take_back_old, max_age_seconds=_ANNOUNCED_SECONDS))
         try:
             stored = await asyncio.to_thread(lambda: list(self.blobs.digests()))
         except OSError as error:
@@ -326,18 +359,27 @@ class Journal:
         unused: list[str] = []
         for start in range(0, len(stored), _DIGESTS_AT_ONCE):
             some = stored[start : start + _DIGESTS_AT_ONCE]
-            used = await self._read(functools.partial(retention_rows.used, digests=some))
+            used = await self._read(functools.partial(blob_rows.used, digests=some))
             unused += [digest for digest in some if digest not in used]
         await self.delete_blobs(unused)
         return len(unused)
 
     async def delete_blobs(self, digests: Sequence[str]) -> None:
-        """Removes blobs that nobody uses any more. What cannot be removed now is at the next sweep."""
+        """Removes those of the blobs that nobody uses. What cannot be removed now is at the next sweep."""
         try:
+            async with self._deleting:
+                for start in range(0, len(digests), _DELETED_AT_ONCE):
+                    await asyncio.to_thread(self._delete_unused, digests[start : start + _DELETED_AT_ONCE])
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+            _log.warning("blobs that nobody uses cannot be deleted at present: %s", _brief(error))
+
+    def _delete_unused(self, digests: Sequence[str]) -> None:
+        with self._database.writing.begin() as connection:
+            blob_rows.keep_uses(connection)
+            used = blob_rows.used(connection, digests)
             for digest in digests:
-                await asyncio.to_thread(self.blobs.delete, digest)
-        except OSError as error:
-            _log.warning("blobs that nobody uses cannot be deleted at present: %s", error)
+                if digest not in used:
+                    self.blobs.delete(digest)
 
     async def execute(self, work: Callable[[Database, sa.Connection], _Result]) -> _Result:
         """Runs a function in a writing transaction, for stores that share the database.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.blob_rows import take_back
 from rlm_server.journal.schema import blob_uses, completions, tool_results
 from rlm_server.journal.states import State
 
@@ -33,6 +34,7 @@ async def put_tool_result(journal: Journal, completion_id: str, call_id: str, re
         connection.execute(database.insert_new(tool_results), [row])
         if payload.blob:
             connection.execute(database.insert_new(blob_uses), [{"digest": payload.blob, "used_by": completion_id}])
+            take_back(connection, [payload.announcement])
 
     await journal.execute(work)
 

@@ -8,13 +8,14 @@ import grpc
 from rlm_common.errors import ServiceError
 
 if TYPE_CHECKING:
+    from rlm_server.journal.completion_rows import ContextGoneError
     from rlm_server.journal.states import State
     from rlm_server.journal.store import StorageUnavailableError
 
 _RETRY_DELAY_SECONDS = 1.0
 
 
-def storage_unavailable(error: StorageUnavailableError) -> ServiceError:
+def storage_unavailable(error: StorageUnavailableError | ContextGoneError) -> ServiceError:
     """Returns the error of a call for which the journal must be read or written, and cannot be."""
     return ServiceError(
         grpc.StatusCode.UNAVAILABLE,

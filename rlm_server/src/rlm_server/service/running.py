@@ -22,6 +22,7 @@ from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.journal.blobs import BlobMissingError
+from rlm_server.journal.completion_rows import ContextGoneError
 from rlm_server.journal.conversation_rows import ConversationBusyError, ConversationGoneError
 from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder
@@ -205,6 +206,8 @@ class RunningCompletions:
             try:
                 stored, is_new = await self._journal.create(new)
             except StorageUnavailableError as error:
+                raise storage_unavailable(error) from error
+            except ContextGoneError as error:  # a call that is made again learns which
                 raise storage_unavailable(error) from error
             except ConversationGoneError:
                 raise conversation_not_found(request.conversation_id) from None
