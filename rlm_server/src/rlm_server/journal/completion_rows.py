@@ -109,37 +109,36 @@ def create(
     now = database.now_nanoseconds(connection)
     if new.turn is not None:
         check_turn(database, connection, new.turn, new.completion_id)
-    connection.execute(
-        database.insert_new(completions).values(
-            completion_id=new.completion_id,
-            create_time=time.time_ns(),
-            state=State.RUNNING,
-            request=payload.data,
-            request_blob=payload.blob,
-            request_id=new.request_id,
-            request_digest=new.request_digest,
-            query=new.query,
-            model=new.model,
-            labels=json.dumps(dict(new.labels)),
-            detached=new.detached,
-            owner=owner,
-            epoch=1,
-            lease_end=now + lease,
-            watched_time=now,
-            size_bytes=payload.size_bytes,
-            conversation_id="" if new.turn is None else new.turn.conversation_id,
-            turn=0 if new.turn is None else new.turn.number,
-        )
+    stored = StoredCompletion(
+        completion_id=new.completion_id,
+        create_time=time.time_ns(),
+        end_time=None,
+        state=State.RUNNING,
+        request_digest=new.request_digest,
+        query=new.query,
+        model=new.model,
+        labels=dict(new.labels),
+        detached=new.detached,
+        parked_reason="",
+        cancel_requested=False,
+        owner=owner,
+        epoch=1,
+        lease_end=now + lease,
+        watched_time=now,
+        last_sequence=0,
+        running_time=0,
+        size_bytes=payload.size_bytes,
+        conversation_id="" if new.turn is None else new.turn.conversation_id,
+        turn=0 if new.turn is None else new.turn.number,
     )
-    # Another server may have taken the `request_id` a moment ago: what is there counts.
-    is_it = (
-        completions.c.completion_id == new.completion_id
-        if new.request_id is None
-        else completions.c.request_id == new.request_id
-    )
-    (stored,) = select(connection, is_it)
-    if stored.completion_id != new.completion_id:
-        return stored, False
+    request = {"request": payload.data, "request_blob": payload.blob, "request_id": new.request_id}
+    row = vars(stored) | request | {"labels": json.dumps(stored.labels)}
+    connection.execute(database.insert_new(completions), row)
+    if new.request_id is not None:
+        # Another server may have taken the `request_id` a moment ago: what is there counts.
+        (stored,) = select(connection, completions.c.request_id == new.request_id)
+        if stored.completion_id != new.completion_id:
+            return stored, False
     _add_what_belongs_to_it(database, connection, new, payload)
     if new.turn is not None:
         keep_turn(database, connection, new.turn, holder=owner, context_digests=list(new.contexts))

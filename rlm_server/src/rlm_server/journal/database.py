@@ -70,8 +70,7 @@ class Database:
 
     def insert_new(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Returns an insert that leaves rows which are there already as they are: what is tried again does no harm."""
-        insert = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
-        return insert.on_conflict_do_nothing()
+        return _sqlite_insert(table) if self.is_sqlite else _postgresql_insert(table)
 
     def now_nanoseconds(self, connection: sa.Connection) -> int:
         """Returns the database's time, which is the same for all servers."""
@@ -113,6 +112,19 @@ class Database:
         self._is_closed = True
         self.writing.dispose()
         self.reading.dispose()
+
+
+# Made once for each table: SQLAlchemy keeps with a statement what it found out about it.
+
+
+@functools.cache
+def _sqlite_insert(table: sa.Table) -> sqlite.Insert:
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+@functools.cache
+def _postgresql_insert(table: sa.Table) -> postgresql.Insert:
+    return postgresql.insert(table).on_conflict_do_nothing()
 
 
 def sqlite_url(path: Path) -> str:

@@ -225,10 +225,8 @@ class Writer:
         outcomes: list[_Outcome] = []
         with self._database.writing.begin() as connection:
             for are_appends, jobs in itertools.groupby(batch, lambda job: isinstance(job.work, Append)):
-                if are_appends:
-                    outcomes += _append(connection, list(jobs))
-                else:
-                    outcomes += [_call(connection, job) for job in jobs]
+                do = _append if are_appends else _call_all
+                outcomes += do(connection, list(jobs))
         return outcomes
 
     def _note(self, trouble: str) -> None:
@@ -254,16 +252,22 @@ def _append(connection: sa.Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
     ]
 
 
-def _call(connection: sa.Connection, job: _Job) -> _Outcome:
-    """Calls a function, so that nothing of it is left if it fails."""
-    work: Any = job.work
+def _call_all(connection: sa.Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
+    """Calls functions, so that nothing of those is left that fail."""
     try:
         with connection.begin_nested():
-            return job, work(connection), None
+            return [(job, _call(connection, job), None) for job in jobs]
     except Exception as error:
         if isinstance(error, sa.exc.DBAPIError) and _may_pass(error):
             raise
-        return job, None, error
+        if len(jobs) == 1:
+            return [(jobs[0], None, error)]
+    return [outcome for job in jobs for outcome in _call_all(connection, [job])]
+
+
+def _call(connection: sa.Connection, job: _Job) -> object:
+    work: Any = job.work
+    return work(connection)
 
 
 def _tell(outcomes: Sequence[_Outcome]) -> None:
