@@ -35,11 +35,11 @@ async def stack(model: ScriptedModel, sandbox: FakeSandbox) -> AsyncIterator[Sta
         yield running
 
 
-async def test_without_a_sandbox_the_rpc_fails_before_anything_is_asked(
+async def test_without_a_sandbox_or_patience_the_rpc_fails_before_anything_is_asked(
     model: ScriptedModel, unused_tcp_port: int
 ) -> None:
     address = f"127.0.0.1:{unused_tcp_port}"
-    async with running_stack(model, sandbox=address) as stack:
+    async with running_stack(model, sandbox=address, sandbox_patience_seconds=0.0) as stack:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stack.complete("FINAL(x)")
     assert_status(failure.value, grpc.StatusCode.UNAVAILABLE, "SANDBOX_UNAVAILABLE", sandbox=address)

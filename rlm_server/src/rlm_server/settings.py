@@ -70,7 +70,8 @@ class Settings:
         lease_seconds: after how long without a sign of life of the server that runs it a completion is taken over.
         sandbox_image: guest image that code runs in, of those that the sandbox server has; empty means its standard
             one. `local` has none.
-        sandbox_patience_seconds: how long to look for a sandbox in place of one that died, before the completion parks.
+        sandbox_patience_seconds: how long to wait for a sandbox that cannot be had, before the completion parks; 0
+            refuses one that has not begun.
         prompts_dir: directory with an operator's own texts for models, as `prompts.load_library` reads it. None means
             that there is none.
         default_prompts: the set of texts that is used where a request names none.

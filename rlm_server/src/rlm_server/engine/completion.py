@@ -149,6 +149,7 @@ class Completion:
             ),
             seed=None if self._run.spec.seed is None else node_seed(self._run.spec.seed, node.node_id),
             node_id=node.node_id,
+            on_wait=self._start_if_not_started,
         )
         is_root = node.node_id == ROOT_NODE_ID
         async with self._run.executor.open(session_spec) as session:
@@ -168,8 +169,7 @@ class Completion:
     async def _begin(self, task: NodeTask, spec: SessionSpec) -> NodeTask:
         """Tells of the start; returns the root's task with what there was before in its conversation."""
         past = await self._repl.begin(task.query, task.contexts, spec) if self._repl is not None else None
-        if not self._has_started:
-            await self._start()
+        await self._start_if_not_started()
         if past is None or not past.completion_count:
             return task
         events = self._run.events
@@ -190,6 +190,10 @@ class Completion:
                 "are lost",
             )
         return dataclasses.replace(task, past=past)
+
+    async def _start_if_not_started(self) -> None:
+        if not self._has_started:
+            await self._start()
 
     async def _start(self) -> None:
         spec = self._run.spec
@@ -227,8 +231,7 @@ class Completion:
         return NodeResult(reason, root.best_answer, partial=True, error=message, iterations=root.iterations)
 
     async def _finish(self, result: NodeResult) -> event_pb2.CompletionFinished:
-        if not self._has_started:
-            await self._start()
+        await self._start_if_not_started()
         if self._repl is not None:
             await self._repl.conclude(result.answer, is_final=not result.partial)
         schema, answer_json = self._run.spec.answer_schema, result.answer_json

@@ -316,6 +316,7 @@ class SessionSpec:
         node_id: the node that runs code in it.
         seed: makes what code sees of chance and clocks the same each time, where the executor can; None does not.
         chance_seed: where `seed` is None, makes what code sees of chance the same each time, and leaves clocks alone.
+        on_wait: is called if none can be had for a while, before that is told and it is waited for.
     """
 
     inputs: Sequence[InputValue]
@@ -327,6 +328,7 @@ class SessionSpec:
     node_id: str = ""
     seed: int | None = None
     chance_seed: int | None = None
+    on_wait: Callable[[], Awaitable[None]] | None = None
 
 
 class VariablesState(enum.Enum):

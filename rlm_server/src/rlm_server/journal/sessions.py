@@ -45,6 +45,8 @@ _MOST_LOSSES_OF_ONE_CELL = 3
 _REPEAT_SECONDS = 60.0
 _FIRST_RETRY_SECONDS = 0.1
 _GREATEST_RETRY_SECONDS = 2.0
+_UNTOLD_SECONDS = 1.0
+"""How long it is waited for a sandbox before that is told: servers that are started anew are back by then."""
 
 
 class JournalMismatchError(Exception):
@@ -166,26 +168,47 @@ class JournaledSession:
         Raises:
             SandboxOpenError: there is none.
         """
-        deadline = time.monotonic() + self._patience_seconds
+        start_seconds = time.monotonic()
+        deadline = start_seconds + self._patience_seconds
         delay_seconds = _FIRST_RETRY_SECONDS
+        has_told = False
         while True:
             opening = self._executor.open(dataclasses.replace(self._spec, on_host_call=self._on_host_call))
             try:
                 self._inner = await opening.__aenter__()
             except SandboxOpenError as error:
-                # Where nothing has been done yet the caller is to know at once; after that it is worth waiting.
-                is_first = self._node_id == ROOT_NODE_ID and not self._recorder.is_repetition and not self._loss
                 has_work_to_lose = bool(self._loss or self._history)
-                if is_first or not (error.may_pass or has_work_to_lose):
+                if not (has_work_to_lose or (error.may_pass and self._is_patient)):
                     raise
-                if time.monotonic() > deadline:
-                    self._park(f"no sandbox can be had from {self._executor.name}: {error}")
+                is_over = time.monotonic() > deadline
+                if not has_told and (is_over or time.monotonic() - start_seconds > _UNTOLD_SECONDS):
+                    has_told = True
+                    await self._tell_wait(error)
+                if is_over:
+                    self._park(_none_can_be_had(self._executor, error))
                     await never()
                 await asyncio.sleep(delay_seconds)
                 delay_seconds = min(delay_seconds * 2, _GREATEST_RETRY_SECONDS)
             else:
                 self._closing = opening
                 return
+
+    @property
+    def _is_patient(self) -> bool:
+        """Whether it is waited for a sandbox in which nothing has been done yet.
+
+        Without patience a completion that has not begun is refused, and not parked.
+        """
+        is_first = self._node_id == ROOT_NODE_ID and not self._recorder.is_repetition
+        return bool(self._patience_seconds) or not is_first
+
+    async def _tell_wait(self, error: SandboxOpenError) -> None:
+        if self._spec.on_wait is not None:
+            await self._spec.on_wait()
+        message = f"{_none_can_be_had(self._executor, error)}; waiting up to {self._patience_seconds:g} s for one"
+        await self._recorder.tell(
+            self._node_id, event_pb2.Warning(code=event_pb2.WARNING_CODE_SANDBOX_AWAITED, message=message)
+        )
 
     async def close(self) -> None:
         """Frees the real sandbox."""
@@ -400,6 +423,10 @@ class _Output:
             self.written.append((stream, text))
             if self._on_output is not None:
                 await self._on_output(stream, text)
+
+
+def _none_can_be_had(executor: Executor, error: SandboxOpenError) -> str:
+    return f"no sandbox can be had from {executor.name}: {error}"
 
 
 async def _answer(spec: SessionSpec, call: HostCall) -> object:

@@ -244,6 +244,10 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
     WARNING_CODE_INPUT_CHANGED: _WarningCode.ValueType  # 25
     """Code changed an input in place, as by `context.append(...)`. It stays so; the model was told."""
+    WARNING_CODE_SANDBOX_AWAITED: _WarningCode.ValueType  # 26
+    """No sandbox can be had at present; the message says why. The node waits until one can, for as long as the server is set
+    to wait (`sandbox_patience_seconds`), after which the completion is parked. A wait of under a second is not told.
+    """
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -300,6 +304,10 @@ WARNING_CODE_NO_LAST_ANSWER: WarningCode.ValueType  # 21
 """A limit was reached, and the last call that asks for the best answer could not be made or gave none."""
 WARNING_CODE_INPUT_CHANGED: WarningCode.ValueType  # 25
 """Code changed an input in place, as by `context.append(...)`. It stays so; the model was told."""
+WARNING_CODE_SANDBOX_AWAITED: WarningCode.ValueType  # 26
+"""No sandbox can be had at present; the message says why. The node waits until one can, for as long as the server is set
+to wait (`sandbox_patience_seconds`), after which the completion is parked. A wait of under a second is not told.
+"""
 
 @typing.final
 class Event(message.Message):
