@@ -7,12 +7,15 @@ import contextlib
 import os
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
+from sandbox_server.worker import pool
+from sandbox_server.worker.process import WorkerOptions, WorkerStartError
 
 from tests.sandbox_server.conftest import Stack, running_server
 from tests.sandbox_server.driver import limits, session
@@ -58,6 +61,69 @@ async def test_a_request_waits_for_the_only_worker_to_be_back() -> None:
         os.kill(worker.pid, signal.SIGKILL)
         await asyncio.shield(worker.ended)
         assert (await stack.stub.Run(pb.RunRequest(code="print(1)"))).stdout == "1\n"
+
+
+class Sleeps:
+    """Takes note of how long is waited between starts, and does not wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds: list[float] = []
+        self._sleep = asyncio.sleep
+        monkeypatch.setattr(pool.asyncio, "sleep", self._take)
+
+    async def _take(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self._sleep(0)
+
+
+class Ended:
+    """A worker that took work and then ended."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended.set_result("it was killed")
+
+
+@pytest.mark.parametrize(("lived_seconds", "delays"), [(2.0, [0.0] * 8), (0.5, [0.0, 0.1, 0.2, 0.4, *[0.5] * 4])])
+async def test_workers_that_took_work_are_back_within_a_second_however_many_die(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lived_seconds: float, delays: list[float]
+) -> None:
+    sleeps, clock = Sleeps(monkeypatch), iter(count(0.0, lived_seconds))
+    monkeypatch.setattr(pool.time, "monotonic", lambda: next(clock))
+    done = asyncio.Event()
+
+    async def start(_: object) -> Ended:
+        if len(sleeps.seconds) == len(delays):
+            done.set()
+            await asyncio.Event().wait()
+        return Ended()
+
+    monkeypatch.setattr(pool.WorkerProcess, "start", start)
+    workers = pool.WorkerPool(1, WorkerOptions({}, tmp_path, 1))
+    worker = Ended()
+    workers._workers.append(worker)  # type: ignore[arg-type]
+    keeping = asyncio.create_task(workers._keep(worker))  # type: ignore[arg-type]
+    await done.wait()
+    keeping.cancel()
+    assert sleeps.seconds == delays
+
+
+async def test_workers_that_do_not_come_up_are_tried_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sleeps = Sleeps(monkeypatch)
+    failures = iter([*[WorkerStartError("it ended")] * 9, None])
+
+    async def start(_: object) -> str:
+        if (failure := next(failures)) is not None:
+            raise failure
+        return "worker"
+
+    monkeypatch.setattr(pool.WorkerProcess, "start", start)
+    assert await pool.WorkerPool(1, WorkerOptions({}, tmp_path, 1))._replace(0.0) == "worker"
+    assert sleeps.seconds == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 
 async def test_sessions_are_spread_over_the_workers() -> None:

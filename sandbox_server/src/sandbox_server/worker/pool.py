@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_STEADY_SECONDS = 10.0
-"""A worker that lived this long is replaced at once. So is the first that did not; the next after a delay that doubles
-each time."""
+_STEADY_SECONDS = 1.0
+"""A worker that took work for this long is replaced at once. So is the first that did not; the next after a delay that
+doubles each time."""
 
 _FIRST_DELAY_SECONDS = 0.1
-_GREATEST_DELAY_SECONDS = 10.0
+_GREATEST_DELAY_SECONDS = 0.5
+"""Of a worker that took work: with its start its successor is back within a second."""
+
+_GREATEST_START_DELAY_SECONDS = 10.0
+"""Between tries to start a worker that do not succeed."""
+
 _PATIENCE_SECONDS = 5.0
 """How long a session waits for a worker if none is up."""
 
@@ -96,17 +101,17 @@ class WorkerPool:
         )
 
     async def _keep(self, worker: WorkerProcess) -> None:
-        """Replaces a worker whenever it ends."""
+        """Replaces a worker, which takes work, whenever it ends."""
         delay_seconds = 0.0
         while True:
-            started = time.monotonic()
+            ready_seconds = time.monotonic()
             how = await asyncio.shield(worker.ended)
             self._workers.remove(worker)
             _log.error("worker %d is lost with its sessions: %s; it is replaced", worker.pid, how)
-            if time.monotonic() - started >= _STEADY_SECONDS:
+            if time.monotonic() - ready_seconds >= _STEADY_SECONDS:
                 delay_seconds = 0.0
             worker = await self._replace(delay_seconds)
-            delay_seconds = min(max(delay_seconds * 2, _FIRST_DELAY_SECONDS), _GREATEST_DELAY_SECONDS)
+            delay_seconds = _longer(delay_seconds, _GREATEST_DELAY_SECONDS)
             self._workers.append(worker)
             self._changed.set()
 
@@ -116,5 +121,9 @@ class WorkerPool:
             try:
                 return await WorkerProcess.start(self._options)
             except (WorkerStartError, OSError):
-                delay_seconds = min(max(delay_seconds, _FIRST_DELAY_SECONDS) * 2, _GREATEST_DELAY_SECONDS)
+                delay_seconds = _longer(delay_seconds, _GREATEST_START_DELAY_SECONDS)
                 _log.exception("a worker does not come up; the next try is in %g s", delay_seconds)
+
+
+def _longer(delay_seconds: float, greatest_seconds: float) -> float:
+    return min(max(delay_seconds * 2, _FIRST_DELAY_SECONDS), greatest_seconds)
