@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import httpx2
+import aiohttp
 import openai
 
 from rlm_server.engine.ports import ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.models import chat_completions, responses
+from rlm_server.models.http_session import HttpSession
 from rlm_server.models.interface import ReplyReader
-from rlm_server.models.openai_errors import from_sdk, model_error
+from rlm_server.models.openai_errors import from_connection, from_sdk, model_error
 from rlm_server.models.package_requests import PackageRequests
 
 if TYPE_CHECKING:
@@ -66,12 +65,9 @@ class OpenAIEndpoint:
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
-        timeout = httpx2.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
         key = options.api_key or _NO_KEY
         headers = dict(options.extra_headers)
-        # The package's other client looks at every connection it has for every call, so that two hundred calls at once
-        # take ten times as long each.
-        http_client = openai.DefaultAioHttpClient(timeout=timeout)
+        timeout = openai.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
         if options.azure_api_version:
             self._client: openai.AsyncOpenAI = openai.AsyncAzureOpenAI(
                 azure_endpoint=options.base_url or "",
@@ -80,7 +76,6 @@ class OpenAIEndpoint:
                 timeout=timeout,
                 max_retries=0,
                 default_headers=headers,
-                http_client=http_client,
             )
         else:
             self._client = openai.AsyncOpenAI(
@@ -89,13 +84,16 @@ class OpenAIEndpoint:
                 timeout=timeout,
                 max_retries=0,
                 default_headers=headers,
-                http_client=http_client,
             )
-        self._requests = PackageRequests(self._client, http_client)
+        self._session = HttpSession(
+            connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS, silence_timeout_seconds=options.silence_timeout_seconds
+        )
+        self._requests = PackageRequests(self._client, self._session)
         self._interface = responses if options.use_responses else chat_completions
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self._session.close()
         await self._client.close()
 
     async def model_names(self) -> list[str]:
@@ -121,46 +119,34 @@ class OpenAIEndpoint:
         """
         chunks = self._interface.Reader(name)
         reader = ReplyReader(name, chunks)
+        response = None
         try:
-            async with asyncio.timeout_at(deadline_seconds):
-                response = await self._send(request)
-            async with contextlib.aclosing(response):
-                if self._options.stream:
-                    self._check_stream(response.headers.get("content-type", ""), name)
-                    received = response.aiter_bytes()
-                    # The time-out must not be open while others have the turn: it would cancel them.
-                    while True:
-                        async with asyncio.timeout_at(deadline_seconds):
-                            data = await anext(received, None)
-                        if data is None:
-                            break
-                        for part in reader.feed(data):
-                            yield part
-                    parts = reader.finish()
-                else:
-                    async with asyncio.timeout_at(deadline_seconds):
-                        body = await response.aread()
-                    parts = reader.whole(body)
-                for part in parts:
-                    yield part
+            response = await self._send(request, deadline_seconds)
+            if self._options.stream:
+                self._check_stream(response.headers.get("content-type", ""), name)
+                while data := await response.content.readany():
+                    for part in reader.feed(data):
+                        yield part
+                parts = reader.finish()
+            else:
+                parts = reader.whole(await response.read())
+            for part in parts:
+                yield part
         except openai.OpenAIError as error:
             raise from_sdk(error, name) from error
-        except httpx2.TimeoutException as error:
-            raise model_error(
-                ModelErrorKind.TIMEOUT, name, "the endpoint fell silent in the middle of its reply"
-            ) from error
-        except TimeoutError as error:
-            raise model_error(ModelErrorKind.TIMEOUT, name, "the reply was not complete in time") from error
-        except httpx2.HTTPError as error:
-            raise model_error(ModelErrorKind.UNREACHABLE, name, f"the endpoint broke its reply off: {error}") from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise from_connection(error, name, reply_has_begun=response is not None) from error
+        finally:
+            if response is not None:
+                response.close()  # which breaks off what has not come yet, and keeps the connection if all has
         if chunks.stop_reason == "content_filter" and not reader.has_text:
             raise model_error(ModelErrorKind.CONTENT_FILTER, name, "the reply was withheld")
         yield ReplyEnd(chunks.stop_reason, chunks.tokens)
 
-    async def _send(self, request: ModelRequest) -> httpx2.Response:
+    async def _send(self, request: ModelRequest, deadline_seconds: float | None) -> aiohttp.ClientResponse:
         body = self._interface.body(request.model, request.sampling, stream=self._options.stream)
         body |= self._interface.messages_field(request.messages) | dict(self._options.extra_body)
-        return await self._requests.send(self._interface.PATH, request.model, body)
+        return await self._requests.send(self._interface.PATH, request.model, body, deadline_seconds=deadline_seconds)
 
     def _check_stream(self, content_type: str, name: str) -> None:
         if not content_type.startswith("text/event-stream"):

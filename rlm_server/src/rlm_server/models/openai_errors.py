@@ -7,6 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+import aiohttp
 import openai
 
 from rlm_server.engine.ports import ModelError, ModelErrorKind
@@ -94,11 +95,6 @@ def model_error(
 
 def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
-    refusal = _connection_refusal(error)
-    if refusal is not None:
-        return model_error(ModelErrorKind.UNREACHABLE, model, str(refusal))
-    if isinstance(error, openai.APITimeoutError):
-        return model_error(ModelErrorKind.TIMEOUT, model, error.message)
     if isinstance(error, openai.APIStatusError):
         headers = error.response.headers
         return model_error(
@@ -108,20 +104,20 @@ def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
             retry_after_seconds=retry_after_seconds(headers),
             may_pass={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
         )
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__
-        return model_error(ModelErrorKind.UNREACHABLE, model, str(cause) if cause else error.message)
     return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
 
 
-def _connection_refusal(error: BaseException) -> OSError | None:
-    """Returns the operating system's reason why there is no connection; the HTTP client calls that a time-out, too."""
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
-            return cause
-        cause = cause.__cause__
-    return None
+def from_connection(error: TimeoutError | aiohttp.ClientError, model: str, *, reply_has_begun: bool) -> EndpointError:
+    """Returns the engine's error for a connection that cannot be had, breaks, or is too slow."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return model_error(ModelErrorKind.TIMEOUT, model, "there was no connection to the endpoint in time")
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        when = "in the middle of its reply" if reply_has_begun else "after it was asked"
+        return model_error(ModelErrorKind.TIMEOUT, model, f"the endpoint fell silent {when}")
+    if isinstance(error, TimeoutError):
+        return model_error(ModelErrorKind.TIMEOUT, model, "the reply was not complete in time")
+    what = f"the endpoint broke its reply off: {error}" if reply_has_begun else str(error)
+    return model_error(ModelErrorKind.UNREACHABLE, model, what)
 
 
 def from_stream(body: object, model: str) -> EndpointError:

@@ -7,32 +7,33 @@ for each model, which goes nowhere; the others are like it. It also says what is
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import aiohttp
 import httpx2
+import multidict
 import openai
+import yarl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from rlm_server.models.http_session import HttpSession
 
 _OF_THE_BODY = frozenset({"content-length", "content-encoding", "transfer-encoding"})
+_OF_THE_CONNECTION = frozenset({"host", "connection", "accept-encoding"})
+"""What the session that sends a request says itself."""
 
 
 @dataclass(frozen=True)
 class _Pattern:
     """What all requests to one path for one model have in common."""
 
-    url: httpx2.URL
-    headers: Sequence[tuple[str, str]]
-    extensions: Mapping[str, Any]
-
-    def request(self, body: bytes) -> httpx2.Request:
-        """Returns one of them."""
-        request = httpx2.Request("POST", self.url, headers=self.headers, content=body, extensions=dict(self.extensions))
-        request.headers.encoding = "ascii"  # which it is; it would be found out anew for each header that is read
-        return request
+    url: yarl.URL
+    headers: multidict.CIMultiDict[str]
 
 
 class _NoNetwork(httpx2.AsyncBaseTransport):
@@ -53,54 +54,52 @@ class PackageRequests:
 
     Args:
         client: the client.
-        http_client: sends them; the client's own.
+        session: sends them.
     """
 
-    def __init__(self, client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, session: HttpSession) -> None:
         self._client = client
-        self._http_client = http_client
+        self._session = session
         self._patterns: dict[tuple[str, str], _Pattern] = {}
 
-    async def send(self, path: str, model: str, body: Mapping[str, Any]) -> httpx2.Response:
-        """Posts a body; returns the response, whose own body is to be read and closed.
+    async def send(
+        self, path: str, model: str, body: Mapping[str, Any], *, deadline_seconds: float | None = None
+    ) -> aiohttp.ClientResponse:
+        """Posts a body; returns the response, whose own body is to be read, and which is to be closed.
 
         Args:
             path: below the base URL.
             model: the one that is asked, which Azure has in the address.
             body: is sent as JSON.
+            deadline_seconds: when the response must have been read, by the event loop's clock.
 
         Raises:
-            openai.OpenAIError: the endpoint cannot be reached or refuses it, as the package says that.
+            openai.OpenAIError: the endpoint refuses it, as the package says that.
+            TimeoutError: the endpoint, or the whole, takes too long.
+            aiohttp.ClientError: the endpoint cannot be reached, or breaks the connection off.
         """
         pattern = self._patterns.get((path, model))
         if pattern is None:
             pattern = self._patterns[path, model] = await self._make_pattern(path, model)
-        request = pattern.request(json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
-        try:
-            response = await self._http_client.send(request, stream=True)
-        except httpx2.TimeoutException as error:
-            raise openai.APITimeoutError(request=request) from error
-        except httpx2.HTTPError as error:
-            raise openai.APIConnectionError(request=request) from error
-        if not response.is_success:
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        response = await self._session.post(pattern.url, pattern.headers, data, deadline_seconds=deadline_seconds)
+        if not 200 <= response.status < 300:
             await self._raise_refusal(path, model, response)
         return response
 
     async def _make_pattern(self, path: str, model: str) -> _Pattern:
         request = await self._ask_package(path, model, httpx2.Response(200, json={}))
-        headers = [(name, value) for name, value in request.headers.multi_items() if name not in _OF_THE_BODY]
-        return _Pattern(request.url, headers, request.extensions)
+        left_out = _OF_THE_BODY | _OF_THE_CONNECTION
+        headers = [(name, value) for name, value in request.headers.multi_items() if name not in left_out]
+        return _Pattern(yarl.URL(str(request.url), encoded=True), multidict.CIMultiDict(headers))
 
-    async def _raise_refusal(self, path: str, model: str, response: httpx2.Response) -> NoReturn:
-        try:
-            content = await response.aread()
-        except httpx2.HTTPError:
-            content = b""  # the status says enough
-        finally:
-            await response.aclose()
-        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_BODY]
-        await self._ask_package(path, model, httpx2.Response(response.status_code, headers=headers, content=content))
-        raise openai.OpenAIError(f"the endpoint answered with status {response.status_code}")
+    async def _raise_refusal(self, path: str, model: str, response: aiohttp.ClientResponse) -> NoReturn:
+        content = b""
+        with contextlib.closing(response), contextlib.suppress(aiohttp.ClientError):  # the status says enough
+            content = await response.read()
+        headers = [(name, value) for name, value in response.headers.items() if name.lower() not in _OF_THE_BODY]
+        await self._ask_package(path, model, httpx2.Response(response.status, headers=headers, content=content))
+        raise openai.OpenAIError(f"the endpoint answered with status {response.status}")
 
     async def _ask_package(self, path: str, model: str, response: httpx2.Response) -> httpx2.Request:
         """Has the package make a call to which it gets this response; returns its request, or raises its error."""
