@@ -108,6 +108,7 @@ def test_the_settings_of_the_sandbox_server_are_all_spoken_of() -> None:
     with_flags = {
         *("listen", "workers", "max_sessions", "max_memory_bytes", "max_blob_cache_bytes", "grace_seconds"),
         *("max_client_sessions", "max_client_memory_bytes", "max_client_blob_bytes", "default_limits", "max_limits"),
+        "memory_reserve_bytes",
     }
     text = PAGE.read_text(encoding="utf-8")
     for field in dataclasses.fields(SandboxSettings):

@@ -6,13 +6,13 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from google.protobuf import duration_pb2
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import grpc
     from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 
 
@@ -155,7 +155,8 @@ async def session(
     call = stub.Session()
     opened = Session(call, functions)
     declared = [pb.HostFunction(name=name, doc=function.__doc__ or "") for name, function in functions.items()]
-    await opened.send(open=pb.OpenSession(host_functions=declared, **fields))
+    with contextlib.suppress(grpc.aio.AioRpcError):  # if it is refused already, reading tells why
+        await opened.send(open=pb.OpenSession(host_functions=declared, **fields))
     opened.opened = await opened.receive_kind("opened")
     try:
         yield opened

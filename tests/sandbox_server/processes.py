@@ -13,7 +13,7 @@ from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class ServerProcess:
@@ -40,11 +40,20 @@ class ServerProcess:
 
 
 @contextlib.asynccontextmanager
-async def server_process(listen: str, *arguments: str) -> AsyncIterator[ServerProcess]:
-    """Starts a server with one worker; what is left of it at the end of the block is killed."""
+async def server_process(
+    listen: str, *arguments: str, preexec: Callable[[], None] | None = None
+) -> AsyncIterator[ServerProcess]:
+    """Starts a server with one worker; what is left of it at the end of the block is killed.
+
+    Args:
+        listen: where.
+        arguments: more of the command line.
+        preexec: what its process does first.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sandbox_server", "serve", "--listen", listen, "--workers", "1", *arguments),
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=preexec,
     )
     assert process.stderr is not None
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
-from sandbox_server.admission import available_memory_bytes
+from sandbox_server.memory_gauge import MemoryGauge
 
 from tests.sandbox_server.conftest import Stack, running_server
 from tests.sandbox_server.driver import limits, session
@@ -54,10 +55,12 @@ async def test_memory_limits_together_stay_within_the_servers_memory() -> None:
 
 
 async def test_by_default_no_sandbox_may_have_more_memory_than_the_machine() -> None:
-    assert 2**28 < available_memory_bytes() < 2**45
+    with contextlib.closing(MemoryGauge()) as gauge:
+        there_is = gauge.total_bytes
+    assert 2**28 < there_is < 2**45
     async with running_server() as stack:
         info = await stack.stub.GetServerInfo(pb.GetServerInfoRequest())
-        assert info.max_limits.memory_bytes <= available_memory_bytes()
+        assert info.max_limits.memory_bytes <= there_is
 
 
 async def test_a_client_has_its_share_of_sandboxes_and_others_have_theirs() -> None:

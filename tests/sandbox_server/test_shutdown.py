@@ -109,7 +109,7 @@ async def test_if_a_worker_does_not_come_up_the_others_are_ended(tmp_path: Path)
     with image.path.open("rb") as file:
         broken.write_bytes(file.read(1000))
     tasks = len(asyncio.all_tasks())
-    pool = WorkerPool(2, WorkerOptions({"standard": broken}, tmp_path, 1))
+    pool = WorkerPool(WorkerOptions({"standard": broken}, tmp_path, 1, worker_count=2))
     with pytest.raises(WorkerStartError, match="a sandbox worker did not come up: it ended with code 1"):
         await pool.start()
     assert pool.pids == []

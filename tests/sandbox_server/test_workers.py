@@ -101,7 +101,7 @@ async def test_workers_that_took_work_are_back_within_a_second_however_many_die(
         return Ended()
 
     monkeypatch.setattr(pool.WorkerProcess, "start", start)
-    workers = pool.WorkerPool(1, WorkerOptions({}, tmp_path, 1))
+    workers = pool.WorkerPool(WorkerOptions({}, tmp_path, 1))
     worker = Ended()
     workers._workers.append(worker)  # type: ignore[arg-type]
     keeping = asyncio.create_task(workers._keep(worker))  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ async def test_workers_that_do_not_come_up_are_tried_less_and_less_often(
         return "worker"
 
     monkeypatch.setattr(pool.WorkerProcess, "start", start)
-    assert await pool.WorkerPool(1, WorkerOptions({}, tmp_path, 1))._replace(0.0) == "worker"
+    assert await pool.WorkerPool(WorkerOptions({}, tmp_path, 1))._replace(0.0) == "worker"
     assert sleeps.seconds == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 

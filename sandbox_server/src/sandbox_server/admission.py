@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),  # version 2
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # version 1
-)
+    from sandbox_server.memory_guard import MemoryGuard
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class NotAdmittedError(Exception):
     """There is no more of something.
 
     Args:
-        quota: what, `sessions` or `memory`.
+        quota: what, `sessions` or `memory`, or `free_memory` if it is the machine that has too little.
         limit: how much there may be.
         of_client: whether it is the client's share that is used up, not the server's.
     """
@@ -53,11 +48,13 @@ class Admission:
     Args:
         server: what the server has; its memory must be given.
         client: what each client may have of it.
+        guard: knows whether the machine is short of memory.
     """
 
-    def __init__(self, server: Quota, client: Quota) -> None:
+    def __init__(self, server: Quota, client: Quota, guard: MemoryGuard) -> None:
         self._server = server
         self._client = client
+        self._guard = guard
         self._sessions: Counter[str] = Counter()
         self._memory: Counter[str] = Counter()
 
@@ -70,6 +67,8 @@ class Admission:
         """
         _check("sessions", self._sessions[client] + 1, self._client.sessions, of_client=True)
         _check("sessions", self._sessions.total() + 1, self._server.sessions, of_client=False)
+        if self._guard.is_short:
+            raise NotAdmittedError("free_memory", self._guard.free_bytes, of_client=False)
         self._sessions[client] += 1
         grant = Grant(self, client)
         try:
@@ -121,12 +120,3 @@ class Grant:
 def _check(quota: str, wanted: int, limit: int, *, of_client: bool) -> None:
     if limit and wanted > limit:
         raise NotAdmittedError(quota, limit, of_client=of_client)
-
-
-def available_memory_bytes() -> int:
-    """Returns how much memory this process and its children may have: the machine's, or the control group's if less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(path.read_text()))
-    return min(limits)

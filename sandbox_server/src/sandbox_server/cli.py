@@ -73,6 +73,16 @@ def serve(
             envvar="RLM_SANDBOX_MAX_MEMORY_MIB",
         ),
     ] = 0,
+    memory_reserve_mib: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="What is left free of the memory of this machine or control group: with less, the cell that has the "
+            "most is ended, with less than twice as much, no new sandbox is taken; 0 means a twentieth, but 128 to "
+            "1024.",
+            envvar="RLM_SANDBOX_MEMORY_RESERVE_MIB",
+        ),
+    ] = 0,
     max_client_sessions: Annotated[
         int,
         typer.Option(
@@ -130,6 +140,7 @@ def serve(
         workers=workers,
         max_sessions=max_sessions,
         max_memory_bytes=max_memory_mib * MIB,
+        memory_reserve_bytes=memory_reserve_mib * MIB,
         max_client_sessions=max_client_sessions,
         max_client_memory_bytes=max_client_memory_mib * MIB,
         max_client_blob_bytes=max_client_blob_mib * MIB,

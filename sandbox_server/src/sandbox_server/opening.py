@@ -32,6 +32,13 @@ class SandboxOpenError(Exception):
         self.message = message
 
 
+class ShortOfMemoryError(SandboxOpenError):
+    """A sandbox could not be made because the machine has no memory for it; the message says more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", message)
+
+
 def begin(guest: Guest, spec: SandboxSpec) -> bool:
     """Starts the interpreter, declares the host functions and runs the prelude's source.
 

@@ -16,6 +16,7 @@ from sandbox_server.events import CellEvents, SandboxListener, error_answer
 from sandbox_server.fuel_watch import FuelWatch
 from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell
 from sandbox_server.model import (
+    MIB,
     CellResult,
     ExecutionError,
     FileContent,
@@ -27,7 +28,7 @@ from sandbox_server.model import (
     Variable,
     VariableQuery,
 )
-from sandbox_server.opening import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.sandbox_files import NoFileError, SandboxFiles
 from sandbox_server.wasm.guest import UNLIMITED_FUEL, End, Guest, GuestEndedError
 
@@ -45,6 +46,7 @@ _KILLED = {
     End.DEADLINE: Outcome.DEADLINE,
     End.CANCELLED: Outcome.CANCELLED,
     End.OUT_OF_FUEL: Outcome.OUT_OF_FUEL,
+    End.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
     End.EXITED: Outcome.EXITED,
     End.TRAP: Outcome.TRAP,
 }
@@ -184,6 +186,8 @@ class Sandbox:
         try:
             work()
         except GuestEndedError as error:
+            if error.end is End.OUT_OF_MEMORY:
+                raise ShortOfMemoryError(f"{failure}: {error.message}") from None
             raise SandboxOpenError(field, f"{failure}: {error.message}") from None
         except GuestFailedError as error:
             raise SandboxOpenError(field, f"{failure}: {error}") from None
@@ -252,6 +256,17 @@ class Sandbox:
     def cancel(self) -> None:
         """Kills the running cell, or the next one."""
         self._end_guest(End.CANCELLED, "the client cancelled the cell")
+
+    def busy_bytes(self) -> int:
+        """Returns how much memory it has, with its files, if it may take more now, or 0. Any thread may ask."""
+        guest = self._living
+        memory_bytes = 0 if guest is None else guest.busy_bytes()
+        return memory_bytes + self._files.scratch.used_bytes if memory_bytes else 0
+
+    def end_short_of_memory(self, memory_bytes: int) -> None:
+        """Kills what runs, as the machine has no memory for what it has; any thread may call it."""
+        had = f"this sandbox, with {memory_bytes // MIB} MiB, had the most of those that ran"
+        self._end_guest(End.OUT_OF_MEMORY, f"the machine ran short of memory, and {had}")
 
     @property
     def next_call_id(self) -> int:

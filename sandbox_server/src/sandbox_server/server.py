@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import GrpcServer, ServiceBinding
 
-from sandbox_server.admission import available_memory_bytes
 from sandbox_server.blobs import BlobCache
 from sandbox_server.image.cache import load_or_build_images
+from sandbox_server.memory_gauge import MemoryGauge
+from sandbox_server.memory_guard import default_reserve_bytes
 from sandbox_server.service.execute_service import ExecuteService
 from sandbox_server.worker.pool import WorkerPool
 from sandbox_server.worker.process import WorkerOptions
@@ -62,16 +63,24 @@ async def create_server_of(settings: Settings, images: Sequence[CompiledImage], 
     Raises:
         WorkerStartError: a worker process did not come up.
     """
-    settings = _with_memory_limits(settings)
+    gauge = MemoryGauge(settings.system_root)
+    settings = _with_memory_limits(settings, gauge.total_bytes)
     blobs = BlobCache(settings.max_blob_cache_bytes, settings.max_client_blob_bytes)
-    options = WorkerOptions({image.name: image.path for image in images}, blobs.directory, settings.max_sessions)
-    pool = WorkerPool(settings.workers or os.cpu_count() or 1, options)
+    options = WorkerOptions(
+        images={image.name: image.path for image in images},
+        readable_directory=blobs.directory,
+        max_sessions=settings.max_sessions,
+        worker_count=settings.workers or os.cpu_count() or 1,
+        memory_floor_bytes=settings.memory_reserve_bytes // 2,
+        system_root=settings.system_root,
+    )
+    pool = WorkerPool(options)
     try:
         await pool.start()
     except BaseException:
         blobs.close()
         raise
-    service = ExecuteService(settings, pool, blobs, images, heap)
+    service = ExecuteService(settings, pool, blobs, images, gauge=gauge, heap=heap)
     binding = ServiceBinding(
         SERVICE_NAME,
         lambda server: pb_grpc.add_ExecuteServiceServicer_to_server(service, server),
@@ -80,9 +89,8 @@ async def create_server_of(settings: Settings, images: Sequence[CompiledImage], 
     return GrpcServer(binding, error_domain=ERROR_DOMAIN, listen=settings.listen)
 
 
-def _with_memory_limits(settings: Settings) -> Settings:
+def _with_memory_limits(settings: Settings, available: int) -> Settings:
     """Fills in how much memory there is, and lets no request have more."""
-    available = available_memory_bytes()
     memory_bytes = settings.max_memory_bytes or _OVERCOMMIT * available
     greatest = min(
         memory_bytes, settings.max_client_memory_bytes or memory_bytes, settings.max_memory_bytes or available
@@ -97,6 +105,7 @@ def _with_memory_limits(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         max_memory_bytes=memory_bytes,
+        memory_reserve_bytes=settings.memory_reserve_bytes or default_reserve_bytes(available),
         max_limits=limits,
         default_limits=settings.default_limits.capped(limits),
     )

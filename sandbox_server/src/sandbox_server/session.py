@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox_server.model import CellResult, Restoration, SandboxSpec, SessionState, Usage, VariableQuery
-from sandbox_server.opening import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.record import CellStep, InputsStep, NotRestorableError, Record
 from sandbox_server.sandbox import Sandbox, Workshop
 from sandbox_server.tape import Tape
@@ -104,7 +104,11 @@ class Session:
         return usage
 
     def run_cell(self, code: str, limits: Limits, variables: VariableQuery) -> tuple[CellResult, Restoration]:
-        """Runs a cell; if it had to be killed, the session is brought back to where it was before."""
+        """Runs a cell; if it had to be killed, the session is brought back to where it was before.
+
+        Raises:
+            ShortOfMemoryError: it could not be, as the machine has no memory for it; nothing can be run any more.
+        """
         sandbox = self._live()
         recording = self._tape.record(sandbox.next_call_id)
         self._is_running = True
@@ -160,6 +164,17 @@ class Session:
         with self._lock:
             if self._is_running and self._sandbox is not None:
                 self._sandbox.cancel()
+
+    def busy_bytes(self) -> int:
+        """Returns how much memory the session has if it may take more now, or 0."""
+        sandbox = self._sandbox
+        return 0 if sandbox is None else sandbox.busy_bytes()
+
+    def end_short_of_memory(self, memory_bytes: int) -> None:
+        """Kills what runs, as the machine has no memory for what it has."""
+        with self._lock:
+            if self._sandbox is not None:
+                self._sandbox.end_short_of_memory(memory_bytes)
 
     def kill(self) -> None:
         """Ends the session: what runs is killed now, and nothing runs any more. `close` must follow."""
@@ -250,6 +265,8 @@ class Session:
         self._record = self._new_record(next_call_id)
         try:
             fuel = self._make_again().fuel
+        except ShortOfMemoryError:
+            raise
         except SandboxOpenError as error:
             # It could be made once, so the machine is in trouble, not the request.
             raise RuntimeError(f"the session could not be made again: {error}") from error

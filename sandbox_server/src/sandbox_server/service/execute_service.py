@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from rlm_common.errors import Violations, invalid_field
 
 from sandbox_server.admission import Admission, Quota
 from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
+from sandbox_server.memory_guard import MemoryGuard
 from sandbox_server.model import Restoration
 from sandbox_server.opening import SandboxOpenError
 from sandbox_server.service.identity import client_of
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
     from sandbox_server.blobs import Blob, BlobCache
     from sandbox_server.heap import Heap
     from sandbox_server.image.cache import CompiledImage
+    from sandbox_server.memory_gauge import MemoryGauge
     from sandbox_server.settings import Settings
     from sandbox_server.worker.pool import WorkerPool
+
+_log = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,6 +49,7 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         pool: has the sandboxes; the service ends it.
         blobs: uploaded inputs.
         images: those of the pool, the standard one first.
+        gauge: tells how much memory is free.
         heap: is told when a call has freed what it had.
     """
 
@@ -53,6 +59,8 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         pool: WorkerPool,
         blobs: BlobCache,
         images: Sequence[CompiledImage],
+        *,
+        gauge: MemoryGauge,
         heap: Heap | None = None,
     ) -> None:
         self._heap = heap
@@ -63,9 +71,14 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         self._reader = RequestReader(
             blobs, settings.default_limits, settings.max_limits, [image.name for image in images]
         )
+        self._gauge = gauge
+        guard = MemoryGuard(gauge, settings.memory_reserve_bytes, pool.relieve)
+        self._watch = asyncio.create_task(guard.watch())
+        self._watch.add_done_callback(_report_failure)
         self._admission = Admission(
             Quota(settings.max_sessions, settings.max_memory_bytes),
             Quota(settings.max_client_sessions, settings.max_client_memory_bytes),
+            guard,
         )
         self._sessions: set[LiveSession] = set()
         self._draining = False
@@ -171,6 +184,9 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
 
     async def close(self) -> None:
         """Ends the workers and frees the cache; sessions are gone by now."""
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+        self._gauge.close()
         await self._pool.close()
         self._blobs.close()
 
@@ -198,6 +214,11 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
         violations.check(first.metadata.size_bytes >= 0, "metadata.size_bytes", "must not be negative")
         violations.raise_if_any()
         return first.metadata
+
+
+def _report_failure(watch: asyncio.Task[None]) -> None:
+    if not watch.cancelled():
+        _log.error("memory is not watched any more", exc_info=watch.exception())
 
 
 def _hold(blobs: list[Blob], held: contextlib.ExitStack) -> None:

@@ -10,10 +10,11 @@ import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
-from sandbox_server.opening import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.service.messages import to_limits, to_result, to_usage
 from sandbox_server.service.outbox import Outbox
+from sandbox_server.service.refusals import short_of_memory
 from sandbox_server.service.validation import (
     MAX_CELL_ID_CHARS,
     check_code,
@@ -180,6 +181,9 @@ class LiveSession:
         async def run() -> None:
             try:
                 result, restoration = await self._opened.run_cell(request.code, limits, query)
+            except ShortOfMemoryError as error:
+                self.outbox.close(short_of_memory(f"the session is lost: {error.message}", lost=True))
+                return
             except Exception as error:  # noqa: BLE001 - the stream raises it
                 self.outbox.close(error)
                 return
@@ -256,6 +260,8 @@ class LiveSession:
 
 def open_error(error: SandboxOpenError, prefix: str = "") -> ServiceError:
     """Returns the status for a sandbox that cannot be made as asked for."""
+    if isinstance(error, ShortOfMemoryError):
+        return short_of_memory(error.message)
     return invalid_field(f"{prefix}{error.field}", error.message)
 
 

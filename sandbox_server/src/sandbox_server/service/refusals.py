@@ -25,6 +25,11 @@ _OF_SERVER = {
         "limit_bytes",
         "the memory limits of live sandboxes may come to {limit} bytes, and this one's does not fit in; ask for less",
     ),
+    "free_memory": (
+        "MEMORY_EXHAUSTED",
+        "free_bytes",
+        "{limit} bytes of memory are left, too little for another sandbox",
+    ),
 }
 _OF_CLIENT = {
     "sessions": "this client holds {limit} sandboxes, as many as it may",
@@ -65,6 +70,14 @@ def blob_cache_full(error: BlobCacheFullError, size_bytes: int) -> ServiceError:
         limit = {"quota": "uploads", "limit": str(error.limit_bytes)}
         return _exhausted("QUOTA_EXCEEDED", message, limit, retry=retry)
     return _exhausted("BLOB_CACHE_FULL", message, {"limit_bytes": str(error.limit_bytes)}, retry=retry)
+
+
+def short_of_memory(message: str, *, lost: bool = False) -> ServiceError:
+    """Returns the status for a sandbox, new or lost, that the machine has no memory for."""
+    if not lost:
+        return _exhausted("MEMORY_EXHAUSTED", message, {})
+    code = grpc.StatusCode.UNAVAILABLE
+    return ServiceError(code, "MEMORY_EXHAUSTED", message, retry_delay_seconds=_RETRY_DELAY_SECONDS)
 
 
 def draining() -> ServiceError:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wasmtime import Store
     from wasmtime.component import Func, Instance
 
+    from sandbox_server.wasm.allowance import MemoryAllowance
     from sandbox_server.wasm.linear_memory import LinearMemory, MemorySnapshot
 
 MAX_WASM_STACK_BYTES = 32 * 1024 * 1024
@@ -52,15 +53,16 @@ class GuestEngine:
     Args:
         compiled_image: file that `image.cache` made, with that of its memory beside it. Both are mapped, and guests
             share their pages.
+        allowance: says when guests may take more memory; None lets them have what their limits allow.
 
     Raises:
         wasmtime.WasmtimeError: the file is not an image for this machine and version.
         OSError: one of the files cannot be read.
     """
 
-    def __init__(self, compiled_image: Path) -> None:
+    def __init__(self, compiled_image: Path, allowance: MemoryAllowance | None = None) -> None:
         config = make_config()
-        self._memories = LinearMemories(MemoryImage.read(path_for(compiled_image)))
+        self._memories = LinearMemories(MemoryImage.read(path_for(compiled_image)), allowance)
         self._memories.install(config)
         self.wasmtime_engine = Engine(config)
         self._component = Component.deserialize_file(self.wasmtime_engine, str(compiled_image))

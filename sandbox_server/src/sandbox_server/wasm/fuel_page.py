@@ -35,6 +35,11 @@ class FuelPage:
         """The fuel that is left; negative if a guest has used more than it was given. May be read while it runs."""
         return self._number.value
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the guest is not to run any more."""
+        return self._is_stopped
+
     def set(self, fuel: int) -> None:
         """Sets the fuel. Does nothing if the guest was interrupted."""
         with self._lock:

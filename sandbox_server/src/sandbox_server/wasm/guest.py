@@ -35,6 +35,7 @@ class End(enum.Enum):
     DEADLINE = enum.auto()
     CANCELLED = enum.auto()
     OUT_OF_FUEL = enum.auto()
+    OUT_OF_MEMORY = enum.auto()
     EXITED = enum.auto()
     TRAP = enum.auto()
 
@@ -112,6 +113,8 @@ class Guest:
         self.files = OpenFiles(scratch)
         scratch.is_interrupted = lambda: self._ended is not None
         self.exit_code: int | None = None
+        self.is_busy = False
+        """Whether it computes, and so may take more memory; not while it sleeps or waits."""
         self.pollables: dict[int, int] = {}
         """What the guest may wait for: the number of each to the reading of its clock at which it is ready."""
         self.host_call_count = 0
@@ -165,6 +168,11 @@ class Guest:
     def memory_bytes(self) -> int:
         """Returns the size of the linear memory, which is its peak."""
         return self._memory.size
+
+    def busy_bytes(self) -> int:
+        """Returns the size of the linear memory if the guest may take more of it now, or 0. Any thread may ask."""
+        memory = self._made_memory
+        return memory.size if self.is_busy and memory is not None else 0
 
     def snapshot(self, max_bytes: int) -> MemorySnapshot | None:
         """Returns the guest's state, in which others can begin; it must not be running.
@@ -232,14 +240,12 @@ class Guest:
         """Waits, on the guest's behalf, until its monotonic clock shows the time, or the guest is ended."""
         seconds = self.surroundings.real_wait_ns(monotonic_ns) / 1e9
         if seconds > 0:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended is not None, timeout=seconds)
+            self._wait_for(lambda: self._ended is not None, seconds)
 
     def wait_until_heard(self) -> None:
         """Waits, on the guest's behalf, until what it said is taken, or it is ended."""
         if self.events.is_ahead:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended is not None or not self.events.is_ahead)
+            self._wait_for(lambda: self._ended is not None or not self.events.is_ahead)
 
     def wait_for_answer(self, call_ids: list[int], timeout_ns: int | None) -> str | None:
         """Waits, on the guest's behalf, for an answer to one of the calls; None if the guest is ended.
@@ -260,8 +266,16 @@ class Guest:
                     if until_ns is not None and not answer:
                         surroundings.real_wait_ns(until_ns)  # a clock that is not real moves on
                     return answer
+                self.is_busy = False
                 self._changed.wait(seconds_left)
+                self.is_busy = True
         return None
+
+    def _wait_for(self, is_over: Callable[[], bool], seconds: float | None = None) -> None:
+        with self._changed:
+            self.is_busy = False
+            self._changed.wait_for(is_over, timeout=seconds)
+            self.is_busy = True
 
     def close(self) -> None:
         """Frees the store and its memory. The guest must not be running."""
@@ -273,16 +287,27 @@ class Guest:
         if self._ended is not None:
             raise self._ended
         _running.guest = self
+        self.is_busy = True
         try:
             result = call()
         except WasmtimeError as error:
-            self.end_if_out_of_fuel()  # before it is taken for something else
+            self._end_if_it_had_to_stop()  # before it is taken for something else
             raise self._classify(str(error)) from None
         finally:
+            self.is_busy = False
             del _running.guest
-        if self.end_if_out_of_fuel() and self._ended is not None:
+        if self._end_if_it_had_to_stop() and self._ended is not None:
             raise self._ended
         return result
+
+    def _end_if_it_had_to_stop(self) -> bool:
+        memory = self._made_memory
+        if memory is not None and memory.lacked_bytes:
+            had, lacked = memory.size >> 20, memory.lacked_bytes >> 20
+            message = f"the machine ran short of memory: this sandbox had {had} MiB and asked for {lacked} more"
+            self.end(End.OUT_OF_MEMORY, message)
+            return True
+        return self.end_if_out_of_fuel()
 
     def _classify(self, message: str) -> GuestEndedError:
         with self._changed:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import logging
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from wasmtime import Config
 
+    from sandbox_server.wasm.allowance import MemoryAllowance
     from sandbox_server.wasm.memory_image import MemoryImage
 
 _log = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class LinearMemory:
         self.fuel = FuelPage(self._mapping + to_fuel)
         self.base = self._mapping + guard_bytes
         self.size = minimum_bytes
+        self.lacked_bytes = 0
+        """What the machine did not have for it, in which case its guest is stopped."""
         self._allow(0, minimum_bytes)
         image.map_at(self.base)
 
@@ -100,6 +104,22 @@ class LinearMemory:
         """
         self._allow(self.size, size - self.size)
         self.size = size
+
+    def grow_within(self, allowance: MemoryAllowance, size: int) -> None:
+        """Makes it as large as that, as soon as the machine has the memory; if it has not, the guest is stopped.
+
+        Raises:
+            OSError: there is no room.
+        """
+        while self.size < size:
+            step = min(size - self.size, allowance.step_bytes)
+            if not allowance.take(step, lambda: self.fuel.is_stopped):
+                self.lacked_bytes = size - self.size
+                self.fuel.stop()
+                raise OSError(errno.ENOMEM, "the machine is short of memory")
+            address = self.base + self.size
+            self.grow(self.size + step)
+            pages.make_own(address, step)  # so that it is seen to be used
 
     def snapshot(self, max_bytes: int) -> MemorySnapshot | None:
         """Returns what is in it; None if that is not known, or is more than so many bytes."""
@@ -137,6 +157,7 @@ class LinearMemory:
             OSError: that cannot be done; it must not be used again.
         """
         self.fuel.reset()
+        self.lacked_bytes = 0
         if not self._image.restore_written(self.base, self.size):
             pages.give_back(self.base, self.size)
         if self.size > self._minimum_bytes:
@@ -157,10 +178,12 @@ class LinearMemories:
 
     Args:
         image: what each begins with.
+        allowance: says when they may grow; None lets them.
     """
 
-    def __init__(self, image: MemoryImage) -> None:
+    def __init__(self, image: MemoryImage, allowance: MemoryAllowance | None = None) -> None:
         self._image = OpenImage(image)
+        self._allowance = allowance
         self._free: list[LinearMemory] = []
         self._living: dict[int, LinearMemory] = {}
         self._numbers = itertools.count(1)
@@ -255,7 +278,11 @@ class LinearMemories:
 
     def _on_grow(self, number: int, size: int) -> int:
         try:
-            self._living[number].grow(size)
+            memory = self._living[number]
+            if self._allowance is None:
+                memory.grow(size)
+            else:
+                memory.grow_within(self._allowance, size)
         except OSError as error:
             return new_error(f"a memory cannot grow: {error}")
         return 0

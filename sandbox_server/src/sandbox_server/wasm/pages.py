@@ -6,6 +6,7 @@ Source: mmap(2), mprotect(2), madvise(2); `PAGEMAP_SCAN` of Linux 6.7, `Document
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -18,6 +19,7 @@ WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _MAP_FIXED = 0x10
 _MADV_DONTNEED = 4
+_MADV_POPULATE_WRITE = 23 if sys.platform == "linux" else None
 
 # Of <linux/fs.h>.
 _PAGEMAP_SCAN = 0xC0606610
@@ -81,6 +83,20 @@ def give_back(address: int, size: int) -> None:
         OSError: they cannot be given back.
     """
     _check(_libc.madvise(address, size, _MADV_DONTNEED))
+
+
+def make_own(address: int, size: int) -> None:
+    """Has the kernel find memory for pages now, and not when each is touched. Linux before 5.14 does the latter.
+
+    Raises:
+        OSError: there is none.
+    """
+    if _MADV_POPULATE_WRITE is not None:
+        try:
+            _check(_libc.madvise(address, size, _MADV_POPULATE_WRITE))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def unmap(address: int, size: int) -> None:

@@ -41,6 +41,7 @@ class WorkerConnection(asyncio.Protocol):
         """Done when the socket is closed. What became of the process is for others to find out, and to tell `lose`."""
         self.sessions: dict[int, MessageTaker] = {}
         self.loss: WorkerLostError | None = None
+        self._relief: asyncio.Future[int] | None = None
         self._numbers = itertools.count(1)
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = bytearray()
@@ -63,6 +64,17 @@ class WorkerConnection(asyncio.Protocol):
             raise RuntimeError("the worker is not connected")
         self._transport.write(wire.encode(message))
 
+    async def relieve(self) -> int:
+        """Ends what runs in the session that has the most memory; returns how much it had, or 0 if none runs.
+
+        Raises:
+            WorkerLostError: the worker is gone.
+        """
+        if self._relief is None:
+            self.send(wire.Relieve(0))
+            self._relief = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._relief)
+
     def lose(self, reason: str) -> None:
         """Tells all sessions that the worker is gone."""
         if self.loss is not None:
@@ -70,8 +82,9 @@ class WorkerConnection(asyncio.Protocol):
         self.loss = WorkerLostError(reason)
         if self._transport is not None:
             self._transport.close()
-        if not self.ready.done():
-            self.ready.set_exception(self.loss)
+        for waited in (self.ready, self._relief):
+            if waited is not None and not waited.done():
+                waited.set_exception(self.loss)
         for session in list(self.sessions.values()):
             session.lose(self.loss)
         self.sessions.clear()
@@ -121,6 +134,11 @@ class WorkerConnection(asyncio.Protocol):
         if isinstance(message, wire.Ready):
             if not self.ready.done():
                 self.ready.set_result(list(message.walls))
+            return
+        if isinstance(message, wire.Relieved):
+            if self._relief is not None and not self._relief.done():
+                self._relief.set_result(message.memory_bytes)
+            self._relief = None
             return
         session = self.sessions.get(message.session)
         if session is not None:

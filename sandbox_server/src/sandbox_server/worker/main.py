@@ -19,10 +19,12 @@ from sandbox_server.backlog import Backlog
 from sandbox_server.beginnings import Beginnings
 from sandbox_server.collecting import collect_seldom
 from sandbox_server.heap import Heap
+from sandbox_server.memory_gauge import MemoryGauge
 from sandbox_server.model import STANDARD_IMAGE, Input, Limits, Outcome, SandboxSpec, Stream, ValueFormat, VariableQuery
-from sandbox_server.opening import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.session import SandboxFactory, Session
+from sandbox_server.wasm.allowance import MemoryAllowance
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_server.wasm.watchdog import Watchdog
 from sandbox_server.worker import jail
@@ -42,13 +44,20 @@ _RUN_PATIENCE_SECONDS = 0.1
 many: each of their runs would then wait for Python's lock in no order, and the last of them for a tenth of a second."""
 
 
-def main(images: dict[str, str], readable_directory: str, max_sessions: int, socket_number: int) -> None:
+def main(
+    images: dict[str, str],
+    readable_directory: str,
+    max_sessions: int,
+    memory: tuple[str, int, int],
+    socket_number: int,
+) -> None:
     """Works until the socket is closed, and then ends the process.
 
     Args:
         images: paths of the compiled images by name.
         readable_directory: the only place from which files can be read once the walls are up.
         max_sessions: how many threads may be needed.
+        memory: where `proc` and `sys` are, how many bytes sandboxes leave free, and how many workers there are.
         socket_number: descriptor of the worker's end of the socket pair.
     """
     faulthandler.enable()  # what is written goes to the server's log
@@ -56,7 +65,9 @@ def main(images: dict[str, str], readable_directory: str, max_sessions: int, soc
     heap = Heap()
     channel = _Channel(socket.socket(fileno=socket_number))
     # All now, as no file can be mapped later; it takes no memory until a sandbox uses it.
-    engines = {name: GuestEngine(Path(path)) for name, path in images.items()}
+    root, floor_bytes, worker_count = memory
+    allowance = MemoryAllowance(MemoryGauge(Path(root)), floor_bytes, worker_count)
+    engines = {name: GuestEngine(Path(path), allowance) for name, path in images.items()}
     threading.stack_size(THREAD_STACK_BYTES)
     beginnings = {name: Beginnings(engine) for name, engine in engines.items()}
     _warm_up(engines[STANDARD_IMAGE], beginnings[STANDARD_IMAGE])
@@ -141,6 +152,9 @@ class _Worker:
             session = self._sessions[number] = Session(factory, message.spec, listener, Backlog())
             self._work(number, lambda: wire.Opened(number, session.open()))
             return
+        if isinstance(message, wire.Relieve):
+            self._channel.send(wire.Relieved(0, self._relieve()))
+            return
         known = self._sessions.get(number)
         if known is None:
             return  # the message crossed with the end of a `Run`
@@ -165,6 +179,13 @@ class _Worker:
             self._work(number, lambda: self._read_file(wanted, known))
         else:
             self._work(number, lambda: self._close(number))
+
+    def _relieve(self) -> int:
+        largest = max(list(self._sessions.values()), key=Session.busy_bytes, default=None)
+        memory_bytes = 0 if largest is None else largest.busy_bytes()
+        if largest is not None and memory_bytes:
+            largest.end_short_of_memory(memory_bytes)
+        return memory_bytes
 
     def _run_cell(self, message: wire.RunCell, session: Session) -> wire.FromWorker:
         result, restoration = session.run_cell(message.code, message.limits, message.variables)
@@ -194,7 +215,7 @@ class _Worker:
             try:
                 answer = work()
             except SandboxOpenError as error:
-                answer = wire.Refused(number, error.field, error.message)
+                answer = wire.Refused(number, error.field, error.message, isinstance(error, ShortOfMemoryError))
             except Exception:  # noqa: BLE001 - the server logs it and fails the call
                 answer = wire.Failed(number, traceback.format_exc())
             self._channel.send(answer)

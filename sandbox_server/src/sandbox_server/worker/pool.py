@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -36,13 +37,11 @@ class WorkerPool:
     """Worker processes.
 
     Args:
-        size: how many.
-        options: what each is started with.
+        options: how many, and what each is started with.
     """
 
-    def __init__(self, size: int, options: WorkerOptions) -> None:
+    def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._size = size
         self._workers: list[WorkerProcess] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
@@ -59,7 +58,7 @@ class WorkerPool:
         Raises:
             WorkerStartError: one did not come up.
         """
-        starts = (WorkerProcess.start(self._options) for _ in range(self._size))
+        starts = (WorkerProcess.start(self._options) for _ in range(self._options.worker_count))
         results = await asyncio.gather(*starts, return_exceptions=True)
         self._workers = [result for result in results if isinstance(result, WorkerProcess)]
         for result in results:
@@ -75,6 +74,18 @@ class WorkerPool:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(worker.kill() for worker in self._workers))
         self._workers = []
+
+    async def relieve(self) -> int:
+        """Ends what runs in a sandbox that has much memory; returns how much it had, or 0 if none runs.
+
+        It is the one that has the most in its process, which is the largest that has one.
+        """
+        for worker in sorted(self._workers, key=lambda one: one.resident_bytes(), reverse=True):
+            with contextlib.suppress(WorkerLostError):
+                memory_bytes = await worker.connection.relieve()
+                if memory_bytes:
+                    return memory_bytes
+        return 0
 
     async def session(self, spec: SandboxSpec, listener: SandboxListener | None) -> WorkerSession:
         """Returns a session, not open yet, in the process that has the fewest.

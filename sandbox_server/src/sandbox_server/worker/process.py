@@ -10,13 +10,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ if sys.platform == "linux":
 if os.getppid() != {parent}:
     sys.exit("the server has gone")
 from sandbox_server.worker.main import main
-main({images!r}, {directory!r}, {max_sessions}, {socket})
+main({images!r}, {directory!r}, {max_sessions}, {memory!r}, {socket})
 """
 
 
@@ -52,11 +52,17 @@ class WorkerOptions:
         images: the compiled images by name.
         readable_directory: the only place from which it may read files.
         max_sessions: how many sessions it may have to hold.
+        worker_count: how many workers there are.
+        memory_floor_bytes: as long as no more than this is free, sandboxes get no more memory.
+        system_root: where `proc` and `sys` are.
     """
 
     images: Mapping[str, Path]
     readable_directory: Path
     max_sessions: int
+    worker_count: int = 1
+    memory_floor_bytes: int = 0
+    system_root: Path = Path("/")
 
 
 class WorkerProcess:
@@ -98,6 +104,7 @@ class WorkerProcess:
                     images={name: str(path) for name, path in options.images.items()},
                     directory=str(options.readable_directory),
                     max_sessions=options.max_sessions,
+                    memory=(str(options.system_root), options.memory_floor_bytes, options.worker_count),
                     socket=theirs.fileno(),
                 ),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -123,6 +130,14 @@ class WorkerProcess:
             raise
         _log.info("worker %d is up; walls: %s", worker.pid, ", ".join(walls))
         return worker
+
+    def resident_bytes(self) -> int:
+        """Returns how much memory the process has; 0 where the system does not say."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     async def kill(self) -> str:
         """Ends the process at once; returns how it ended."""

@@ -103,6 +103,20 @@ class Close(_Message, frozen=True, array_like=True, tag=True):
     """Ends the session once nothing runs in it; answered by `Closed`."""
 
 
+class Relieve(_Message, frozen=True, array_like=True, tag=True):
+    """Ends what runs in the session that has the most memory, of those that may take more; answered by `Relieved`."""
+
+
+class Relieved(_Message, frozen=True, array_like=True, tag=True):
+    """That is done; for session 0.
+
+    Attributes:
+        memory_bytes: what the session had; 0 if there was none.
+    """
+
+    memory_bytes: int
+
+
 class Ready(_Message, frozen=True, array_like=True, tag=True):
     """The worker takes work; sent once, for session 0.
 
@@ -140,10 +154,17 @@ class FilePart(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Refused(_Message, frozen=True, array_like=True, tag=True):
-    """What was asked cannot be done: a `SandboxOpenError`."""
+    """What was asked cannot be done: a `SandboxOpenError`.
+
+    Attributes:
+        field: what is at fault.
+        message: what is wrong with it.
+        is_short_of_memory: nothing is, but the machine has no memory.
+    """
 
     field: str
     message: str
+    is_short_of_memory: bool = False
 
 
 class Failed(_Message, frozen=True, array_like=True, tag=True):
@@ -187,9 +208,20 @@ class Closed(_Message, frozen=True, array_like=True, tag=True):
     """The session is gone and its memory is free."""
 
 
-ToWorker = Open | Run | RunCell | SetInputs | ReadFile | Answer | AnswerError | Taken | Cancel | Kill | Close
+ToWorker = Open | Run | RunCell | SetInputs | ReadFile | Answer | AnswerError | Taken | Cancel | Kill | Close | Relieve
 FromWorker = (
-    Ready | Opened | InputsSet | FilePart | Refused | Failed | Output | HostCall | CellFinished | RunFinished | Closed
+    Ready
+    | Opened
+    | InputsSet
+    | FilePart
+    | Refused
+    | Failed
+    | Output
+    | HostCall
+    | CellFinished
+    | RunFinished
+    | Closed
+    | Relieved
 )
 
 to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox_server.opening import SandboxOpenError
+from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.sandbox_files import NoFileError
 from sandbox_server.worker import protocol as wire
 from sandbox_server.worker.connection import WorkerConnection, WorkerLostError
@@ -172,6 +172,8 @@ class WorkerSession:
             self.kill()
             raise
         if isinstance(answer, wire.Refused):
+            if answer.is_short_of_memory:
+                raise ShortOfMemoryError(answer.message)
             raise SandboxOpenError(answer.field, answer.message)
         if isinstance(answer, wire.Failed):
             raise WorkerFailedError(answer.message)

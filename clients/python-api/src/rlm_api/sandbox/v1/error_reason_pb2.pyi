@@ -61,8 +61,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     detail says when to try again. Metadata: `quota` (`sessions`, `memory` or `uploads`), `limit`.
     """
     ERROR_REASON_MEMORY_EXHAUSTED: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another. A
-    `google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`.
+    """RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another, or the machine has too
+    little free memory for one. A `google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`, or
+    `free_bytes`. UNAVAILABLE: a session was lost, as its cell had to be ended and there was no memory to restore it.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -110,6 +111,7 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 12
 detail says when to try again. Metadata: `quota` (`sessions`, `memory` or `uploads`), `limit`.
 """
 ERROR_REASON_MEMORY_EXHAUSTED: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another. A
-`google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`.
+"""RESOURCE_EXHAUSTED: the memory limits of the live sandboxes leave no room for that of another, or the machine has too
+little free memory for one. A `google.rpc.RetryInfo` detail says when to try again. Metadata: `limit_bytes`, or
+`free_bytes`. UNAVAILABLE: a session was lost, as its cell had to be ended and there was no memory to restore it.
 """

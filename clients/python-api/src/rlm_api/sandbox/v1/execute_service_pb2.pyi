@@ -36,7 +36,10 @@ class _OutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueT
     OUTCOME_OUT_OF_FUEL: _Outcome.ValueType  # 3
     """The code used all its fuel (`Limits.fuel`) and was killed."""
     OUTCOME_OUT_OF_MEMORY: _Outcome.ValueType  # 4
-    """The code needed more than `Limits.memory_bytes`. If Python could raise MemoryError the session lives on."""
+    """The code needed more than `Limits.memory_bytes`. If Python could raise MemoryError the session lives on. Or the
+    machine ran short of memory, and of the sandboxes that computed this one had the most: it was killed, and
+    `CellResult.error` says so.
+    """
     OUTCOME_DEADLINE: _Outcome.ValueType  # 5
     """The code ran longer than `Limits.wall_time`, sleeping and waiting included, and was killed."""
     OUTCOME_OUTPUT_LIMIT: _Outcome.ValueType  # 6
@@ -62,7 +65,10 @@ OUTCOME_EXCEPTION: Outcome.ValueType  # 2
 OUTCOME_OUT_OF_FUEL: Outcome.ValueType  # 3
 """The code used all its fuel (`Limits.fuel`) and was killed."""
 OUTCOME_OUT_OF_MEMORY: Outcome.ValueType  # 4
-"""The code needed more than `Limits.memory_bytes`. If Python could raise MemoryError the session lives on."""
+"""The code needed more than `Limits.memory_bytes`. If Python could raise MemoryError the session lives on. Or the
+machine ran short of memory, and of the sandboxes that computed this one had the most: it was killed, and
+`CellResult.error` says so.
+"""
 OUTCOME_DEADLINE: Outcome.ValueType  # 5
 """The code ran longer than `Limits.wall_time`, sleeping and waiting included, and was killed."""
 OUTCOME_OUTPUT_LIMIT: Outcome.ValueType  # 6
