@@ -212,6 +212,14 @@ class Cluster:
                         return server
                 await asyncio.sleep(0.02)
 
+    def losses_of(self, completion_id: str, kills: int = 0) -> int:
+        """Returns how often a server has lost a completion's lease, besides so many that were killed.
+
+        That happens on a busy machine, and is like a kill.
+        """
+        ((epoch,),) = self.query(f"SELECT epoch FROM completions WHERE completion_id = '{completion_id}'")
+        return max(0, int(str(epoch)) - 1 - kills)
+
     def worker_pid(self, number: int = 0) -> int:
         """Returns the process in which a sandbox server's sandboxes run."""
         listing = subprocess.run(
@@ -234,11 +242,26 @@ class Cluster:
 
     # --- what must be left in the end: nothing
 
+    async def assert_no_more_than(self, session_count: int) -> None:
+        """Asserts that, with all servers up, they hold so many sandboxes at most, and no files of servers that died."""
+        left = 0
+        for _ in range(_QUIET_SECONDS * 10):
+            left = sum([await _session_count(socket_path) for socket_path in self._sockets])
+            if left <= session_count:
+                break
+            await asyncio.sleep(0.1)
+        assert left <= session_count, "a sandbox is held for a server or a block that is gone"
+        for directories, live in (
+            (self.data.glob("rlm-uploads-*"), self.servers),
+            (self.data.glob("blobs/new-*"), self.servers),
+            (self.temporary.glob("*"), self.sandboxes),
+        ):
+            assert len(list(directories)) <= len(live), "a server that died has left files"
+
     async def assert_nothing_left(self) -> None:
         """Asserts that the servers hold nothing any more; stops them, and asserts that they leave nothing behind."""
         assert self.query("SELECT count(*) FROM completions WHERE state = 1") == [(0,)]
-        for socket_path in self._sockets:
-            assert await _sessions_left(socket_path) == 0, "a sandbox is held for a completion that has ended"
+        await self.assert_no_more_than(session_count=0)
         await asyncio.gather(*(process.kill(signal.SIGTERM) for process in (*self.servers, *self.sandboxes)))
         async with asyncio.timeout(_QUIET_SECONDS):
             while any(process.has_processes() for process in (*self.servers, *self.sandboxes)):  # noqa: ASYNC110
@@ -267,15 +290,11 @@ class Cluster:
         assert others <= {"journal.db", "journal.db-wal", "journal.db-shm"}, others
 
 
-async def _sessions_left(address: str) -> int:
-    """Returns how many sandboxes a server holds once it is quiet, or after a while."""
+async def _session_count(address: str) -> int:
+    """Returns how many sandboxes a server holds."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: sandbox_grpc.ExecuteServiceAsyncStub = sandbox_grpc.ExecuteServiceStub(channel)
-        for _ in range(_QUIET_SECONDS * 10):
-            info = await stub.GetServerInfo(sandbox_pb.GetServerInfoRequest(), wait_for_ready=True)
-            if not info.session_count:
-                break
-            await asyncio.sleep(0.1)
+        info = await stub.GetServerInfo(sandbox_pb.GetServerInfoRequest(), wait_for_ready=True)
         return info.session_count
 
 

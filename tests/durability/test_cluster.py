@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import math
 import random
 import signal
@@ -13,8 +12,8 @@ import pytest
 
 from tests.durability.cluster import LEASE_SECONDS, Cluster
 from tests.durability.load import Completions, Load
-from tests.durability.test_crashes import STEPS, begin, check, directory, kill_at_random
-from tests.durability.test_recovery import ALL, ANSWER, Script, assert_told_once
+from tests.durability.test_crashes import STEPS, Kills, begin, check, directory, kill_at_random, kill_owners
+from tests.durability.test_recovery import ALL, Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +46,10 @@ async def test_a_server_that_was_paused_does_no_harm_when_it_wakes_up(cluster: C
     await asyncio.sleep(2 * LEASE_SECONDS)
     script.let_go("")
     events = await reader.end()
-    check(events, script, collections.Counter(["one", "two", "three", "root 3"]), 1)
+    kills = Kills()
+    kills.note("one")
+    kills.maybe_again["root 3"] += 1  # if the server that took over loses its lease on a busy machine
+    check(events, script, kills)
     assert events.of("resumed")
     assert any("runs on another server now" in line for line in paused.log)
 
@@ -63,27 +65,15 @@ async def test_the_database_is_killed_while_completions_run(
         script.let_go(step)
         await asyncio.sleep(0.3)
         await asyncio.to_thread(postgres.start)
-    events = await reader.end()
-    assert events.answer == ANSWER
-    assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
-    assert_told_once(events)
+    check(await reader.end(), script)
 
 
 @pytest.mark.slow
 async def test_an_rlm_server_is_killed_at_every_step(cluster: Cluster, model: ScriptedModel) -> None:
     script = Script(hold=STEPS[0])
     reader, completion_id = await begin(cluster, script, model)
-    restarting: set[asyncio.Task[None]] = set()
-    for index, _ in enumerate(STEPS):
-        await asyncio.wait_for(script.reached.wait(), 30)
-        victim = await cluster.owner_of(completion_id)
-        await asyncio.gather(*restarting)
-        await victim.kill()
-        script.hold_at(STEPS[index + 1] if index + 1 < len(STEPS) else "")
-        restarting = {asyncio.create_task(victim.start())}
-    events = await reader.end()
-    await asyncio.gather(*restarting)
-    check(events, script, collections.Counter(ALL), len(STEPS))
+    await kill_owners(cluster, script, reader, completion_id)
+    await cluster.assert_nothing_left()
 
 
 @pytest.mark.slow

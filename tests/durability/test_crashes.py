@@ -17,7 +17,9 @@ from tests.durability.load import Completions, Load, Reader
 from tests.durability.test_recovery import ALL, ANSWER, Script, assert_told_once
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from rlm_api.rlm.v1 import event_pb2
 
     from tests.durability.postgres import PostgresServer
     from tests.support.rlm_stack import Events
@@ -47,66 +49,109 @@ async def begin(cluster: Cluster, script: Script, model: ScriptedModel) -> tuple
     return reader, reader.events[0].completion_id
 
 
-def check(events: Events, script: Script, again: collections.Counter[str], kills: int = 0) -> None:
+SANDBOXES = 2
+"""Of a completion: the root's and its child's."""
+
+
+class Kills:
+    """What was on its way from the model whenever the server that had asked for it was killed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.again: collections.Counter[str] = collections.Counter()
+        """How often each reply was on its way: as often it is asked for again."""
+        self.maybe_again: collections.Counter[str] = collections.Counter()
+        """How often it may have been, or have been recorded already."""
+
+    def note(self, name: str) -> None:
+        """Takes note of a kill while the model held back the reply of that name."""
+        self.count += 1
+        self.again[name] += 1
+        if name == "one":
+            self.maybe_again.update(["two", "three"])  # which are asked for together with it, and not held back
+
+
+def check(events: Events, script: Script, kills: Kills | None = None) -> None:
     """Asserts that nothing was lost, repeated or changed.
 
     Args:
         events: all.
         script: counts what the model was asked.
-        again: what may have been asked for once more, as its server was killed meanwhile.
-        kills: how often that was. On a busy machine a server may lose its lease besides, which is like a kill.
+        kills: of RLM servers. On a busy machine a server may lose its lease besides, which is like a kill.
     """
-    losses = len(events.of("resumed")) - kills
+    kills = kills or Kills()
     assert events.answer == ANSWER
-    assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
+    check_so_far(events.all, script, kills, losses=len(events.of("resumed")) - kills.count)
     assert_told_once(events)
     for name in ALL:
-        assert 1 <= script.asked[name] <= 1 + again[name] + losses, (name, script.asked)
+        assert script.asked[name] >= 1 + kills.again[name], (name, script.asked)
+
+
+def check_so_far(
+    events: Sequence[event_pb2.Event], script: Script, kills: Kills | None = None, *, losses: int = 0
+) -> None:
+    """Asserts that what was told so far has no gap, and that only what was on its way was asked for again."""
+    kills = kills or Kills()
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    for name, count in script.asked.items():
+        assert count <= 1 + kills.again[name] + kills.maybe_again[name] + losses, (name, script.asked)
 
 
 async def test_an_rlm_server_is_killed_at_every_step(cluster: Cluster, model: ScriptedModel) -> None:
     script = Script(hold=STEPS[0])
     reader, completion_id = await begin(cluster, script, model)
-    restarting: set[asyncio.Task[None]] = set()
-    for index, _ in enumerate(STEPS):
-        await asyncio.wait_for(script.reached.wait(), 30)
-        victim = await cluster.owner_of(completion_id)
-        await asyncio.gather(*restarting)
-        await victim.kill()
-        script.hold_at(STEPS[index + 1] if index + 1 < len(STEPS) else "")
-        restarting = {asyncio.create_task(victim.start())}
-    events = await reader.end()
-    await asyncio.gather(*restarting)
-    # `two` and `three` may be under way with `one`.
-    check(events, script, collections.Counter(ALL), len(STEPS))
-    assert len(events.of("resumed")) >= len(STEPS)
+    await kill_owners(cluster, script, reader, completion_id)
     assert reader.stream.resume_count >= 1
     await cluster.assert_nothing_left()
 
 
+async def kill_owners(cluster: Cluster, script: Script, reader: Reader, completion_id: str) -> None:
+    """Kills the server that runs a completion at every step, and asserts that all is well each time and in the end."""
+    restarting: set[asyncio.Task[None]] = set()
+    kills = Kills()
+    for name, next_name in zip(STEPS, [*STEPS[1:], ""], strict=True):
+        await asyncio.wait_for(script.reached.wait(), 30)
+        victim = await cluster.owner_of(completion_id)
+        await asyncio.gather(*restarting)
+        await cluster.assert_no_more_than(SANDBOXES)
+        check_so_far(reader.events, script, kills, losses=cluster.losses_of(completion_id, kills.count))
+        await victim.kill()
+        kills.note(name)
+        script.hold_at(next_name)
+        restarting = {asyncio.create_task(victim.start())}
+    events = await reader.end()
+    await asyncio.gather(*restarting)
+    check(events, script, kills)
+    assert len(events.of("resumed")) >= len(STEPS)
+
+
 async def test_the_sandbox_server_is_killed_at_every_step(cluster: Cluster, model: ScriptedModel) -> None:
     script = Script(hold=STEPS[0])
-    reader, _ = await begin(cluster, script, model)
+    reader, completion_id = await begin(cluster, script, model)
     for index, _ in enumerate(STEPS):
         await asyncio.wait_for(script.reached.wait(), 30)
         await cluster.sandbox.kill()
         script.let_go(STEPS[index + 1] if index + 1 < len(STEPS) else "")
         await cluster.sandbox.start()
+        await cluster.assert_no_more_than(SANDBOXES)
+        check_so_far(reader.events, script, losses=cluster.losses_of(completion_id))
     events = await reader.end()
-    check(events, script, collections.Counter())
+    check(events, script)
     assert events.of("sandbox_restored")
     await cluster.assert_nothing_left()
 
 
 async def test_the_sandbox_worker_is_killed_at_every_step(cluster: Cluster, model: ScriptedModel) -> None:
     script = Script(hold=STEPS[0])
-    reader, _ = await begin(cluster, script, model)
+    reader, completion_id = await begin(cluster, script, model)
     for index, _ in enumerate(STEPS):
         await asyncio.wait_for(script.reached.wait(), 30)
         cluster.kill_worker()
         script.let_go(STEPS[index + 1] if index + 1 < len(STEPS) else "")
+        await cluster.assert_no_more_than(SANDBOXES)
+        check_so_far(reader.events, script, losses=cluster.losses_of(completion_id))
     events = await reader.end()
-    check(events, script, collections.Counter())
+    check(events, script)
     assert events.of("sandbox_restored")
     await cluster.assert_nothing_left()
 
@@ -153,6 +198,8 @@ async def kill_at_random(
             server = chance.choice(cluster.servers)
             await completions.kill(server)
             await server.start()
+        await asyncio.to_thread(completions.check_so_far)
+        await cluster.assert_no_more_than(SANDBOXES * completions.count)
     load.let(math.inf)
     await completions.check()
     await cluster.assert_nothing_left()

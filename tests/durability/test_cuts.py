@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +10,7 @@ from rlm_client import AsyncClient
 
 from tests.durability.load import Reader
 from tests.durability.proxy import Proxy
-from tests.durability.test_crashes import STEPS, check
+from tests.durability.test_crashes import STEPS, check, check_so_far
 from tests.durability.test_recovery import Script
 from tests.support.rlm_stack import running_stack
 
@@ -30,9 +29,10 @@ async def go_through(model: ScriptedModel, proxy: Proxy, client: AsyncClient) ->
     for index, _ in enumerate(STEPS):
         await asyncio.wait_for(script.reached.wait(), 30)
         proxy.cut()
+        check_so_far(reader.events, script)
         script.let_go(STEPS[index + 1] if index + 1 < len(STEPS) else "")
     events = await reader.end()
-    check(events, script, collections.Counter())
+    check(events, script)
     assert proxy.cut_count >= len(STEPS)
     return reader.stream
 

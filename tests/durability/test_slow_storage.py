@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ async def test_completions_run_on_a_slow_database(stack: Stack, network: Proxy) 
     network.delay_seconds = 0.01
     script = Script()
     events = await stack.play(script)
-    check(events, script, collections.Counter())
+    check(events, script)
 
 
 async def test_what_runs_waits_for_a_database_that_says_nothing_and_goes_on(stack: Stack, network: Proxy) -> None:
@@ -70,7 +69,7 @@ async def test_what_runs_waits_for_a_database_that_says_nothing_and_goes_on(stac
         assert not script.reached.is_set()  # nothing is acted on before it is committed
         network.flow()
     events += await rest(call)
-    check(Events(events), script, collections.Counter())
+    check(Events(events), script)
 
 
 async def test_what_is_new_is_refused_in_time_by_a_database_that_says_nothing(stack: Stack, network: Proxy) -> None:
