@@ -57,7 +57,7 @@ def serve(
         int,
         typer.Option(
             min=0,
-            help="Processes that sandboxes run in; 0 means one for each processor core.",
+            help="Processes that sandboxes run in; 0 means one for each core of this machine or control group.",
             envvar="RLM_SANDBOX_WORKERS",
         ),
     ] = 0,

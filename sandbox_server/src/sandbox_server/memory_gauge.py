@@ -9,35 +9,35 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from sandbox_server import control_groups
+from sandbox_server.control_groups import Version
 
 _MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class _Version:
-    """A version of the memory controller.
+class _Names:
+    """What files of a group are called.
 
     Attributes:
-        mount: where it is mounted.
         limit: the file with the limit; "max", or more than there is, means none.
         usage: the file with what is used.
         droppable: lines of `memory.stat` with what of that are pages of files.
     """
 
-    mount: str
     limit: str
     usage: str
     droppable: frozenset[str]
 
 
-_VERSION_2 = _Version("sys/fs/cgroup", "memory.max", "memory.current", frozenset(("inactive_file", "active_file")))
-_VERSION_1 = _Version(
-    "sys/fs/cgroup/memory",
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    frozenset(("total_inactive_file", "total_active_file")),
-)
+_NAMES = {
+    Version.SECOND: _Names("memory.max", "memory.current", frozenset(("inactive_file", "active_file"))),
+    Version.FIRST: _Names(
+        "memory.limit_in_bytes", "memory.usage_in_bytes", frozenset(("total_inactive_file", "total_active_file"))
+    ),
+}
 
 
 class _File:
@@ -55,7 +55,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Group:
-    version: _Version
+    names: _Names
     limit_bytes: int
     usage: _File
     stat: _File
@@ -65,7 +65,7 @@ class _Group:
         droppable = 0
         for line in self.stat.read().splitlines():
             name, _, value = line.partition(" ")
-            if name in self.version.droppable:
+            if name in self.names.droppable:
                 droppable += int(value)
         return self.limit_bytes - max(0, used - droppable)
 
@@ -115,22 +115,13 @@ class MemoryGauge:
 
 def _find_groups(root: Path, machine_bytes: int) -> list[_Group]:
     """Returns the groups that this process is in, and those around these, as far as they have less than the machine."""
-    paths = [(_VERSION_2, PurePosixPath("/")), (_VERSION_1, PurePosixPath("/"))]  # all that a container may see
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, _, rest = line.partition(":")
-            controllers, _, name = rest.partition(":")
-            if not controllers:
-                paths.append((_VERSION_2, PurePosixPath(name)))
-            elif "memory" in controllers.split(","):
-                paths.append((_VERSION_1, PurePosixPath(name)))
-    groups: dict[Path, _Group] = {}
-    for version, path in paths:
-        for one in (path, *path.parents):
-            directory = root / version.mount / str(one).lstrip("/")
-            with contextlib.suppress(OSError, ValueError):  # it is not there, or has no limit
-                limit_bytes = int((directory / version.limit).read_text())
-                if limit_bytes < machine_bytes and directory not in groups:
-                    usage, stat = _File(directory / version.usage), _File(directory / "memory.stat")
-                    groups[directory] = _Group(version, limit_bytes, usage, stat)
-    return list(groups.values())
+    groups = []
+    for version, directory in control_groups.find(root, "memory"):
+        names = _NAMES[version]
+        with contextlib.suppress(OSError, ValueError):  # it is not there, or has no limit
+            limit_bytes = int((directory / names.limit).read_text())
+            if limit_bytes < machine_bytes:
+                groups.append(
+                    _Group(names, limit_bytes, _File(directory / names.usage), _File(directory / "memory.stat"))
+                )
+    return groups

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING
 
+from sandbox_server.cores import available_cores
 from sandbox_server.model import MIB
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class MemoryGuard:
     def __init__(self, gauge: MemoryGauge, reserve_bytes: int, relieve: Callable[[], Awaitable[int]]) -> None:
         self._gauge = gauge
         self._relieve = relieve
-        self._speed = _BYTES_PER_SECOND * (os.cpu_count() or 1)
+        self._speed = _BYTES_PER_SECOND * available_cores()
         self.reserve_bytes = reserve_bytes
         self.free_bytes = gauge.free_bytes()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from typing import TYPE_CHECKING
 
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import GrpcServer, ServiceBinding
 
 from sandbox_server.blobs import BlobCache
+from sandbox_server.cores import available_cores
 from sandbox_server.image.cache import load_or_build_images
 from sandbox_server.memory_gauge import MemoryGauge
 from sandbox_server.memory_guard import default_reserve_bytes
@@ -70,7 +70,7 @@ async def create_server_of(settings: Settings, images: Sequence[CompiledImage], 
         images={image.name: image.path for image in images},
         readable_directory=blobs.directory,
         max_sessions=settings.max_sessions,
-        worker_count=settings.workers or os.cpu_count() or 1,
+        worker_count=settings.workers or available_cores(settings.system_root),
         memory_floor_bytes=settings.memory_reserve_bytes // 2,
         system_root=settings.system_root,
     )

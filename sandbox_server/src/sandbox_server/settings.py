@@ -23,7 +23,8 @@ class Settings:
         listen: addresses, each `HOST:PORT` or `unix:PATH`.
         default_limits: for requests that give none.
         max_limits: the greatest that a request can have.
-        workers: processes that sandboxes run in; 0 means one for each processor core.
+        workers: processes that sandboxes run in; 0 means one for each processor core that the machine or
+            the control group gives.
         max_sessions: sandboxes that may live at once.
         max_memory_bytes: what the memory limits of all live sandboxes together may be; 0 means four times the memory
             of the machine or the control group, as few come near their limit.
