@@ -101,6 +101,28 @@ def test_the_answer_can_go_to_a_file_too(run_rlm, target, book, tmp_path):
     assert "0 answer | 42" in done.stdout
 
 
+def test_files_that_come_are_saved_below_a_directory_and_nowhere_else(run_rlm, target, service, book, tmp_path):
+    parts = [
+        event_pb2.FileContent(path="out/a.csv", size_bytes=4, data=b"1,"),
+        event_pb2.FileContent(path="out/a.csv", size_bytes=4, offset=2, data=b"2\n", last=True),
+        event_pb2.FileContent(path="../b.csv", size_bytes=1, data=b"x", last=True),
+        event_pb2.FileContent(path="c.csv", size_bytes=9, last=True, error="it is too large"),
+    ]
+    service.events = ending_with(finished("42"), parts)
+    options = ["--save-files", str(tmp_path / "files"), "--files", "*.csv"]
+    done = run_rlm("complete", "--server", target, "--context", str(book), *options, "?")
+    assert service.requests[0].return_files.patterns == ["*.csv"]
+    assert (tmp_path / "files" / "out" / "a.csv").read_bytes() == b"1,2\n"
+    assert not (tmp_path / "b.csv").exists()
+    assert done.stderr.splitlines() == [
+        f"rlm: saved {tmp_path / 'files' / 'out' / 'a.csv'}, 4 bytes",
+        "rlm: ../b.csv leads out of the directory",
+        "rlm: c.csv was not returned: it is too large",
+    ]
+    assert "0 file | out/a.csv: 4 bytes" in done.stdout
+    assert "0 file | c.csv is not returned: it is too large" in done.stdout
+
+
 def test_limits_and_models_are_passed_on(run_rlm, target, service, book):
     options = ["--max-depth", "0", "--max-iterations", "3", "--max-subcalls", "9", "--timeout", "1.5"]
     models = ["--model", "big", "--sub-model", "small"]

@@ -15,7 +15,8 @@ AccessError AlreadyExistsError AnswerTypeError AnswerValueError AsyncClient Asyn
 CallCancelledError CallDeadlineError Client Compaction Completion CompletionParkedError CompletionState Context
 ContextError Conversation ConversationInfo Directory Event EventStream FieldViolation FinishReason Image
 InvalidRequestError JsonSchema KeepConversation Limits Models NotFoundError NotImplementedByServerError
-OverloadedError Part PreparedContext PromptSets Prompts RlmError Sampling SequenceOutOfRangeError ServerFailedError
+OverloadedError Part PreparedContext PromptSets Prompts ReturnFiles ReturnedFile RlmError Sampling
+SequenceOutOfRangeError ServerFailedError
 SkippedFile StatusError StoredCompletion StreamEndedError Tool ToolDefinitionError UnavailableError Variables
 WrongStateError prepare read_directory
 """

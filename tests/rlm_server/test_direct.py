@@ -185,6 +185,12 @@ async def test_cancelling_stops_the_one_call(local_stack: Stack) -> None:
     await asyncio.wait_for(local_stack.model.disconnected.wait(), 10)
 
 
+async def test_where_files_are_asked_for_the_loop_answers(local_stack: Stack) -> None:
+    events = await ask(local_stack, "```repl\nFINAL(4)\n```", return_files=pb.ReturnFiles())
+    assert events.answer == "4"
+    assert events.of("answered_directly") == []
+
+
 async def test_with_tools_the_loop_answers(local_stack: Stack) -> None:
     tools = [pb.Tool(name="double", python_source="def double(x): return 2 * x")]
     events = await ask(local_stack, "```repl\nFINAL(double(2))\n```", tools=tools)

@@ -17,7 +17,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_common.errors import to_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from google.rpc import status_pb2
     from rlm_common.errors import ServiceError
@@ -84,11 +84,16 @@ def finished(
     )
 
 
-def ending_with(last: event_pb2.CompletionFinished) -> list[event_pb2.Event]:
-    """The events of a completion that ends otherwise."""
-    events = answered()
-    events[-1].finished.CopyFrom(last)
-    return events
+def ending_with(
+    last: event_pb2.CompletionFinished, files: Sequence[event_pb2.FileContent] = ()
+) -> list[event_pb2.Event]:
+    """The events of a completion that ends otherwise, perhaps with parts of files before."""
+    *events, end = answered()
+    for part in files:
+        events.append(event_pb2.Event(completion_id="c-1", sequence=len(events) + 1, node_id="0", file_content=part))
+    end.finished.CopyFrom(last)
+    end.sequence = len(events) + 1
+    return [*events, end]
 
 
 @dataclass

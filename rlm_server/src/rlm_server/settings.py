@@ -57,6 +57,7 @@ class Settings:
         max_direct_answer_tokens: how large a context may be, by estimate, to be answered by one plain call where a
             request allows that; half of the model's window is a limit, too.
         max_image_bytes: size of one picture, in a context or a sub-call.
+        max_returned_file_bytes: the greatest size of all files together that a completion returns to its client.
         data_dir: where completions and uploaded contexts are kept. None means a temporary directory, and that nothing
             outlives the server.
         database: where the journal of completions is, `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST:PORT/NAME`,
@@ -118,6 +119,7 @@ class Settings:
     max_context_bytes: int = 1024**3
     max_direct_answer_tokens: int = 16_384
     max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+    max_returned_file_bytes: int = 16 * 1024**2
     data_dir: Path | None = None
     database: str | None = field(default=None, repr=False)
     blob_store: str | None = None
@@ -186,7 +188,7 @@ class Settings:
     def _check_numbers(self) -> None:
         for name in (
             *("max_concurrent_completions", "max_conversations", "context_store_bytes", "max_context_bytes"),
-            *("max_image_bytes",),
+            *("max_image_bytes", "max_returned_file_bytes"),
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1")

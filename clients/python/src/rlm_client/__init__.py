@@ -39,6 +39,7 @@ from rlm_client._errors import (
     UnavailableError,
     WrongStateError,
 )
+from rlm_client._files import ReturnedFile, ReturnFiles
 from rlm_client._image import Image
 from rlm_client._options import Compaction, Limits, Sampling
 from rlm_client._prompts import Prompts, PromptSets
@@ -85,6 +86,8 @@ __all__ = [
     "PreparedContext",
     "PromptSets",
     "Prompts",
+    "ReturnFiles",
+    "ReturnedFile",
     "RlmError",
     "Sampling",
     "SequenceOutOfRangeError",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from rlm_client._files import ReturnFiles
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -79,6 +80,7 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
         request_id: str | None = None,
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
+        return_files: ReturnFiles | None = None,
         on_resume: Callable[[str], None] | None = None,
         conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
@@ -104,6 +106,7 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            return_files=return_files,
             on_resume=on_resume,
             conversation=conversation,
             timeout_seconds=timeout_seconds,
@@ -133,6 +136,7 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
         request_id: str | None = None,
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
+        return_files: ReturnFiles | None = None,
         on_resume: Callable[[str], None] | None = None,
         conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
@@ -169,6 +173,7 @@ class AsyncClient(AsyncCompletionCalls, AsyncConversationCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            return_files=return_files,
             conversation=conversation,
         )
         prepared = await asyncio.to_thread(prepare, context)

@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 
 from rlm_client._answer_types import read_value
 from rlm_client._errors import CompletionParkedError, StreamEndedError
+from rlm_client._files import FilesFold, ReturnedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +72,8 @@ class Completion(Generic[T]):
         answer_json: the answer as JSON, if a type was asked for and the answer, a partial one too, matches it.
         read: makes the value of it; None if no type was asked for.
         conversation_id: the conversation that it belongs to, or empty.
+        files: those that were asked for with `return_files`, in the order in which code wrote them first; of one that
+            cannot be returned, as it is too large, the reason.
     """
 
     completion_id: str
@@ -86,6 +89,7 @@ class Completion(Generic[T]):
     answer_json: str = ""
     read: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
     conversation_id: str = ""
+    files: Sequence[ReturnedFile] = field(default=(), repr=False)
 
     @property
     def value(self) -> T | None:
@@ -156,6 +160,7 @@ class EventFold:
         self._read = read
         self._last: event_pb2.Event | None = None
         self._count = 0
+        self._files = FilesFold()
         self.conversation_id = ""
         """The conversation that the completion belongs to; empty until its first event has come."""
 
@@ -163,6 +168,8 @@ class EventFold:
         """Takes note of the next event."""
         if event.WhichOneof("kind") == "started":
             self.conversation_id = event.started.conversation_id
+        elif event.WhichOneof("kind") == "file_content":
+            self._files.add(event.file_content)
         self._last = event
         self._count += 1
 
@@ -201,4 +208,5 @@ class EventFold:
         return dataclasses.replace(
             from_finished(self._last.completion_id, self._last.finished, self._count, self._skipped_files, self._read),
             conversation_id=self.conversation_id,
+            files=tuple(self._files.files),
         )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rlm_client._answer_types import AnswerType
     from rlm_client._conversations import KeepConversation
+    from rlm_client._files import ReturnFiles
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -37,6 +38,7 @@ def build_request(
     request_id: str | None,
     detached: bool,
     labels: Mapping[str, str] | None,
+    return_files: ReturnFiles | None,
     conversation: KeepConversation | None,
 ) -> pb.CompleteRequest:
     """Returns the request of a completion; its contexts are to be added."""
@@ -59,6 +61,7 @@ def build_request(
         request_id=request_id or uuid.uuid4().hex,
         detached=detached,
         labels=dict(labels or {}),
+        return_files=return_files.to_proto() if return_files is not None else None,
     )
     if conversation is not None:
         conversation.add_to(request)

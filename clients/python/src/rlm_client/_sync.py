@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from rlm_client._files import ReturnFiles
     from rlm_client._options import Compaction, Limits, Sampling
     from rlm_client._prompts import Prompts
     from rlm_client._tools import Tool
@@ -79,6 +80,7 @@ class Client(CompletionCalls, ConversationCalls):
         request_id: str | None = None,
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
+        return_files: ReturnFiles | None = None,
         on_resume: Callable[[str], None] | None = None,
         conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
@@ -115,6 +117,8 @@ class Client(CompletionCalls, ConversationCalls):
                 so that the call is safe to repeat.
             detached: the completion goes on when the client goes away. Default: it is cancelled after a grace time.
             labels: are kept with the completion, for `completions`.
+            return_files: which of the files that the root's code writes are returned, as `Completion.files`. Default:
+                none.
             on_resume: is told, in a sentence for people, when the stream broke and is continued. Default: it is
                 logged, as a warning.
             conversation: keeps the REPL for later completions, or goes on with one that was kept; `conversation()` is
@@ -155,6 +159,7 @@ class Client(CompletionCalls, ConversationCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            return_files=return_files,
             on_resume=on_resume,
             conversation=conversation,
             timeout_seconds=timeout_seconds,
@@ -183,6 +188,7 @@ class Client(CompletionCalls, ConversationCalls):
         request_id: str | None = None,
         detached: bool = False,
         labels: Mapping[str, str] | None = None,
+        return_files: ReturnFiles | None = None,
         on_resume: Callable[[str], None] | None = None,
         conversation: KeepConversation | None = None,
         timeout_seconds: float | None = None,
@@ -219,6 +225,7 @@ class Client(CompletionCalls, ConversationCalls):
             request_id=request_id,
             detached=detached,
             labels=labels,
+            return_files=return_files,
             conversation=conversation,
         )
         prepared = prepare(context)

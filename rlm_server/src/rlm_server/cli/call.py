@@ -15,7 +15,7 @@ import typer
 from rlm_client import AsyncClient, CallCancelledError, RlmError
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.completions import tell
+from rlm_server.cli.completions import save, tell
 from rlm_server.cli.endpoint import STAND_IN_NOTICE
 from rlm_server.cli.stack import running_stack
 from rlm_server.settings import SettingsError
@@ -45,6 +45,7 @@ class Call:
         options: further arguments of `AsyncClient.stream`.
         detach: the completion's id is written, and the completion goes on by itself.
         output: a file for the answer.
+        save_files: a directory for files that the root's code writes.
     """
 
     query: str
@@ -55,6 +56,7 @@ class Call:
     options: Mapping[str, Any]
     detach: bool
     output: Path | None
+    save_files: Path | None
 
     async def run(self, renderer: Renderer) -> int:
         """Makes the call, shows it, and returns the exit code."""
@@ -107,6 +109,8 @@ class Call:
             renderer.completion(completion)
         if self.output is not None:
             await asyncio.to_thread(self.output.write_text, completion.answer, encoding="utf-8")
+        if self.save_files is not None:
+            await asyncio.to_thread(save, completion.files, self.save_files)
         if completion.conversation_id:
             _tell(f"conversation {completion.conversation_id}")
         if completion.error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rlm_client import Compaction, ContextError, KeepConversation, Prompts, ToolDefinitionError
+from rlm_client import Compaction, ContextError, KeepConversation, Prompts, ReturnFiles, ToolDefinitionError
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.answer_schema import read_schema
@@ -37,6 +37,7 @@ from rlm_server.cli.options import (
     MaxSubcallsOption,
     ModelOption,
     SandboxOption,
+    SaveFilesOption,
     ServerOption,
     SetOption,
     SubModelOption,
@@ -163,6 +164,11 @@ def complete(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file, too.")
     ] = None,
+    save_files: SaveFilesOption = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--files", metavar="PATTERN", help="Which files are asked for, as *.csv; may be repeated."),
+    ] = None,
 ) -> None:
     """Answers a question about files, directories or standard input.
 
@@ -176,6 +182,9 @@ def complete(
         exit_codes.fail("--context is missing: say what to look in", exit_codes.BAD_INPUT)
     if (keep or conversation) and server is None:
         exit_codes.fail("--keep and --conversation need --server: what is kept is kept there", exit_codes.BAD_INPUT)
+    if detach and save_files is not None:
+        message = "--detach waits for no files: give --files '*', and --save-files to `rlm completions watch` later"
+        exit_codes.fail(message, exit_codes.BAD_INPUT)
     if detach and server is None:
         exit_codes.fail("--detach needs --server: without one the server ends with this command", exit_codes.BAD_INPUT)
     try:
@@ -216,6 +225,7 @@ def complete(
             "request_id": request_id,
             "detached": detach,
             "labels": read_labels(label or []),
+            "return_files": ReturnFiles(files or ()) if save_files or files else None,
             "conversation": KeepConversation(conversation or "", keep_for) if keep or conversation else None,
         }
         endpoint = None
@@ -232,5 +242,5 @@ def complete(
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
     except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
-    call = Call(query, read, skipped, server, endpoint, options, detach, output)
+    call = Call(query, read, skipped, server, endpoint, options, detach, output, save_files)
     raise typer.Exit(asyncio.run(call.run(make_renderer(as_json=as_json, quiet=quiet))))

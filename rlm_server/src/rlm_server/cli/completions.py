@@ -11,14 +11,15 @@ import typer
 from rlm_client import Client, CompletionParkedError, CompletionState, RlmError
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.options import ServerOption
+from rlm_server.cli.options import SaveFilesOption, ServerOption
 from rlm_server.cli.render import make_renderer
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from rlm_client import StoredCompletion
+    from rlm_client import ReturnedFile, StoredCompletion
 
 completions_app = typer.Typer(help="Completions that a server keeps, running or done.", no_args_is_help=True)
 
@@ -78,6 +79,7 @@ def watch_completion(
     after: Annotated[int, typer.Option("--after", metavar="NUMBER", help="Leave out the events up to this one.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Write the events as JSON lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write the answer only.")] = False,
+    save_files: SaveFilesOption = None,
 ) -> None:
     """Follows a completion, running or done, as `rlm complete` does. Ctrl-C leaves it alone."""
     renderer = make_renderer(as_json=as_json, quiet=quiet)
@@ -90,6 +92,11 @@ def watch_completion(
     except KeyboardInterrupt:
         raise typer.Exit(exit_codes.CANCELLED) from None
     renderer.completion(completion)
+    if save_files is not None:
+        try:
+            save(completion.files, save_files)
+        except OSError as error:
+            exit_codes.fail(str(error), exit_codes.FAILED)
     raise typer.Exit(exit_codes.of_completion(completion))
 
 
@@ -117,6 +124,19 @@ def delete_completion(completion_id: IdArgument, server: ServerOption = None) ->
 def tell(message: str) -> None:
     """Says on stderr what becomes of a stream."""
     typer.echo(f"rlm: {message}", err=True)
+
+
+def save(files: Sequence[ReturnedFile], directory: Path) -> None:
+    """Saves files below a directory, and says so on stderr; also of those that were not returned.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    for file in files:
+        try:
+            tell(f"saved {file.save(directory)}, {len(file.data):,} bytes")
+        except ValueError as error:
+            tell(str(error))
 
 
 def read_labels(options: list[str]) -> dict[str, str]:

@@ -36,6 +36,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as default_limits.max_depth=2; several times."),
 ]
+SaveFilesOption = Annotated[
+    Path | None,
+    typer.Option("--save-files", metavar="DIR", help="Save the files that the root's code writes in a directory."),
+]
 SandboxOption = Annotated[
     str | None,
     typer.Option(

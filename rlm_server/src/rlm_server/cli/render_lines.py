@@ -2,7 +2,7 @@ r"""A completion as plain lines: `NODE KIND [TURN[.BLOCK]] | TEXT`.
 
 Text of several lines becomes several lines with the same head, so that `grep '^0 answer'` finds the whole answer and
 `grep '^0\.2 '` all that happened in node 0.2. Kinds: started, turn, reply, code, stdout, stderr, result, subcall,
-subresult, tool, toolresult, warning, direct, compacted, event, finished, answer.
+subresult, tool, toolresult, warning, direct, compacted, file, event, finished, answer.
 """
 
 from __future__ import annotations
@@ -81,9 +81,11 @@ class LineRenderer:
             case "compacted":
                 _write(f"{node} compacted {event.compacted.iteration}", words.compacted(event.compacted))
                 _write(f"{node} compacted {event.compacted.iteration}", event.compacted.summary)
+            case "file_content" if event.file_content.last:
+                _write(f"{node} file", words.file_content(event.file_content))
             case "answered_directly":
                 _write(f"{node} direct", words.answered_directly(event.answered_directly))
-            case "finished" | "model_text_delta" | "usage_updated" | None:
+            case "finished" | "model_text_delta" | "usage_updated" | "file_content" | None:
                 pass  # shown at the end, or as a whole; None is a kind newer than this program
             case _:
                 _write(f"{node} event", kind)

@@ -114,6 +114,8 @@ class TreeRenderer:
                 _turn(node).notes.append(f"tool: {words.tool_result(event.tool_call_finished)}")
             case "warning":
                 _turn(node).notes.append(f"warning: {event.warning.message}")
+            case "file_content" if event.file_content.last:
+                _turn(node).notes.append(f"file: {words.file_content(event.file_content)}")
             case "answered_directly":
                 node.turns.append(_Turn(words.answered_directly(event.answered_directly)))
             case "compacted":

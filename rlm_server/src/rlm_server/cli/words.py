@@ -79,6 +79,13 @@ def tool_result(finished: event_pb2.ToolCallFinished) -> str:
     return f"{finished.call_id} {'failed' if finished.error else 'returned'} in {seconds(finished.wall_time)}: {text}"
 
 
+def file_content(part: event_pb2.FileContent) -> str:
+    """Returns which file has come, or why not, on one line."""
+    if part.error:
+        return f"{one_line(part.path)} is not returned: {part.error}"
+    return f"{one_line(part.path)}: {part.size_bytes:,} bytes"
+
+
 def answered_directly(event: event_pb2.AnsweredDirectly) -> str:
     """Returns how a query was answered without a REPL, on one line."""
     return f"one plain call over about {event.context_tokens} tokens of context"

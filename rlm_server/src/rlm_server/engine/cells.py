@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
@@ -55,6 +55,26 @@ class Cell:
         return self.result.outcome != event_pb2.CODE_OUTCOME_OK
 
 
+@dataclass
+class WrittenFiles:
+    """The files that a node's blocks have written.
+
+    Args:
+        sizes: their sizes in bytes, by paths, in the order in which they were written first.
+        unlisted_count: how many more there may be, whose paths were not told.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    unlisted_count: int = 0
+
+    def add(self, result: CellResult) -> None:
+        """Takes note of what a block did."""
+        if result.variables is VariablesState.LOST:
+            self.sizes.clear()
+        self.sizes.update(result.files)
+        self.unlisted_count += result.files_omitted_count
+
+
 @dataclass(frozen=True)
 class _Running:
     iteration: int
@@ -84,6 +104,8 @@ class CellRunner:
         """How many blocks have run."""
         self.value_names: frozenset[str] = frozenset()
         """Names of the variables that hold values, as of the last block that told."""
+        self.written_files = WrittenFiles()
+        """What the blocks have written to the scratch directory."""
 
     async def run(self, iteration: int, block: int, code: str, max_output_chars: int) -> Cell:
         """Runs a block.
@@ -116,6 +138,7 @@ class CellRunner:
             result = await self._session.run_cell(code, self._bounds(), on_output)
         self.ran_count += 1
         self._run.budget.record_cell(result)
+        self.written_files.add(result)
         cell = self._judge(result, output)
         # Sub-calls that the block did not wait for, or that were running when it was killed, are over with it.
         await self._tree.end_below(node_id, event_pb2.FINISH_REASON_CANCELLED, "the block that made the call is over")

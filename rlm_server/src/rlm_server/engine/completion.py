@@ -19,6 +19,7 @@ from rlm_server.engine.memory import memory_bytes
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec, VariablesState
 from rlm_server.engine.prelude import begin_code, prelude_for
 from rlm_server.engine.reproducible import node_seed
+from rlm_server.engine.returned_files import return_files, warn_not_returned
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
@@ -75,6 +76,8 @@ class Completion:
         self._repl = repl
         self._tree = Tree(run)
         self._root_loop: NodeLoop | None = None
+        self._are_files_returned = False
+        self._stop_the_clock: Callable[[], None] = lambda: None
         self._has_started = False
 
     async def run(self, cancel_cause: Callable[[], str] = lambda: "") -> event_pb2.CompletionFinished:
@@ -103,6 +106,7 @@ class Completion:
         task = NodeTask(spec.query, spec.contexts, spec.model)
         try:
             async with asyncio.timeout(self._run.budget.remaining_seconds()) as timeout:
+                self._stop_the_clock = lambda: timeout.reschedule(None)
                 return await self._answer_directly() or await self._run_node(Node(ROOT_NODE_ID, 0), task)
         except SandboxOpenError as error:
             if not self._has_started:
@@ -164,6 +168,11 @@ class Completion:
             self._tree.add_loop(node.node_id, loop)
             result = await loop.run()
             self._tree.remove_loop(node.node_id)
+            if is_root and self._run.spec.wanted_files is not None:
+                # The answer is there, and is not to be lost if the time is up while files are read.
+                self._stop_the_clock()
+                await return_files(self._run.events, self._run.spec.wanted_files, session, loop.written_files)
+                self._are_files_returned = True
         return result
 
     async def _begin(self, task: NodeTask, spec: SessionSpec) -> NodeTask:
@@ -210,6 +219,14 @@ class Completion:
             ),
         )
 
+    async def _warn_of_files(self, result: NodeResult) -> None:
+        """Tells of files that were asked for and could not be read, as the root's sandbox was gone before."""
+        wanted, root = self._run.spec.wanted_files, self._root_loop
+        if wanted is None or root is None or self._are_files_returned:
+            return
+        number = sum(map(wanted.matches, root.written_files.sizes)) + root.written_files.unlisted_count
+        await warn_not_returned(self._run.events, number, result.error)
+
     async def _time_is_up(self) -> NodeResult:
         message = f"wall_time of {self._run.spec.limits.wall_time_seconds:g} s is reached"
         return await self._interrupted(event_pb2.FINISH_REASON_WALL_TIME, message)
@@ -234,6 +251,7 @@ class Completion:
         await self._start_if_not_started()
         if self._repl is not None:
             await self._repl.conclude(result.answer, is_final=not result.partial)
+        await self._warn_of_files(result)
         schema, answer_json = self._run.spec.answer_schema, result.answer_json
         if schema is not None and result.answer and not answer_json:
             answer_json = schema.check(Answer(result.answer, AnswerForm.WRITTEN)).json_text

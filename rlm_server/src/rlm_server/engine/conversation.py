@@ -9,6 +9,7 @@ from rlm_server.engine.budget import dollars
 from rlm_server.engine.follow_ups import earlier_parts, follow_up
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
+from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.engine.text import count
 from rlm_server.engine.tools import tools_section
 from rlm_server.engine.truncation import cut_middle
@@ -72,10 +73,19 @@ def system_message(run: Run, node: Node, task: NodeTask) -> str:
         budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
         images_note=fill(prompts.images_note) if has_images else "",
         packages_note=fill(prompts.packages_note, packages=_listed(task.packages)) if task.packages else "",
+        files_note=_files_note(run, node),
         tools=tools_section(run.tools_of(node)),
         answer_format=fill(prompts.answer_format, schema=schema.text) if schema else "",
         model_note=run.spec.model_note(task.model),
     )
+
+
+def _files_note(run: Run, node: Node) -> str:
+    wanted = run.spec.wanted_files
+    if wanted is None or node.node_id != ROOT_NODE_ID:
+        return ""
+    patterns = ", ".join(f"`{one}`" for one in wanted.patterns) or "all of them"
+    return fill(run.prompts.files_note, patterns=patterns, max_size=f"{wanted.max_bytes:,} bytes")
 
 
 def _listed(packages: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ class DirectAnswer:
     def is_possible(self) -> bool:
         """Whether the request allows it, and the context fits the model comfortably."""
         limit = self._spec.max_direct_answer_tokens
-        if limit is None or self._spec.tools:
+        if limit is None or self._spec.tools or self._spec.wanted_files is not None:
             return False
         if any(part.image for part in self._spec.contexts) and not self._run.models.info(self._spec.model).takes_images:
             return False

@@ -26,6 +26,7 @@ EventKind: TypeAlias = (
     | event_pb2.UsageUpdated
     | event_pb2.CompletionFinished
     | event_pb2.SandboxRestored
+    | event_pb2.FileContent
     | event_pb2.Compacted
     | event_pb2.ToolCall
     | event_pb2.ToolCallFinished

@@ -27,6 +27,7 @@ from rlm_server.engine.text import clean
 from rlm_server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
+    from rlm_server.engine.cells import WrittenFiles
     from rlm_server.engine.model_calls import ModelReply
     from rlm_server.engine.ports import Session
     from rlm_server.engine.run import Node, NodeTask
@@ -80,6 +81,11 @@ class NodeLoop:
     def best_answer(self) -> str:
         """What there is of an answer so far."""
         return self._cells.draft or self._last_text
+
+    @property
+    def written_files(self) -> WrittenFiles:
+        """What its code has written."""
+        return self._cells.written_files
 
     async def run(self) -> NodeResult:
         """Runs the loop until there is an answer or it cannot go on."""

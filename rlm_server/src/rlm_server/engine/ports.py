@@ -412,6 +412,19 @@ class VariableListing:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class FileContent:
+    """What is in a file of a session.
+
+    Args:
+        data: the whole file.
+        problem: why it cannot be had, as that there is none; empty if it can.
+    """
+
+    data: bytes = b""
+    problem: str = ""
+
+
 OutputHandler: TypeAlias = "Callable[[event_pb2.OutputStream.ValueType, str], Awaitable[None]]"
 """Gets what a block writes."""
 
@@ -455,6 +468,17 @@ class Session(Protocol):
 
         Raises:
             SandboxError: the sandbox broke, or has no room for them.
+        """
+
+    async def read_file(self, path: str, max_bytes: int) -> FileContent:
+        """Reads a file that a block has written, between blocks.
+
+        Args:
+            path: as in `CellResult.files`.
+            max_bytes: a larger one is a problem.
+
+        Raises:
+            SandboxError: the sandbox broke.
         """
 
     async def variables(self) -> VariableListing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,23 @@ class UnknownModelError(Exception):
 
 
 @dataclass(frozen=True)
+class WantedFiles:
+    """Files of the root's that the client asks for.
+
+    Args:
+        patterns: match their paths, as those of `fnmatch`; none at all means every file.
+        max_bytes: how large they may be together.
+    """
+
+    patterns: Sequence[str]
+    max_bytes: int
+
+    def matches(self, path: str) -> bool:
+        """Whether a file is wanted."""
+        return not self.patterns or any(fnmatch.fnmatchcase(path, pattern) for pattern in self.patterns)
+
+
+@dataclass(frozen=True)
 class CompletionSpec:
     """A query over a context, checked and with every default resolved.
 
@@ -60,6 +78,7 @@ class CompletionSpec:
         look_required: an answer is refused that comes before any look at the context.
         answer_schema: what the root's answer must match; None means any text.
         conversation_id: the conversation that it belongs to, or empty.
+        wanted_files: what the client is given of the files that the root's code writes; None means nothing.
     """
 
     completion_id: str
@@ -83,6 +102,7 @@ class CompletionSpec:
     conversation_id: str = ""
     max_direct_answer_tokens: int | None = None
     max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+    wanted_files: WantedFiles | None = None
 
     def answer_schema_of(self, node_id: str) -> AnswerSchema | None:
         """Returns what a node's answer must match. Children answer with text."""

@@ -16,6 +16,7 @@ from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.ports import (
     CellResult,
+    FileContent,
     HostCall,
     HostCallError,
     InputValue,
@@ -116,6 +117,9 @@ class _LocalSession:
         values = await asyncio.to_thread(lambda: {one.name: _load(one) for one in inputs})
         self._namespace.variables.update(values)
         self._inputs |= {one.name: one for one in inputs}
+
+    async def read_file(self, path: str, max_bytes: int) -> FileContent:  # noqa: ARG002 - none can be read
+        return FileContent(problem="the `local` executor has no scratch directory")
 
     async def variables(self) -> VariableListing:
         self._check_usable()

@@ -13,6 +13,7 @@ from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.ports import (
     CellResult,
+    FileContent,
     HostCall,
     HostCallError,
     SandboxError,
@@ -35,6 +36,7 @@ _OUTGOING_MESSAGES = 8
 _DEADLINE_GRACE_SECONDS = 10.0
 _SETTLE_SECONDS = 90.0  # a sandbox server may replay a session for a minute
 _INPUTS_SECONDS = 120.0
+_FILE_SECONDS = 60.0
 _MAX_INPUTS_AT_ONCE = 100
 _LISTING_CODE = "pass"
 _LISTING_SECONDS = 10.0
@@ -85,6 +87,30 @@ class _Cell:
             self.result.set_result(result)
 
 
+class _Reading:
+    """A file that is being read.
+
+    Args:
+        max_bytes: of a larger one nothing is kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._data = bytearray()
+        self.content: asyncio.Future[FileContent] = asyncio.get_running_loop().create_future()
+
+    def take(self, chunk: pb.FileChunk) -> None:
+        """Takes the next part."""
+        if len(self._data) <= self._max_bytes:
+            self._data += chunk.data
+        if not chunk.last or self.content.done():
+            return
+        problem = chunk.error
+        if not problem and len(self._data) > self._max_bytes:
+            problem = f"it has more than {self._max_bytes:,} bytes"
+        self.content.set_result(FileContent(b"" if problem else bytes(self._data), problem))
+
+
 class SandboxSession:
     """A session, as a `ports.Session`. `open` makes it, `close` ends it.
 
@@ -109,6 +135,7 @@ class SandboxSession:
         self._cell: _Cell | None = None
         self._cell_count = 0
         self._inputs_set: asyncio.Future[None] | None = None
+        self._reading: _Reading | None = None
         self._failure: Exception | None = None
 
     @classmethod
@@ -176,6 +203,20 @@ class SandboxSession:
             return VariableListing((), problem=f"{result.error.type}: {result.error.message}")
         found = [Variable(one.name, one.type, one.size, one.preview) for one in result.variables]
         return VariableListing(found, result.variables_omitted_count)
+
+    async def read_file(self, path: str, max_bytes: int) -> FileContent:
+        """Reads a file of the scratch directory; see `ports.Session`."""
+        self._check_usable()
+        reading = self._reading = _Reading(max_bytes)
+        try:
+            async with asyncio.timeout(_FILE_SECONDS):
+                await self._outgoing.put(pb.SessionRequest(read_file=pb.ReadFile(path=path)))
+                return await reading.content
+        except TimeoutError:
+            raise self._give_up(f"the sandbox server did not send a file within {_FILE_SECONDS:g} s") from None
+        except asyncio.CancelledError:
+            self._give_up("reading a file was broken off")
+            raise
 
     async def settle(self) -> VariablesState:
         """Kills the cell whose `run_cell` was cancelled; see `ports.Session`."""
@@ -275,6 +316,8 @@ class SandboxSession:
             cell.finish(response.cell_finished.result)
         elif kind == "inputs_set" and self._inputs_set is not None and not self._inputs_set.done():
             self._inputs_set.set_result(None)
+        elif kind == "file_chunk" and self._reading is not None:
+            self._reading.take(response.file_chunk)
 
     async def _take_host_call(self, message: pb.HostCall) -> None:
         parts = self._parts.setdefault(message.call_id, [])
@@ -326,6 +369,8 @@ class SandboxSession:
             self._cell.result.set_exception(self._failure)
         if self._inputs_set is not None and not self._inputs_set.done():
             self._inputs_set.set_exception(self._failure)
+        if self._reading is not None and not self._reading.content.done():
+            self._reading.content.set_exception(self._failure)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)

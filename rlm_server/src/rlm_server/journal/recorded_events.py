@@ -62,6 +62,8 @@ def _identity(event: event_pb2.Event) -> tuple[object, ...]:
         return (event.node_id, kind, content.code, content.message)
     if kind in ("tool_call", "tool_call_finished"):
         return (event.node_id, kind, content.call_id)
+    if kind == "file_content":
+        return (event.node_id, kind, content.path, content.offset)
     if kind == "sandbox_restored":
         return (event.node_id, kind, content.cause)
     places = tuple(getattr(content, name) for name in ("iteration", "block") if hasattr(content, name))

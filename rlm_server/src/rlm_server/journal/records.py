@@ -16,6 +16,7 @@ from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.ports import (
     CallRepeated,
     CellResult,
+    FileContent,
     HostCall,
     HostCallError,
     ModelError,
@@ -156,6 +157,17 @@ class CellRecord:
         ]
         output = [(stream, text) for stream, text in value["output"]]
         return cls(value["code"], _make(CellBounds, value["bounds"]), _make(CellResult, result), output, calls)
+
+
+def encode_file(content: FileContent) -> bytes:
+    """Returns the bytes of the record of a file."""
+    return content.problem.encode(errors="replace") + b"\0" + content.data
+
+
+def decode_file(data: bytes) -> FileContent:
+    """Returns what `encode_file` made bytes of."""
+    problem, _, rest = data.partition(b"\0")
+    return FileContent(rest, problem.decode())
 
 
 def text_by_stream(output: Iterable[tuple[int, str]]) -> dict[int, str]:

@@ -26,7 +26,7 @@ from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.host_calls import LiveCalls
 from rlm_server.journal.inputs import encode_inputs, inputs_key
 from rlm_server.journal.recorder import context_of_repeated_work, never, repeats_finished_work
-from rlm_server.journal.records import CellRecord
+from rlm_server.journal.records import CellRecord, decode_file, encode_file
 from rlm_server.journal.replay import Block, InputsSet, Step, add_block, diverged, replay
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import Executor, InputValue, OutputHandler, Session, VariableListing
+    from rlm_server.engine.ports import Executor, FileContent, InputValue, OutputHandler, Session, VariableListing
     from rlm_server.engine.turns import Answering
     from rlm_server.journal.recorder import Recorder
 
@@ -146,6 +146,7 @@ class JournaledSession:
         self._park = park
         self._cell_count = 0
         self._inputs_count = 0
+        self._file_count = 0
         self._history: list[Step] = []
         self._answering: Answering | None = None
         self._inner: Session | None = None
@@ -259,6 +260,26 @@ class JournaledSession:
                 await self._inner.set_inputs(inputs)
             except SandboxError as error:
                 await self._lose(str(error))
+
+    async def read_file(self, path: str, max_bytes: int) -> FileContent:
+        """Reads a file, or gives what was recorded of it; see `ports.Session`."""
+        self._file_count += 1
+        key = f"f/{self._node_id}/{self._file_count}"
+        if (data := await self._recorder.recorded(key)) is not None:
+            return decode_file(data)
+        if repeats_finished_work():
+            await never()
+        for _ in range(_MOST_LOSSES_OF_ONE_CELL):
+            session = await self._ready()
+            try:
+                content = await session.read_file(path, max_bytes)
+            except SandboxError as error:
+                await self._lose(str(error))
+            else:
+                # Another run may rebuild the sandbox a little differently: a file must not be told half of each.
+                await self._recorder.record(key, encode_file(content))
+                return content
+        raise SandboxError(f"every sandbox is lost while a file is read: {self._loss}")
 
     async def variables(self) -> VariableListing:
         """Describes the variables; see `ports.Session`."""

@@ -12,7 +12,7 @@ from rlm_common.errors import ServiceError, Violations, invalid_field
 from rlm_server.engine.answer_schema import AnswerSchema
 from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.engine.ports import Sampling
-from rlm_server.engine.run import CompletionSpec, UnknownModelError
+from rlm_server.engine.run import CompletionSpec, UnknownModelError, WantedFiles
 from rlm_server.service.compaction_validation import check_compaction
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits
@@ -38,6 +38,8 @@ _MAX_LABELS = 20
 _MAX_REQUEST_ID_CHARS = 100
 _MAX_LABEL_CHARS = 100
 _MAX_EFFORT_CHARS = 50
+_MAX_PATTERNS = 20
+_MAX_PATTERN_CHARS = 1000
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ class RequestValidator:
         context_names = [part.value.name for part in contexts.parts]
         tools = check_tools(request.tools, context_names, violations, client_serves=client_serves)
         answer_schema = _check_answer_schema(request.answer_schema, violations)
+        wanted_files = None
+        if request.HasField("return_files"):
+            wanted_files = _check_files(request.return_files, self._settings.max_returned_file_bytes, violations)
         violations.raise_if_any()
         model = self._model(request.model or self._settings.default_model, "model")
         sub_model = self._model(request.sub_model or self._settings.default_sub_model or model, "sub_model")
@@ -144,6 +149,7 @@ class RequestValidator:
             child_models=child_models,
             limits=limits,
             sampling=sampling,
+            wanted_files=wanted_files,
             resolve_model=self._models.resolve,
             prompts=prompts,
             model_note=self._prompts.note_for,
@@ -214,6 +220,25 @@ def _check_sampling(sampling: pb.Sampling, violations: Violations) -> Sampling:
             "sampling.reasoning_effort", f"is longer than {_MAX_EFFORT_CHARS} characters; as `low` or `high`"
         )
     return Sampling(temperature, top_p, max_output_tokens, sampling.reasoning_effort or None)
+
+
+def _check_files(files: pb.ReturnFiles, greatest_bytes: int, violations: Violations) -> WantedFiles:
+    violations.check(
+        len(files.patterns) <= _MAX_PATTERNS,
+        "return_files.patterns",
+        f"has {len(files.patterns)} patterns; at most {_MAX_PATTERNS} are allowed, none at all means every file",
+    )
+    for index, pattern in enumerate(files.patterns):
+        violations.check(
+            0 < len(pattern) <= _MAX_PATTERN_CHARS,
+            f"return_files.patterns[{index}]",
+            f"has {len(pattern):,} characters; must have 1 to {_MAX_PATTERN_CHARS:,}, as `*.csv`",
+        )
+    max_bytes = files.max_bytes if files.HasField("max_bytes") else greatest_bytes
+    violations.check(
+        max_bytes >= 1, "return_files.max_bytes", f"is {max_bytes}; must be at least 1, or absent for the default"
+    )
+    return WantedFiles(tuple(files.patterns), min(max_bytes, greatest_bytes))
 
 
 def _check_labels(labels: Mapping[str, str], violations: Violations) -> None:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 _OPTIONAL_PLACEHOLDERS = {
     "system": frozenset(
-        {"rlm_query_note", "max_output_chars", "subcall_chars", "budget", "images_note", "packages_note", "model_note"}
+        {
+            *("rlm_query_note", "max_output_chars", "subcall_chars", "budget", "model_note"),
+            *("images_note", "packages_note", "files_note"),
+        }
     ),
+    "files_note": frozenset({"patterns", "max_size"}),
     "budget": frozenset({"max_iterations", "max_subcalls"}),
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
@@ -48,6 +52,7 @@ class PromptSet:
         budget: its part on what may be used.
         images_note: its part on pictures, where there are some.
         packages_note: its part on packages beside the standard library, where there are some.
+        files_note: its part on files that the client is given, where it asks for some.
         rlm_query_recursive: its part on `rlm_query` where that is a child RLM.
         rlm_query_plain: the same where that is a plain model call.
         task: the first user message, without the line on the turn.
@@ -83,6 +88,7 @@ class PromptSet:
     budget: string.Template
     images_note: string.Template
     packages_note: string.Template
+    files_note: string.Template
     rlm_query_recursive: string.Template
     rlm_query_plain: string.Template
     task: string.Template

@@ -164,6 +164,7 @@ class CompleteRequest(message.Message):
     CHILD_MODELS_FIELD_NUMBER: builtins.int
     LOOK_REQUIRED_FIELD_NUMBER: builtins.int
     ANSWER_AT_LIMIT_FIELD_NUMBER: builtins.int
+    RETURN_FILES_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
     model: builtins.str
@@ -202,8 +203,8 @@ class CompleteRequest(message.Message):
     direct_answer_allowed: builtins.bool
     """direct_answer_allowed lets a context that fits the model comfortably be answered by one plain call, without a REPL:
     one of at most 16,384 tokens by estimate, unless the operator says otherwise, and half of the model's window. If the
-    model says that it cannot, or the call is too long after all, the REPL answers as usual. Requests with tools and
-    conversations always have a REPL. Default false.
+    model says that it cannot, or the call is too long after all, the REPL answers as usual. Requests with tools, for
+    files, and in conversations always have a REPL. Default false.
     """
     cache_subcalls: builtins.bool
     """cache_subcalls lets identical sub-calls of the completion be made once. Default false."""
@@ -261,6 +262,13 @@ class CompleteRequest(message.Message):
         children, the last that of all deeper ones. At most 20. Default: the server's, or `sub_model` if the request has one.
         """
 
+    @builtins.property
+    def return_files(self) -> ReturnFiles:
+        """return_files asks for files that the root's code writes: they come as `file_content` events before `finished`, however
+        the completion ends, unless its time is up, it is cancelled, or its sandbox is lost. Files of children, and those of
+        earlier completions of a conversation, are not returned; the `local` executor has none. Default: none are.
+        """
+
     def __init__(
         self,
         *,
@@ -286,10 +294,11 @@ class CompleteRequest(message.Message):
         child_models: abc.Iterable[builtins.str] | None = ...,
         look_required: builtins.bool | None = ...,
         answer_at_limit: builtins.bool | None = ...,
+        return_files: ReturnFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_at_limit: _TypeAlias = typing.Literal["answer_at_limit"]  # noqa: Y015
     _WhichOneofArgType__answer_at_limit: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit"]  # noqa: Y015
@@ -303,6 +312,38 @@ class CompleteRequest(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__look_required) -> _WhichOneofReturnType__look_required | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+@typing.final
+class ReturnFiles(message.Message):
+    """ReturnFiles selects files of the root's scratch directory."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATTERNS_FIELD_NUMBER: builtins.int
+    MAX_BYTES_FIELD_NUMBER: builtins.int
+    max_bytes: builtins.int
+    """max_bytes is how large all files may be together, at least 1. A file for which there is no room left is named, with an
+    error. Default, and greatest: the server's, 16 MiB unless its operator says otherwise.
+    """
+    @builtins.property
+    def patterns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """patterns select files by their paths, as `report.csv` or `out/*.png`; `*` matches any characters, slashes too, `?` one,
+        `[a-z]` one of them. At most 20, each at most 1000 characters. Default: all files.
+        """
+
+    def __init__(
+        self,
+        *,
+        patterns: abc.Iterable[builtins.str] | None = ...,
+        max_bytes: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_bytes", b"_max_bytes", "max_bytes", b"max_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_bytes", b"_max_bytes", "max_bytes", b"max_bytes", "patterns", b"patterns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_bytes: _TypeAlias = typing.Literal["max_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_bytes: _TypeAlias = typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bytes) -> _WhichOneofReturnType__max_bytes | None: ...
 
 @typing.final
 class Compaction(message.Message):

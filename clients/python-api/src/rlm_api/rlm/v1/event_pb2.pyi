@@ -248,6 +248,8 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """No sandbox can be had at present; the message says why. The node waits until one can, for as long as the server is set
     to wait (`sandbox_patience_seconds`), after which the completion is parked. A wait of under a second is not told.
     """
+    WARNING_CODE_FILES_NOT_RETURNED: _WarningCode.ValueType  # 27
+    """Files that the request asks for with `return_files` are not returned; the message says how many, and why."""
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -308,6 +310,8 @@ WARNING_CODE_SANDBOX_AWAITED: WarningCode.ValueType  # 26
 """No sandbox can be had at present; the message says why. The node waits until one can, for as long as the server is set
 to wait (`sandbox_patience_seconds`), after which the completion is parked. A wait of under a second is not told.
 """
+WARNING_CODE_FILES_NOT_RETURNED: WarningCode.ValueType  # 27
+"""Files that the request asks for with `return_files` are not returned; the message says how many, and why."""
 
 @typing.final
 class Event(message.Message):
@@ -346,6 +350,7 @@ class Event(message.Message):
     RESUMED_FIELD_NUMBER: builtins.int
     ANSWERED_DIRECTLY_FIELD_NUMBER: builtins.int
     TOOL_CALL_FINISHED_FIELD_NUMBER: builtins.int
+    FILE_CONTENT_FIELD_NUMBER: builtins.int
     completion_id: builtins.str
     """completion_id is the same in all events of a completion."""
     sequence: builtins.int
@@ -434,6 +439,10 @@ class Event(message.Message):
     def tool_call_finished(self) -> ToolCallFinished:
         """tool_call_finished says how a `tool_call` went."""
 
+    @builtins.property
+    def file_content(self) -> FileContent:
+        """file_content is a part of a file that the request's `return_files` asks for; it comes before `finished`."""
+
     def __init__(
         self,
         *,
@@ -460,12 +469,13 @@ class Event(message.Message):
         resumed: Resumed | None = ...,
         answered_directly: AnsweredDirectly | None = ...,
         tool_call_finished: ToolCallFinished | None = ...,
+        file_content: FileContent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "event_time", b"event_time", "file_content", b"file_content", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "completion_id", b"completion_id", "event_time", b"event_time", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "node_id", b"node_id", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "sequence", b"sequence", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answered_directly", b"answered_directly", "code_finished", b"code_finished", "code_started", b"code_started", "compacted", b"compacted", "completion_id", b"completion_id", "event_time", b"event_time", "file_content", b"file_content", "finished", b"finished", "iteration_started", b"iteration_started", "kind", b"kind", "model_reply_finished", b"model_reply_finished", "model_text_delta", b"model_text_delta", "node_id", b"node_id", "output", b"output", "parked", b"parked", "resumed", b"resumed", "sandbox_restored", b"sandbox_restored", "sequence", b"sequence", "started", b"started", "subcall_finished", b"subcall_finished", "subcall_started", b"subcall_started", "tool_call", b"tool_call", "tool_call_finished", b"tool_call_finished", "usage_updated", b"usage_updated", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["started", "iteration_started", "model_text_delta", "model_reply_finished", "code_started", "output", "code_finished", "subcall_started", "subcall_finished", "warning", "usage_updated", "finished", "compacted", "sandbox_restored", "tool_call", "parked", "resumed", "answered_directly", "tool_call_finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = typing.Literal["started", "iteration_started", "model_text_delta", "model_reply_finished", "code_started", "output", "code_finished", "subcall_started", "subcall_finished", "warning", "usage_updated", "finished", "compacted", "sandbox_restored", "tool_call", "parked", "resumed", "answered_directly", "tool_call_finished", "file_content"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -827,6 +837,48 @@ class WrittenFile(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class FileContent(message.Message):
+    """FileContent is a part of a file that the root's code has written. The parts of a file follow each other, and so do the
+    files, in the order in which they were written first.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    LAST_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """path is relative to the sandbox's scratch directory: names between slashes, without `.` and `..`."""
+    size_bytes: builtins.int
+    """size_bytes is the size of the whole file; with `error` what it was when code wrote it."""
+    offset: builtins.int
+    """offset is where in the file `data` belongs, in bytes."""
+    data: builtins.bytes
+    """data is the next part, at most 256 KiB; empty for an empty file, and with `error`."""
+    last: builtins.bool
+    """last tells that the file ends with this part."""
+    error: builtins.str
+    """error says why the file is not returned, as that it is too large or was deleted; empty if it is."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        offset: builtins.int = ...,
+        data: builtins.bytes = ...,
+        last: builtins.bool = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "error", b"error", "last", b"last", "offset", b"offset", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
