@@ -144,11 +144,27 @@ def test_an_access_out_of_bounds_is_a_trap(machine: Machine, address: int) -> No
         call("load", address)
 
 
-def test_a_few_memories_are_kept_and_the_others_freed(machine: Machine) -> None:
-    stores = [machine.instance()[0] for _ in range(7)]
-    assert machine.memories.counts() == (7, 0)
+def live_together(machine: Machine, count: int) -> None:
+    stores = [machine.instance()[0] for _ in range(count)]
+    assert machine.memories.counts()[0] == count
     for store in stores:
         store.close()
+
+
+def test_memories_are_kept_up_to_a_number_and_the_others_freed(machine: Machine) -> None:
+    live_together(machine, 70)
+    assert machine.memories.counts() == (0, 64)
+
+
+def test_memories_that_nobody_needs_for_a_while_are_freed_but_for_a_few(machine: Machine) -> None:
+    live_together(machine, 12)
+    machine.memories.release_unneeded()
+    assert machine.memories.counts() == (0, 12)  # they have just been used
+    live_together(machine, 5)
+    machine.memories.release_unneeded()
+    assert machine.memories.counts() == (0, 5)
+    for _ in range(2):
+        machine.memories.release_unneeded()
     assert machine.memories.counts() == (0, 4)
 
 

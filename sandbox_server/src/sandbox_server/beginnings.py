@@ -6,8 +6,7 @@ is the same whoever runs it, and whenever.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import sys
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from sandbox_server.wasm.guest import UNLIMITED_FUEL, Guest, GuestEndedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox_server.model import SandboxSpec
+    from sandbox_server.model import HostFunction, SandboxSpec
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.linear_memory import MemorySnapshot
 
@@ -38,6 +37,8 @@ _SMALLEST_BYTES = 4096
 
 _PATIENCE_SECONDS = 0.5
 """How long a sandbox waits for another that makes the same; after that it runs its prelude itself."""
+
+_Key = tuple[str, "tuple[HostFunction, ...]"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Beginnings:
 
     def __init__(self, engine: GuestEngine) -> None:
         self._engine = engine
-        self._known: OrderedDict[bytes, Beginning | None] = OrderedDict()
-        self._making: dict[bytes, threading.Event] = {}
+        self._known: OrderedDict[_Key, Beginning | None] = OrderedDict()
+        self._making: dict[_Key, threading.Event] = {}
         self._size_bytes = 0
         self._lock = threading.Lock()
 
@@ -96,7 +97,7 @@ class Beginnings:
         # One that does not get that far within its limit of memory has to fail as it would.
         return beginning if beginning and beginning.memory.size <= spec.limits.memory_bytes else None
 
-    def _find(self, key: bytes) -> tuple[bool, Beginning | None]:
+    def _find(self, key: _Key) -> tuple[bool, Beginning | None]:
         """Returns whether it is known if there is one, and the beginning."""
         with self._lock:
             if key not in self._known:
@@ -104,7 +105,7 @@ class Beginnings:
             self._known.move_to_end(key)
             return True, self._known[key]
 
-    def _make_known(self, key: bytes, spec: SandboxSpec, on_guest: Callable[[Guest], None]) -> Beginning | None:
+    def _make_known(self, key: _Key, spec: SandboxSpec, on_guest: Callable[[Guest], None]) -> Beginning | None:
         try:
             beginning = self._make(spec, on_guest)
             self._keep(key, beginning)
@@ -132,21 +133,21 @@ class Beginnings:
         finally:
             guest.close()
 
-    def _keep(self, key: bytes, beginning: Beginning | None) -> None:
+    def _keep(self, key: _Key, beginning: Beginning | None) -> None:
         with self._lock:
             if key in self._known:
                 return
             self._known[key] = beginning
-            self._size_bytes += _size(beginning)
+            self._size_bytes += _size(key, beginning)
             while self._size_bytes > _MAX_ALL_BYTES:
-                _, forgotten = self._known.popitem(last=False)
-                self._size_bytes -= _size(forgotten)
+                self._size_bytes -= _size(*self._known.popitem(last=False))
 
 
-def _size(beginning: Beginning | None) -> int:
-    return _SMALLEST_BYTES + (0 if beginning is None else beginning.memory.size_bytes)
+def _size(key: _Key, beginning: Beginning | None) -> int:
+    prelude, functions = key
+    texts = sum(sys.getsizeof(text) for one in functions for text in vars(one).values()) + sys.getsizeof(prelude)
+    return _SMALLEST_BYTES + texts + (0 if beginning is None else beginning.memory.size_bytes)
 
 
-def _key(spec: SandboxSpec) -> bytes:
-    parts = [spec.prelude, *([one.name, one.doc, one.schema] for one in spec.host_functions)]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
+def _key(spec: SandboxSpec) -> _Key:
+    return spec.prelude, tuple(spec.host_functions)

@@ -83,6 +83,10 @@ class GuestEngine:
             instance = self._linker.instantiate(store, self._component)
         return instance, self._memories.last_made()
 
+    def release_unneeded_memories(self) -> None:
+        """Frees memories that are kept and were not needed since the last call. Any thread may call it."""
+        self._memories.release_unneeded()
+
     def exports(self, store: Store, instance: Instance) -> tuple[Func, Func]:
         """Returns the functions `load` and `handle` of an instance."""
         functions = [instance.get_func(store, index) for index in self._exports if index is not None]

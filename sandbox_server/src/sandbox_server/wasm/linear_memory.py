@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_KEPT_MEMORIES = 4
-"""So many are kept for guests to come; sandboxes that live long have theirs, and those of `Run` come one by one."""
+_MOST_KEPT_MEMORIES = 64
+"""So many are kept at most for guests to come, when many sandboxes lived at the same time."""
+
+_LEAST_KEPT_MEMORIES = 4
+"""So many are kept also when nobody has needed them for a while; sandboxes of `Run` come one by one."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class LinearMemories:
         self._image = OpenImage(image)
         self._allowance = allowance
         self._free: list[LinearMemory] = []
+        self._never_taken = 0
+        """How many of those that are free, from the first on, nobody has needed since `release_unneeded`."""
         self._living: dict[int, LinearMemory] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -226,6 +231,15 @@ class LinearMemories:
         """Returns how many memories are in use, and how many are kept for guests to come."""
         return len(self._living), len(self._free)
 
+    def release_unneeded(self) -> None:
+        """Frees what is kept and was not needed since the last call, but for a few memories."""
+        with self._lock:
+            count = max(0, min(self._never_taken, len(self._free) - _LEAST_KEPT_MEMORIES))
+            unneeded, self._free = self._free[:count], self._free[count:]
+            self._never_taken = len(self._free)
+        for memory in unneeded:
+            memory.close()
+
     def _on_new(
         self, _data: Any, _type: Any, minimum: int, maximum: int, reserved: int, guard: int, result: Any
     ) -> int:
@@ -262,6 +276,7 @@ class LinearMemories:
             for memory in reversed(self._free):  # the last is most likely to be in the processor's caches
                 if memory.fits(minimum, reserved, guard):
                     self._free.remove(memory)
+                    self._never_taken = min(self._never_taken, len(self._free))
                     return memory
         return None
 
@@ -290,7 +305,7 @@ class LinearMemories:
     def _on_end(self, number: int) -> None:
         memory = self._living.pop(number)
         try:
-            if len(self._free) < _KEPT_MEMORIES:
+            if len(self._free) < _MOST_KEPT_MEMORIES:
                 memory.reset()
                 with self._lock:
                     self._free.append(memory)

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 
-_RUNS_AT_ONCE = 1
-"""Calls of `Run` that a worker works at: there is a worker for each processor core."""
+_TURNS_AT_ONCE = 1
+"""Calls of `Run`, and sessions that are opened, that a worker works at: there is a worker for each processor core."""
 
-_RUN_PATIENCE_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.1
 """How long one of them waits for those before it, should they take long. Were it shorter, a dozen clients would be too
 many: each of their runs would then wait for Python's lock in no order, and the last of them for a tenth of a second."""
+
+_UNNEEDED_SECONDS = 30.0
+"""After so long, up to twice that, memories are freed that were kept for sandboxes that did not come."""
 
 
 def main(
@@ -77,6 +81,7 @@ def main(
     factories = {name: SandboxFactory(engine, watchdog, beginnings[name]) for name, engine in engines.items()}
     threads = ThreadPoolExecutor(max_workers=max_sessions, thread_name_prefix="sandbox")
     heap.start_trimming()
+    threading.Thread(target=_release_memories, args=[list(engines.values())], name="memories", daemon=True).start()
     worker = _Worker(factories, channel, threads, heap)
     collect_seldom()
     channel.send(wire.Ready(0, walls))
@@ -102,6 +107,13 @@ def _warm_up(engine: GuestEngine, beginnings: Beginnings) -> None:
     with ThreadPoolExecutor(max_workers=1) as threads:
         threads.submit(work).result()
     watchdog.close()
+
+
+def _release_memories(engines: list[GuestEngine]) -> None:
+    while True:
+        time.sleep(_UNNEEDED_SECONDS)
+        for engine in engines:
+            engine.release_unneeded_memories()
 
 
 class _Channel:
@@ -136,7 +148,7 @@ class _Worker:
         self._threads = threads
         self._heap = heap
         self._sessions: dict[int, Session] = {}
-        self._turns = Turns(_RUNS_AT_ONCE, _RUN_PATIENCE_SECONDS)
+        self._turns = Turns(_TURNS_AT_ONCE, _PATIENCE_SECONDS)
 
     def take(self, message: wire.ToWorker) -> None:
         """Does what is quick at once, and the rest on a thread."""
@@ -145,12 +157,12 @@ class _Worker:
             collected = _CollectedOutput()
             session = self._sessions[number] = Session(self._factories[message.spec.image], message.spec, collected)
             collected.session = session
-            self._work(number, lambda: self._run(message, session, collected), is_last=True)
+            self._work(number, lambda: self._run(message, session, collected), in_turn=True, is_last=True)
             return
         if isinstance(message, wire.Open):
             factory, listener = self._factories[message.spec.image], _Reporter(number, self._channel)
             session = self._sessions[number] = Session(factory, message.spec, listener, Backlog())
-            self._work(number, lambda: wire.Opened(number, session.open()))
+            self._work(number, lambda: wire.Opened(number, session.open()), in_turn=True)
             return
         if isinstance(message, wire.Relieve):
             self._channel.send(wire.Relieved(0, self._relieve()))
@@ -208,8 +220,10 @@ class _Worker:
         self._sessions.pop(number).close()
         return wire.Closed(number)
 
-    def _work(self, number: int, work: Callable[[], wire.FromWorker], *, is_last: bool = False) -> None:
-        """Has a thread do it and send what comes of it; then closes the session if it was the last."""
+    def _work(
+        self, number: int, work: Callable[[], wire.FromWorker], *, in_turn: bool = False, is_last: bool = False
+    ) -> None:
+        """Has a thread do it, when it has its turn, and send what comes of it; the last thing closes the session."""
 
         def on_thread() -> None:
             try:
@@ -224,11 +238,11 @@ class _Worker:
                 self._sessions.pop(number).close()
             self._heap.note_freed()
 
-        def in_turn() -> None:
+        def on_thread_in_turn() -> None:
             with self._turns.taken():
                 on_thread()
 
-        self._threads.submit(in_turn if is_last else on_thread)
+        self._threads.submit(on_thread_in_turn if in_turn else on_thread)
 
 
 class _Reporter:
