@@ -8,6 +8,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
+from rlm_client import RlmError
 from rlm_server.journal.states import State
 
 from tests.durability.test_recovery import ALL, assert_told_once
@@ -208,8 +209,8 @@ class Completions:
         for tag, reader in self._readers.items():
             try:
                 events = await reader.end(seconds)
-            except TimeoutError:
-                raise AssertionError(f"{tag} has not ended: {self._cluster.describe()}") from None
+            except (TimeoutError, RlmError) as error:
+                raise AssertionError(f"{tag} has not ended ({error!r}): {self._cluster.describe()}") from error
             assert events.answer == _ANSWER.replace("TAG", tag)
             assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
             assert_told_once(events)

@@ -60,7 +60,7 @@ def get_completion(completion_id: IdArgument, server: ServerOption = None) -> No
         f"{completion.last_sequence} events"
     )
     for node in completion.nodes[1:]:
-        how = "runs"
+        how = "waits" if completion.state is CompletionState.PARKED else "runs"
         if node.HasField("finished"):
             how = node.finished.error or node.finished.answer_preview
         typer.echo(f"{node.node_id} {node.started.function} {node.started.model}: {how}")
@@ -69,7 +69,10 @@ def get_completion(completion_id: IdArgument, server: ServerOption = None) -> No
     if completion.parked_reason:
         typer.echo(f"parked: {completion.parked_reason}")
     if completion.result is not None:
-        typer.echo(completion.result.error or completion.result.answer)
+        if completion.result.error:
+            typer.echo(f"{completion.result.finish_reason}: {completion.result.error}")
+        if completion.result.answer or not completion.result.error:
+            typer.echo(completion.result.answer)
 
 
 @completions_app.command("watch")
@@ -92,6 +95,8 @@ def watch_completion(
     except KeyboardInterrupt:
         raise typer.Exit(exit_codes.CANCELLED) from None
     renderer.completion(completion)
+    if completion.error:
+        tell(f"{completion.finish_reason}: {completion.error}")
     if save_files is not None:
         try:
             save(completion.files, save_files)
@@ -157,7 +162,9 @@ def _client(server: str | None) -> Iterator[Client]:
         with Client(target) as client:
             yield client
     except CompletionParkedError as error:
-        exit_codes.fail(f"{error}\nContinue with: rlm completions resume {error.completion_id}", exit_codes.FAILED)
+        where = "" if server is None else f" --server {server}"
+        remedy = f"Continue with: rlm completions resume{where} {error.completion_id}"
+        exit_codes.fail(f"{error}\n{remedy}", exit_codes.FAILED)
     except RlmError as error:
         exit_codes.fail(exit_codes.message_of(error, target), exit_codes.of_error(error))
 

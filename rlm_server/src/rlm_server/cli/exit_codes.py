@@ -12,7 +12,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rlm_client import ContextError, FinishReason, InvalidRequestError, NotFoundError, StatusError, UnavailableError
+from rlm_client import (
+    AlreadyExistsError,
+    ContextError,
+    FinishReason,
+    InvalidRequestError,
+    NotFoundError,
+    SequenceOutOfRangeError,
+    StatusError,
+    UnavailableError,
+    WrongStateError,
+)
 
 if TYPE_CHECKING:
     from rlm_client import Completion, RlmError
@@ -24,6 +34,14 @@ FAILED = 3
 CANCELLED = 130
 
 _FAILURES = (FinishReason.MODEL_ERROR, FinishReason.SANDBOX_ERROR, FinishReason.INTERNAL_ERROR)
+_OF_THE_REQUEST = (
+    AlreadyExistsError,
+    ContextError,
+    InvalidRequestError,
+    NotFoundError,
+    SequenceOutOfRangeError,
+    WrongStateError,
+)
 
 
 def of_completion(completion: Completion) -> int:
@@ -37,7 +55,7 @@ def of_completion(completion: Completion) -> int:
 
 def of_error(error: RlmError) -> int:
     """Returns the exit code for an error of the client."""
-    return BAD_INPUT if isinstance(error, ContextError | InvalidRequestError | NotFoundError) else FAILED
+    return BAD_INPUT if isinstance(error, _OF_THE_REQUEST) else FAILED
 
 
 def message_of(error: RlmError, target: str) -> str:

@@ -2,7 +2,7 @@ r"""A completion as plain lines: `NODE KIND [TURN[.BLOCK]] | TEXT`.
 
 Text of several lines becomes several lines with the same head, so that `grep '^0 answer'` finds the whole answer and
 `grep '^0\.2 '` all that happened in node 0.2. Kinds: started, turn, reply, code, stdout, stderr, result, subcall,
-subresult, tool, toolresult, warning, direct, compacted, file, event, finished, answer.
+subresult, tool, toolresult, warning, direct, compacted, file, restored, parked, resumed, finished, answer.
 """
 
 from __future__ import annotations
@@ -85,10 +85,14 @@ class LineRenderer:
                 _write(f"{node} file", words.file_content(event.file_content))
             case "answered_directly":
                 _write(f"{node} direct", words.answered_directly(event.answered_directly))
+            case "sandbox_restored":
+                _write(f"{node} restored", words.restored(event.sandbox_restored))
+            case "parked":
+                _write(f"{node} parked", event.parked.reason)
+            case "resumed":
+                _write(f"{node} resumed", event.resumed.cause)
             case "finished" | "model_text_delta" | "usage_updated" | "file_content" | None:
                 pass  # shown at the end, or as a whole; None is a kind newer than this program
-            case _:
-                _write(f"{node} event", kind)
 
     def completion(self, completion: Completion) -> None:
         """Writes what the completion came to."""

@@ -120,6 +120,12 @@ class TreeRenderer:
                 node.turns.append(_Turn(words.answered_directly(event.answered_directly)))
             case "compacted":
                 _turn(node).notes.append(words.compacted(event.compacted))
+            case "sandbox_restored":
+                _turn(node).notes.append(f"sandbox restored: {words.restored(event.sandbox_restored)}")
+            case "parked":
+                _turn(node).notes.append(f"parked: {event.parked.reason}")
+            case "resumed":
+                _turn(node).notes.append(f"resumed: {event.resumed.cause}")
             case _:
                 pass  # shown at the end, or not at all
 

@@ -112,6 +112,11 @@ def one_line(text: str, limit: int = 100) -> str:
     return joined if len(joined) <= limit else f"{joined[: limit - 3]}..."
 
 
+def restored(event: event_pb2.SandboxRestored) -> str:
+    """Returns what became of a sandbox that was lost."""
+    return f"{event.cause}; {event.replayed_cell_count} blocks run again in {seconds(event.wall_time)}"
+
+
 def usage(completion: Completion) -> str:
     """Returns what a completion used, on one line."""
     total = completion.usage.total
