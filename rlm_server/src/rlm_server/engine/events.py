@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.paced_text import PacedText
 from rlm_server.engine.reproducible import TextPieces, without_times
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class EventStream:
         self._clock = clock
         self._sink = sink
         self._pieces = TextPieces() if reproducible else None
+        self._paced = PacedText(self._put)
 
     async def emit(self, node_id: str, kind: EventKind) -> None:
         """Appends an event."""
@@ -82,21 +84,40 @@ class EventStream:
         if is_delta and self._sink.skips_deltas(node_id):
             return
         if self._pieces is None:
-            await self._sink.put(make_event(node_id, kind, self._clock))
+            await self._emit_paced(node_id, kind)
             return
         for piece_node_id, piece in self._pieces.take(node_id, kind):
-            await self._sink.put(make_event(piece_node_id, piece, self._clock))
+            await self._put(piece_node_id, piece)
         if not is_delta:
-            await self._sink.put(make_event(node_id, without_times(kind), self._clock))
+            await self._put(node_id, without_times(kind))
 
     async def last(self, kind: event_pb2.CompletionFinished) -> event_pb2.CompletionFinished:
         """Appends what is still kept back, and returns what the last event is to tell."""
-        if self._pieces is None:
-            return kind
-        for node_id, piece in self._pieces.flush():
-            await self._sink.put(make_event(node_id, piece, self._clock))
-        return without_times(kind)
+        await self.flush()
+        return kind if self._pieces is None else without_times(kind)
+
+    async def flush(self) -> None:
+        """Appends what is still kept back."""
+        await self._paced.flush_all()
+        if self._pieces is not None:
+            for node_id, piece in self._pieces.flush():
+                await self._put(node_id, piece)
+
+    def close(self) -> None:
+        """Forgets what is still kept back: it is told by whoever goes on with the completion, or nobody wants it."""
+        self._paced.drop()
 
     async def warn(self, node_id: str, code: event_pb2.WarningCode.ValueType, message: str) -> None:
         """Appends a warning."""
         await self.emit(node_id, event_pb2.Warning(code=code, message=message))
+
+    async def _emit_paced(self, node_id: str, kind: EventKind) -> None:
+        if isinstance(kind, event_pb2.ModelTextDelta):
+            await self._paced.add(node_id, kind)
+            return
+        if self._paced.holds(node_id):
+            await self._paced.flush(node_id)
+        await self._put(node_id, kind)
+
+    async def _put(self, node_id: str, kind: EventKind) -> None:
+        await self._sink.put(make_event(node_id, kind, self._clock))

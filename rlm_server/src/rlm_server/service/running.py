@@ -353,6 +353,7 @@ class RunningCompletions:
             _log.exception("completion %s failed", completion_id)
             error, has_ended = await self._fail(run, caught), True
         finally:
+            run.events.close()
             run.resources.close()
             if self._runs.get(completion_id) is run:
                 del self._runs[completion_id]
@@ -363,6 +364,7 @@ class RunningCompletions:
     async def _fail(self, run: _Run, error: Exception) -> Exception | None:
         """Ends a completion whose run failed, lest the next server fails likewise; returns what its readers get."""
         try:
+            await run.events.flush()
             stored = await self._journal.get(run.stored.completion_id)
             if stored is not None and not stored.state.has_ended:
                 message = f"the run failed: {type(error).__name__}: {error}"
@@ -404,6 +406,7 @@ class RunningCompletions:
         except asyncio.CancelledError:
             if not run.parked_reason:
                 raise
+            await run.events.flush()
             await recorder.end(event_pb2.Parked(reason=run.parked_reason))
             return True
         await recorder.end(await run.events.last(finished))
