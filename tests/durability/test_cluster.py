@@ -12,7 +12,17 @@ import pytest
 
 from tests.durability.cluster import LEASE_SECONDS, Cluster
 from tests.durability.load import Completions, Load
-from tests.durability.test_crashes import STEPS, Kills, begin, check, directory, kill_at_random, kill_owners
+from tests.durability.test_crashes import (
+    SANDBOXES,
+    STEPS,
+    Kills,
+    begin,
+    check,
+    check_so_far,
+    directory,
+    kill_at_random,
+    kill_owners,
+)
 from tests.durability.test_recovery import ALL, Script
 
 if TYPE_CHECKING:
@@ -54,18 +64,21 @@ async def test_a_server_that_was_paused_does_no_harm_when_it_wakes_up(cluster: C
     assert any("runs on another server now" in line for line in paused.log)
 
 
-async def test_the_database_is_killed_while_completions_run(
+async def test_the_database_is_killed_at_every_step(
     cluster: Cluster, model: ScriptedModel, postgres: PostgresServer
 ) -> None:
-    script = Script(hold=STEPS[1])
-    reader, _ = await begin(cluster, script, model)
-    for step in (STEPS[4], STEPS[7], ""):
+    script = Script(hold=STEPS[0])
+    reader, completion_id = await begin(cluster, script, model)
+    for next_step in [*STEPS[1:], ""]:
         await asyncio.wait_for(script.reached.wait(), 30)
         await asyncio.to_thread(postgres.kill)
-        script.let_go(step)
+        script.let_go(next_step)
         await asyncio.sleep(0.3)
         await asyncio.to_thread(postgres.start)
+        await cluster.assert_no_more_than(SANDBOXES)
+        check_so_far(reader.events, script, losses=cluster.losses_of(completion_id))
     check(await reader.end(), script)
+    await cluster.assert_nothing_left()
 
 
 @pytest.mark.slow
