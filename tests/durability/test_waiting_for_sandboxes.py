@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
-from rlm_server.journal import sessions
+from rlm_server.journal import lasting_sandbox
 
 from tests.durability.test_completions import get, rest, watch
 from tests.sandbox_server.conftest import running_server
@@ -79,7 +79,7 @@ async def test_the_wall_time_of_a_completion_runs_while_it_waits_for_a_sandbox(
 async def test_a_completion_that_has_waited_long_enough_is_parked_and_can_be_resumed(
     model: ScriptedModel, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_UNTOLD_SECONDS", 0.0)
+    monkeypatch.setattr(lasting_sandbox, "_UNTOLD_SECONDS", 0.0)
     async with waiting(model, address, patience_seconds=0.2, detached=True) as (stack, events, call):
         events.extend(await asyncio.wait_for(rest(call), 10))
         assert events[-1].parked.reason.startswith(f"no sandbox can be had from {address}")

@@ -24,11 +24,11 @@ from rlm_server.engine.turns import EarlierPart, Recipe, TurnEnd, TurnStart
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.conversation_rows import TURN_START_KEY
+from rlm_server.journal.executor import chance_seed
 from rlm_server.journal.inputs import decode_inputs, inputs_from_json, inputs_to_json
 from rlm_server.journal.records import CellRecord, ModelRecord, pack, unpack
 from rlm_server.journal.replay import Block, CompletionBegun, InputsSet, Step, add_block, replay
 from rlm_server.journal.schema import completions, steps
-from rlm_server.journal.sessions import chance_seed
 from rlm_server.journal.writer import StorageUnavailableError
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.completion_rows import ContextGoneError
 from rlm_server.journal.conversation_rows import ConversationBusyError, ConversationGoneError
+from rlm_server.journal.executor import JournaledExecutor
 from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder
-from rlm_server.journal.sessions import JournaledExecutor
 from rlm_server.journal.store import NewCompletion, StorageUnavailableError
 from rlm_server.journal.tools import JournaledTools
 from rlm_server.journal.turns import TurnRecorder
