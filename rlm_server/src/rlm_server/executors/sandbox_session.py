@@ -23,7 +23,7 @@ from rlm_server.engine.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from rlm_api.sandbox.v1.execute_service_pb2_grpc import ExecuteServiceAsyncStub
 
@@ -126,9 +126,10 @@ class SandboxSession:
     ) -> None:
         self._on_host_call = on_host_call
         self._make_input = make_input
-        # A queue, since gRPC takes one write at a time, and ends the call when a write is cancelled.
+        # A queue, since gRPC takes one write at a time, and ends the call when a write is cancelled. Its own task for
+        # that, if it is given an iterator, writes out a traceback whenever a call is cancelled.
         self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(_OUTGOING_MESSAGES)
-        self._call = stub.Session(self._take_outgoing())
+        self._call = stub.Session()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host_calls: dict[int, asyncio.Task[None]] = {}
         self._parts: dict[int, list[str]] = {}
@@ -158,6 +159,7 @@ class SandboxSession:
             grpc.aio.AioRpcError: the server refuses it or is not there.
         """
         session = cls(stub, on_host_call, make_input)
+        session._spawn(session._write())
         try:
             await session._outgoing.put(pb.SessionRequest(open=request))
             session._check_opened(await session._call.read())
@@ -289,9 +291,14 @@ class SandboxSession:
         self._fail(error)
         return error
 
-    async def _take_outgoing(self) -> AsyncIterator[pb.SessionRequest]:
-        while True:
-            yield await self._outgoing.get()
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._call.write(await self._outgoing.get())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the stream has ended, and whoever reads from it is told why
+        except Exception as error:  # noqa: BLE001 - it is raised where the cell is waited for
+            self._fail(error)
 
     async def _read(self) -> None:
         try:
