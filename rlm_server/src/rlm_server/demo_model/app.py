@@ -123,7 +123,7 @@ class _DemoModel:
         return JSONResponse(wire.body(reply))
 
     def _check_key(self, request: Request) -> None:
-        is_azure = request.url.path.startswith("/openai/")
+        is_azure = request.scope["path"].startswith("/openai/")
         if is_azure and "api-version" not in request.query_params:
             raise ApiError(404, "Azure's paths need the query api-version", "missing_api_version")
         if self._settings.api_key is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -84,6 +85,7 @@ class Behaviour:
             return self.fault
         return Fault.NONE
 
+    @functools.lru_cache  # noqa: B019 - there are few behaviours, and they are small
     def overridden(self, text: str) -> Behaviour:
         """Returns the behaviour with the settings of a query string changed.
 

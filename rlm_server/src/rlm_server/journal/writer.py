@@ -154,7 +154,9 @@ class Writer:
         await asyncio.to_thread(self._thread.join, timeout_seconds)
 
     def _ask(self, job: _Job, *, is_urgent: bool) -> None:
-        self._loop = loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # which asks the system who asks, so not each time
+        loop = self._loop
         if self._stopping:
             loop.call_soon(job.on_done, None, StorageUnavailableError("the journal is closed"))
             return

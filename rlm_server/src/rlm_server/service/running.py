@@ -39,6 +39,7 @@ from rlm_server.service.refusals import (
     request_id_reused,
     storage_unavailable,
 )
+from rlm_server.service.starts import Starts
 from rlm_server.service.tool_results import bring_results
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from rlm_server.journal.store import Journal, StoredCompletion
     from rlm_server.service.conversations import Conversations
     from rlm_server.service.kept_repls import Conversation
+    from rlm_server.service.starts import Start
     from rlm_server.service.validation import CheckedRequest, RequestValidator
     from rlm_server.settings import Settings
 
@@ -151,6 +153,7 @@ class RunningCompletions:
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._place_count = 0
+        self._starts = Starts()
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.served: collections.Counter[str] = collections.Counter()
@@ -177,6 +180,8 @@ class RunningCompletions:
         """
         with contextlib.ExitStack() as resources:
             resources.enter_context(self._place())
+            start = await self._starts.take_turn()
+            resources.callback(start.end)
             completion_id = uuid.uuid4().hex
             digest = _digest_of(request)
             try:
@@ -214,7 +219,7 @@ class RunningCompletions:
             except ConversationBusyError as error:
                 raise conversation_busy(request.conversation_id, error.completion_id, error.state) from None
             if is_new:
-                self._start(stored, checked, resources.pop_all(), conversation, cause="")
+                self._start(stored, checked, resources.pop_all(), conversation, cause="", start=start)
             return _same(stored, digest), is_new
 
     async def resume(self, completion_id: str) -> bool:
@@ -292,14 +297,21 @@ class RunningCompletions:
         conversation: Conversation | None,
         *,
         cause: str,
+        start: Start | None = None,
     ) -> None:
         feed = self.feeds.open_local(stored.completion_id, stored.last_sequence)
+
+        def on_event(event: event_pb2.Event) -> None:
+            if start is not None:
+                start.end()  # the first event is told when there is a sandbox
+            feed.publish(event)
+
         now = asyncio.get_running_loop().time()
         recorder = Recorder(
             self._journal,
             stored,
             self._clock,
-            on_event=feed.publish,
+            on_event=on_event,
             on_lost=lambda: self._lose(run),
             reproducible=checked.spec.seed is not None,
         )
