@@ -122,7 +122,7 @@ async def _load(journal: Journal, count: int) -> float:
         await journal.append(Append(completion_id, 1, steps=steps))
     begin = time.perf_counter()
     for recorded in (await journal.steps(completion_id)).values():
-        CellRecord.decode(journal.bytes_of(recorded))
+        CellRecord.decode(journal.payloads.bytes_of(recorded))
     return time.perf_counter() - begin
 
 

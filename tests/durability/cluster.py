@@ -277,7 +277,7 @@ class Cluster:
         journal = Journal(
             Database(self.database), DirectoryBlobs(self.data / "blobs"), owner="test", lease_seconds=LEASE_SECONDS
         )
-        await journal.sweep_blobs()
+        await journal.payloads.sweep()
         await journal.close()
 
     def _assert_only_what_is_used(self) -> None:

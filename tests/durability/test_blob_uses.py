@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from rlm_server.context_uploads import ContextKind
 from rlm_server.contexts import ContextStore
-from rlm_server.journal import store
+from rlm_server.journal import payloads
 from rlm_server.journal.blobs import BlobMissingError, BlobStore, DirectoryBlobs, ObjectBlobs
 from rlm_server.journal.completion_rows import ContextGoneError
 from rlm_server.journal.database import Database
@@ -86,11 +86,11 @@ async def test_a_blob_whose_row_waits_for_its_commit_outlives_a_sweep(
 ) -> None:
     async with journal_on(database, blobs) as waiting, journal_on(database, blobs) as other:
         await waiting.create(new("c"))
-        payload = await waiting.payload(DATA)
+        payload = await waiting.payloads.store(DATA)
         grow_old(tmp_path)  # as if the database had been away for an hour
-        await other.sweep_blobs()
+        await other.payloads.sweep()
         await waiting.append(Append("c", 1, steps=[("m/0/1", payload)]))
-        assert await other.load((await other.steps("c"))["m/0/1"]) == DATA
+        assert await other.payloads.load((await other.steps("c"))["m/0/1"]) == DATA
         assert await uses_of(other) == ["c"]
 
 
@@ -100,13 +100,13 @@ async def test_a_blob_stays_that_was_stored_once_more_just_before_its_only_user_
     async with journal_on(database, blobs) as journal, journal_on(database, blobs) as other:
         await journal.create(new("old", request=DATA))
         await journal.create(new("new"))
-        payload = await journal.payload(DATA)
+        payload = await journal.payloads.store(DATA)
         await other.delete("old")
         await journal.append(Append("new", 1, events=[(1, 10, payload)]))
-        assert await other.load(payload) == DATA
+        assert await other.payloads.load(payload) == DATA
         await other.delete("new")
         with pytest.raises(BlobMissingError):
-            await other.load(payload)
+            await other.payloads.load(payload)
 
 
 async def test_a_blob_that_is_just_being_deleted_is_stored_anew(database: str, held: Held) -> None:
@@ -115,12 +115,12 @@ async def test_a_blob_that_is_just_being_deleted_is_stored_anew(database: str, h
         await journal.create(new("new"))
         deleting = asyncio.create_task(other.delete("old"))
         await asyncio.to_thread(held.is_deleting.wait, 20)
-        storing = asyncio.create_task(journal.payload(DATA))
+        storing = asyncio.create_task(journal.payloads.store(DATA))
         assert not (await asyncio.wait({storing}, timeout=0.1))[0]
         held.may_delete.set()
         await deleting
         await journal.append(Append("new", 1, events=[(1, 10, await storing)]))
-        assert await other.load(await storing) == DATA
+        assert await other.payloads.load(await storing) == DATA
 
 
 async def test_a_context_whose_bytes_are_just_being_deleted_is_stored_anew(
@@ -139,7 +139,7 @@ async def test_a_context_whose_bytes_are_just_being_deleted_is_stored_anew(
             kept, _ = await upload.finish()
         await deleting
         grow_old(tmp_path)
-        await other.sweep_blobs()
+        await other.payloads.sweep()
         assert kept.stored.path.read_bytes() == DATA
         assert await uses_of(other) == [f"context/{kept.context_id}"]
 
@@ -148,11 +148,11 @@ async def test_what_a_dead_server_had_announced_is_swept_after_a_day(
     database: str, blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with journal_on(database, blobs) as journal:
-        await journal.payload(DATA)
+        await journal.payloads.store(DATA)
         grow_old(tmp_path)
-        assert await journal.sweep_blobs() == 0
-        monkeypatch.setattr(store, "_ANNOUNCED_SECONDS", 0.0)
-        assert await journal.sweep_blobs() == 1
+        assert await journal.payloads.sweep() == 0
+        monkeypatch.setattr(payloads, "_ANNOUNCED_SECONDS", 0.0)
+        assert await journal.payloads.sweep() == 1
         assert await uses_of(journal) == []
         with pytest.raises(BlobMissingError):
             await asyncio.to_thread(functools.partial(blobs.get, DIGEST))

@@ -119,10 +119,10 @@ async def test_one_request_id_makes_one_completion_on_all_servers(database: str,
 async def test_what_is_large_is_kept_apart_and_goes_with_its_completion(database: str, tmp_path: Path) -> None:
     async with journal_on(database, tmp_path / "blobs") as journal:
         await journal.create(new())
-        large = await journal.payload(b"x" * 100_000)
+        large = await journal.payloads.store(b"x" * 100_000)
         assert large.data is None
         await journal.append(Append("c", 1, steps=[("m/0/1", large)], changes={"state": State.FAILED, "end_time": 1}))
-        assert journal.bytes_of((await journal.steps("c"))["m/0/1"]) == b"x" * 100_000
+        assert journal.payloads.bytes_of((await journal.steps("c"))["m/0/1"]) == b"x" * 100_000
         assert list(await journal.past_retention(max_age_seconds=None, max_bytes=100_000)) == ["c"]
         assert list(await journal.past_retention(max_age_seconds=1, max_bytes=None)) == ["c"]
         assert not await journal.past_retention(max_age_seconds=None, max_bytes=1_000_000)

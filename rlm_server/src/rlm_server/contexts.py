@@ -162,7 +162,7 @@ class ContextStore:
         for context_id, size_bytes in evicted:
             self._contexts.pop(context_id, None)
             self._used_bytes -= size_bytes
-        await self._journal.delete_blobs(digests)
+        await self._journal.payloads.delete_unused(digests)
 
     def release(self, size_bytes: int) -> None:
         """Gives room back."""
@@ -175,7 +175,7 @@ class ContextStore:
             StorageUnavailableError: it cannot be kept at present.
         """
         stored = context.stored
-        announcement = await self._journal.announce(stored.sha256)
+        announcement = await self._journal.payloads.announce(stored.sha256)
         try:
             await asyncio.to_thread(self._journal.blobs.put_file, stored.sha256, path)
         except OSError as error:

@@ -131,7 +131,7 @@ class Recorder:
         if payload is None:
             return None
         self._consumed += 1
-        return await self._with_patience(lambda: self._journal.load(payload))
+        return await self._with_patience(lambda: self._journal.payloads.load(payload))
 
     def has_recorded(self, key: str) -> bool:
         """Tells whether an earlier run recorded something under a key that has not been asked for yet."""
@@ -237,7 +237,7 @@ class Recorder:
 
     async def _payload(self, data: bytes) -> Payload:
         """Returns what goes into the row."""
-        return await self._with_patience(lambda: self._journal.payload(data))
+        return await self._with_patience(lambda: self._journal.payloads.store(data))
 
     async def _with_patience(self, use: Callable[[], Awaitable[_Result]]) -> _Result:
         """Uses the blob store, and waits while that cannot be reached."""

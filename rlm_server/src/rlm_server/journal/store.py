@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import functools
-import hashlib
-import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-import sqlalchemy as sa
-
-from rlm_server.journal import blob_rows, completion_rows, event_rows, retention_rows
+from rlm_server.journal import completion_rows, event_rows, retention_rows
+from rlm_server.journal.access import DEFAULT_PATIENCE_SECONDS, Access
 from rlm_server.journal.appends import Payload
-from rlm_server.journal.blob_users import new_announcement
 from rlm_server.journal.completion_rows import NewCompletion, StoredCompletion
-from rlm_server.journal.database import READERS
 from rlm_server.journal.lease_rows import Leases, release
+from rlm_server.journal.payloads import Payloads
 from rlm_server.journal.schema import completions, migrate
-from rlm_server.journal.writer import FencedError, StorageUnavailableError, Writer
+from rlm_server.journal.writer import FencedError, StorageUnavailableError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    import sqlalchemy as sa
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.journal.appends import Append
@@ -33,23 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FencedError", "Journal", "NewCompletion", "Payload", "StorageUnavailableError", "StoredCompletion"]
 
-_log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-MAX_ROW_BYTES = 64 * 1024
-"""Larger ones go to the blob store."""
-
-DEFAULT_PATIENCE_SECONDS = 5.0
-"""How long callers wait for the database, unless told otherwise."""
-
 _EXPIRED_AT_ONCE = 16
-_DIGESTS_AT_ONCE = 500
-_DELETED_AT_ONCE = 8
-"""How many blobs are deleted while nobody can use another one."""
-
-_ANNOUNCED_SECONDS = 24 * 3600.0
-"""After which a server that has announced a blob, and named it in no row, is dead and not only waiting."""
 
 
 class Journal:
@@ -80,10 +63,10 @@ class Journal:
         self._lease = int(lease_seconds * 1e9)
         self._leases = Leases(database, owner, self._lease)
         self._patience_seconds = patience_seconds
-        self._writer = Writer(database)
-        # Threads of its own: if the database says nothing, those that wait for it must not be missed elsewhere.
-        self._deleting = asyncio.Lock()
-        self._readers = concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="journal-reader")
+        self._access = Access(database, patience_seconds)
+        self._writer = self._access.writer
+        self.payloads = Payloads(self._access, blobs)
+        """What is large, in the blob store."""
 
     async def open(self) -> None:
         """Brings the tables to their latest version.
@@ -96,11 +79,7 @@ class Journal:
 
     async def close(self) -> None:
         """Writes what is still to be written and closes the database."""
-        await self._writer.close(2 * self._patience_seconds)
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._database.cut()
-        await asyncio.to_thread(self._readers.shutdown)
-        await asyncio.to_thread(self._database.close)
+        await self._access.close()
 
     @property
     def name(self) -> str:
@@ -125,7 +104,7 @@ class Journal:
         """
         if self.trouble:
             raise StorageUnavailableError(self.trouble)
-        payload = await self.payload(new.request)
+        payload = await self.payloads.store(new.request)
 
         def work(connection: sa.Connection) -> tuple[StoredCompletion, bool]:
             return completion_rows.create(self._database, connection, new, payload, owner=self.owner, lease=self._lease)
@@ -151,15 +130,17 @@ class Journal:
 
     async def get(self, completion_id: str) -> StoredCompletion | None:
         """Returns a completion, or None if there is none."""
-        return await self._read(functools.partial(completion_rows.find, completion_id=completion_id))
+        return await self._access.read(functools.partial(completion_rows.find, completion_id=completion_id))
 
     async def with_request_id(self, request_id: str) -> StoredCompletion | None:
         """Returns the completion that a request with this key began, or None if there is none."""
-        return await self._read(functools.partial(completion_rows.with_request_id, request_id=request_id))
+        return await self._access.read(functools.partial(completion_rows.with_request_id, request_id=request_id))
 
     async def request_of(self, completion_id: str) -> bytes:
         """Returns a completion's `CompleteRequest`, serialized."""
-        return await self._read(lambda connection: self.bytes_of(completion_rows.request_of(connection, completion_id)))
+        return await self._access.read(
+            lambda connection: self.payloads.bytes_of(completion_rows.request_of(connection, completion_id))
+        )
 
     async def events(
         self, completion_id: str, after_sequence: int, *, limit: int = 500, kinds: Collection[int] = ()
@@ -172,72 +153,21 @@ class Journal:
             limit: how many at most.
             kinds: field numbers of the kinds that are wanted; empty means all.
         """
-        return await self._read(
+        return await self._access.read(
             lambda connection: event_rows.after(
-                connection, self.bytes_of, completion_id, after_sequence, limit=limit, kinds=kinds
+                connection, self.payloads.bytes_of, completion_id, after_sequence, limit=limit, kinds=kinds
             )
         )
 
     async def latest_event(self, completion_id: str, kind: int) -> event_pb2.Event | None:
         """Returns the latest event of a kind, or None if there is none."""
-        return await self._read(lambda connection: event_rows.latest(connection, self.bytes_of, completion_id, kind))
+        return await self._access.read(
+            lambda connection: event_rows.latest(connection, self.payloads.bytes_of, completion_id, kind)
+        )
 
     async def steps(self, completion_id: str) -> dict[str, Payload]:
         """Returns the recorded steps of a completion by their keys."""
-        return await self._read(functools.partial(event_rows.steps_of, completion_id=completion_id))
-
-    async def payload(self, data: bytes) -> Payload:
-        """Returns what goes into a row for these bytes; large ones are put into the blob store first.
-
-        Raises:
-            StorageUnavailableError: the journal or the blob store cannot be written at present.
-        """
-        if len(data) <= MAX_ROW_BYTES:
-            return Payload(data, None, len(data))
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        announcement = await self.announce(digest)
-        try:
-            await asyncio.to_thread(self.blobs.put, digest, data)
-        except OSError as error:
-            raise StorageUnavailableError(f"the blob store cannot be written: {error}") from error
-        return Payload(None, digest, len(data), announcement)
-
-    async def announce(self, digest: str) -> str:
-        """Keeps a blob that is about to be stored from being deleted; see `blob_rows`.
-
-        Returns:
-            The announcement, which the transaction is to take back whose row names the blob.
-
-        Raises:
-            StorageUnavailableError: the journal cannot be written at present.
-        """
-        announcement = new_announcement()
-        await self._writer.execute(
-            lambda connection: blob_rows.announce(self._database, connection, digest, announcement),
-            is_alone=False,
-            timeout_seconds=self._patience_seconds,
-        )
-        return announcement
-
-    async def load(self, payload: Payload) -> bytes:
-        """Returns the bytes that a row stands for.
-
-        Raises:
-            BlobMissingError: they are not in the blob store.
-            StorageUnavailableError: the blob store cannot be read.
-        """
-        if payload.blob is None:
-            return self.bytes_of(payload)
-        try:
-            return await asyncio.to_thread(self.bytes_of, payload)
-        except OSError as error:
-            raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
-
-    def bytes_of(self, payload: Payload) -> bytes:
-        """Returns the bytes that a row stands for. May block."""
-        if payload.blob is not None:
-            return self.blobs.get(payload.blob)
-        return bytes(payload.data or b"")
+        return await self._access.read(functools.partial(event_rows.steps_of, completion_id=completion_id))
 
     # --- all completions
 
@@ -257,7 +187,7 @@ class Journal:
             states: those that are wanted; empty means all.
             with_labels: what they must all have.
         """
-        return await self._read(
+        return await self._access.read(
             lambda connection: completion_rows.page(
                 connection, limit=limit, before=before, states=states, with_labels=with_labels
             )
@@ -265,7 +195,7 @@ class Journal:
 
     async def many(self, completion_ids: Sequence[str]) -> dict[str, StoredCompletion]:
         """Returns those of the completions that there are."""
-        found = await self._read(
+        found = await self._access.read(
             lambda connection: completion_rows.select(connection, completions.c.completion_id.in_(completion_ids))
         )
         return {one.completion_id: one for one in found}
@@ -309,22 +239,22 @@ class Journal:
 
     async def take_parked(self, completion_id: str) -> StoredCompletion | None:
         """Makes a parked completion this server's, and running again; returns it, or None if it is not parked."""
-        return await self._execute(lambda connection: self._leases.take_parked(connection, completion_id))
+        return await self._access.execute(lambda connection: self._leases.take_parked(connection, completion_id))
 
     async def release(self, running: Mapping[str, int]) -> None:
         """Gives completions back, so that another server takes them at once."""
-        await self._execute(functools.partial(release, running=running))
+        await self._access.execute(functools.partial(release, running=running))
 
     async def request_cancel(self, completion_id: str) -> None:
         """Notes that a completion is to be cancelled by whoever runs it."""
-        await self._execute(functools.partial(completion_rows.request_cancel, completion_id=completion_id))
+        await self._access.execute(functools.partial(completion_rows.request_cancel, completion_id=completion_id))
 
     # --- forgetting
 
     async def delete(self, completion_id: str) -> None:
         """Forgets a completion with all that was recorded of it."""
-        await self.delete_blobs(
-            await self._execute(functools.partial(retention_rows.delete, completion_id=completion_id))
+        await self.payloads.delete_unused(
+            await self._access.execute(functools.partial(retention_rows.delete, completion_id=completion_id))
         )
 
     async def past_retention(self, *, max_age_seconds: float | None, max_bytes: int | None) -> Sequence[str]:
@@ -334,7 +264,7 @@ class Journal:
             max_age_seconds: how long they are kept after their end; None means for ever.
             max_bytes: how much they may take all together; None means any.
         """
-        return await self._read(
+        return await self._access.read(
             lambda connection: retention_rows.past_retention(
                 connection, max_age_seconds=max_age_seconds, max_bytes=max_bytes
             )
@@ -345,49 +275,13 @@ class Journal:
         work = functools.partial(retention_rows.release_contexts, completion_id=completion_id)
         await self._writer.execute(work, is_alone=False)
 
-    async def sweep_blobs(self) -> int:
-        """Removes blobs that nobody uses, as of a server that died before it said what for; returns their number.
-
-        Raises:
-            StorageUnavailableError: the journal cannot be read at present.
-        """
-        await self._execute(functools.partial(blob_rows.take_back_old, max_age_seconds=_ANNOUNCED_SECONDS))
-        try:
-            stored = await asyncio.to_thread(lambda: list(self.blobs.digests()))
-        except OSError as error:
-            raise StorageUnavailableError(f"the blob store cannot be read: {error}") from error
-        unused: list[str] = []
-        for start in range(0, len(stored), _DIGESTS_AT_ONCE):
-            some = stored[start : start + _DIGESTS_AT_ONCE]
-            used = await self._read(functools.partial(blob_rows.used, digests=some))
-            unused += [digest for digest in some if digest not in used]
-        await self.delete_blobs(unused)
-        return len(unused)
-
-    async def delete_blobs(self, digests: Sequence[str]) -> None:
-        """Removes those of the blobs that nobody uses. What cannot be removed now is at the next sweep."""
-        try:
-            async with self._deleting:
-                for start in range(0, len(digests), _DELETED_AT_ONCE):
-                    await asyncio.to_thread(self._delete_unused, digests[start : start + _DELETED_AT_ONCE])
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-            _log.warning("blobs that nobody uses cannot be deleted at present: %s", _brief(error))
-
-    def _delete_unused(self, digests: Sequence[str]) -> None:
-        with self._database.writing.begin() as connection:
-            blob_rows.keep_uses(connection)
-            used = blob_rows.used(connection, digests)
-            for digest in digests:
-                if digest not in used:
-                    self.blobs.delete(digest)
-
     async def execute(self, work: Callable[[Database, sa.Connection], _Result]) -> _Result:
         """Runs a function in a writing transaction, for stores that share the database.
 
         Raises:
             StorageUnavailableError: the journal cannot be written at present.
         """
-        return await self._execute(lambda connection: work(self._database, connection))
+        return await self._access.execute(lambda connection: work(self._database, connection))
 
     async def read(self, work: Callable[[Database, sa.Connection], _Result]) -> _Result:
         """Runs a function in a reading transaction, for stores that share the database.
@@ -395,25 +289,4 @@ class Journal:
         Raises:
             StorageUnavailableError: the journal cannot be read at present.
         """
-        return await self._read(lambda connection: work(self._database, connection))
-
-    async def _read(self, work: Callable[[sa.Connection], _Result]) -> _Result:
-        def run() -> _Result:
-            with self._database.reading.begin() as connection:
-                return work(connection)
-
-        try:
-            async with asyncio.timeout(self._patience_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._readers, run)
-        except TimeoutError:
-            raise StorageUnavailableError("the journal cannot be read: the database does not answer") from None
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as error:
-            raise StorageUnavailableError(f"the journal cannot be read: {_brief(error)}") from error
-
-    async def _execute(self, work: Callable[[sa.Connection], _Result]) -> _Result:
-        """Runs a function in a writing transaction, and waits no longer than callers do."""
-        return await self._writer.execute(work, timeout_seconds=self._patience_seconds)
-
-
-def _brief(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return await self._access.read(lambda connection: work(self._database, connection))

@@ -24,7 +24,7 @@ async def put_tool_result(journal: Journal, completion_id: str, call_id: str, re
     Raises:
         StorageUnavailableError: it cannot be kept at present.
     """
-    payload = await journal.payload(result)
+    payload = await journal.payloads.store(result)
 
     def work(database: Database, connection: sa.Connection) -> None:
         running = (completions.c.completion_id == completion_id, completions.c.state == State.RUNNING)
@@ -54,4 +54,4 @@ async def find_tool_results(journal: Journal, completion_id: str, call_ids: Sequ
         return {call_id: Payload(data, blob) for call_id, data, blob in connection.execute(select)}
 
     found = await journal.read(work)
-    return {call_id: await journal.load(payload) for call_id, payload in found.items()}
+    return {call_id: await journal.payloads.load(payload) for call_id, payload in found.items()}

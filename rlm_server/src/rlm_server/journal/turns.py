@@ -207,18 +207,18 @@ def _steps_of(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[
 
 
 def _decode_turn(completion_id: str, recorded: Mapping[str, Payload], journal: Journal) -> RecordedTurn:
-    start = _decode_start(journal.bytes_of(recorded[TURN_START_KEY]), completion_id, journal.blobs)
+    start = _decode_start(journal.payloads.bytes_of(recorded[TURN_START_KEY]), completion_id, journal.blobs)
     if _END_KEY in recorded:
-        end = TurnEnd(**unpack(journal.bytes_of(recorded[_END_KEY])))
+        end = TurnEnd(**unpack(journal.payloads.bytes_of(recorded[_END_KEY])))
     else:
         end = TurnEnd("", is_final=False, history=_history_of(start, recorded, journal))
     actions: list[tuple[tuple[int, ...], CellRecord | InputsSet]] = []
     for key, payload in recorded.items():
         if key.startswith(_CELL_PREFIX):
-            record = CellRecord.decode(journal.bytes_of(payload))
+            record = CellRecord.decode(journal.payloads.bytes_of(payload))
             actions.append((_numbers(key, _CELL_PREFIX), record))
         elif key.startswith(_INPUTS_PREFIX):
-            inputs = decode_inputs(journal.bytes_of(payload), journal.blobs)
+            inputs = decode_inputs(journal.payloads.bytes_of(payload), journal.blobs)
             actions.append((_numbers(key, _INPUTS_PREFIX), InputsSet(inputs)))
     # (n,) is the n-th block; (n, m) was set after it.
     actions.sort(key=lambda one: one[0])
@@ -234,7 +234,7 @@ def _history_of(start: TurnStart, recorded: Mapping[str, Payload], journal: Jour
     replies = [key for key in recorded if key.startswith(_REPLY_PREFIX)]
     messages = [{"role": "user", "content": start.query}]
     for key in sorted(replies, key=lambda key: _numbers(key, _REPLY_PREFIX)):
-        reply = ModelRecord.decode(journal.bytes_of(recorded[key]))
+        reply = ModelRecord.decode(journal.payloads.bytes_of(recorded[key]))
         text = "".join(part.text for part in reply.parts if isinstance(part, TextPart) and not part.reasoning)
         messages.append({"role": "assistant", "content": text})
     return json.dumps(messages, ensure_ascii=False)

@@ -26,7 +26,7 @@ async def keep_house(settings: Settings, journal: Journal) -> None:
         try:
             await forget_old(settings, journal)
             if rounds % _ROUNDS_BETWEEN_SWEEPS == 0:
-                await journal.sweep_blobs()
+                await journal.payloads.sweep()
         except StorageUnavailableError as error:
             _log.warning("what is old cannot be deleted at present: %s", error)
         rounds += 1
