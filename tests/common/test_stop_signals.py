@@ -41,7 +41,7 @@ async def until_it_has_a_directory(directory: Path) -> None:
 
 def left_of(directory: Path) -> set[str]:
     """Returns what a server that has stopped left, other than what it is to keep."""
-    return {path.name for path in directory.rglob("*") if path.is_file()} - {"journal.db"}
+    return {path.name for path in directory.rglob("*") if path.is_file()} - {"journal.db", "journal-mark"}
 
 
 @pytest.mark.parametrize("moment", ["has a directory", "says that it serves"])

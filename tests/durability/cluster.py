@@ -284,7 +284,7 @@ class Cluster:
         used = {str(digest) for (digest,) in self.query("SELECT digest FROM blob_uses")}
         used |= {str(digest) for (digest,) in self.query("SELECT sha256 FROM contexts")}
         files = [path.relative_to(self.data) for path in self.data.rglob("*") if path.is_file()]
-        blobs = {path.name for path in files if path.parts[0] == "blobs"}
+        blobs = {path.name for path in files if path.parts[0] == "blobs"} - {"journal-mark"}
         others = {str(path) for path in files if path.parts[0] != "blobs"}
         assert blobs == used, "blobs that nobody uses are left, or some are missing"
         assert others <= {"journal.db", "journal.db-wal", "journal.db-shm"}, others

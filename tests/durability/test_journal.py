@@ -32,8 +32,8 @@ LEASE_SECONDS = 0.3
 
 
 @contextlib.asynccontextmanager
-async def journal_on(database: str, blobs: Path) -> AsyncIterator[Journal]:
-    journal = Journal(Database(database), DirectoryBlobs(blobs), owner=uuid.uuid4().hex, lease_seconds=LEASE_SECONDS)
+async def journal_on(database: str, blobs: Path, lease_seconds: float = LEASE_SECONDS) -> AsyncIterator[Journal]:
+    journal = Journal(Database(database), DirectoryBlobs(blobs), owner=uuid.uuid4().hex, lease_seconds=lease_seconds)
     await journal.open()
     try:
         yield journal
@@ -78,8 +78,8 @@ async def test_a_heartbeat_keeps_a_completion(database: str, tmp_path: Path) -> 
 
 async def test_only_one_of_many_servers_takes_a_completion_over(database: str, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(journal_on(database, tmp_path))
-        others = [await stack.enter_async_context(journal_on(database, tmp_path)) for _ in range(4)]
+        # Long leases: on a busy machine others would run out before all are done.
+        first, *others = [await stack.enter_async_context(journal_on(database, tmp_path, 60.0)) for _ in range(5)]
         for number in range(20):
             await first.create(new(f"c{number}"))
         await first.release({f"c{number}": 1 for number in range(20)})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from rlm_server.journal.blob_users import ANNOUNCEMENT_PREFIX, age_of_announcement
-from rlm_server.journal.schema import blob_uses
+from rlm_server.journal.schema import blob_stores, blob_uses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,3 +48,23 @@ def keep_uses(connection: sa.Connection) -> None:
     """Has nobody add or take away uses until the writing transaction ends."""
     if connection.dialect.name != "sqlite":  # which has one writer anyway
         connection.execute(sa.text(f"LOCK TABLE {blob_uses.name} IN SHARE MODE"))
+
+
+def mark(connection: sa.Connection) -> str | None:
+    """Returns the mark of the store that has the blobs; None if there was none yet."""
+    return connection.execute(sa.select(blob_stores.c.mark)).scalar()
+
+
+def keep_mark(connection: sa.Connection, new_mark: str) -> str:
+    """Takes note of the mark of the store that has the blobs, if there was none yet; returns the one that counts."""
+    if connection.dialect.name != "sqlite":  # servers that start at once do so one by one
+        connection.execute(sa.text(f"LOCK TABLE {blob_stores.name} IN EXCLUSIVE MODE"))
+    if (known := mark(connection)) is not None:
+        return known
+    connection.execute(sa.insert(blob_stores).values(mark=new_mark))
+    return new_mark
+
+
+def has_uses(connection: sa.Connection) -> bool:
+    """Tells whether any blob is used."""
+    return connection.execute(sa.select(blob_uses.c.digest).limit(1)).first() is not None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _YOUNG_SECONDS = 60.0
+_MARK_NAME = "journal-mark"
 _CONNECT_TIMEOUT = "5s"
 _RETRIES = {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=10)}
 """Of a request to an object store. Who asks waits longer where it may, and is refused in time where not."""
@@ -56,6 +57,12 @@ class BlobStore(Protocol):
 
     def digests(self) -> Iterator[str]:
         """Yields the digest of every blob that has been there for more than a minute."""
+
+    def mark(self) -> str | None:
+        """Returns what was written into the store to know it by; None if nothing was."""
+
+    def set_mark(self, mark: str) -> None:
+        """Writes something into the store to know it by, if nothing was written yet."""
 
 
 class DirectoryBlobs:
@@ -108,6 +115,24 @@ class DirectoryBlobs:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _YOUNG_SECONDS:
                     yield path.name
+
+    def mark(self) -> str | None:
+        """Returns the mark; see `BlobStore.mark`."""
+        try:
+            return (self._directory / _MARK_NAME).read_text()
+        except FileNotFoundError:
+            return None
+
+    def set_mark(self, mark: str) -> None:
+        """Writes the mark; see `BlobStore.set_mark`."""
+        written = self._written(mark.encode())
+        try:
+            if self._durable:
+                _sync(written)
+            with contextlib.suppress(FileExistsError):
+                (self._directory / _MARK_NAME).hardlink_to(written)
+        finally:
+            written.unlink()
 
     def _makes_young(self, digest: str) -> bool:
         """Returns whether the bytes are there already; if so, they are as if they had been stored now."""
@@ -210,13 +235,29 @@ class ObjectBlobs:
         with _as_os_error():
             for page in self._store.list():
                 for one in page:
-                    digest = str(one["path"]).rpartition("/")[2]
+                    directory, _, digest = str(one["path"]).rpartition("/")
+                    if not directory:
+                        continue  # the mark
                     stored.add(digest)
                     if one["last_modified"].timestamp() < time.time() - _YOUNG_SECONDS:
                         yield digest
         for digest in self._cache.digests():
             if digest not in stored:
                 self._cache.delete(digest)
+
+    def mark(self) -> str | None:
+        """Returns the mark; see `BlobStore.mark`."""
+        try:
+            with _as_os_error():
+                return bytes(self._store.get(_MARK_NAME).bytes()).decode()
+        except FileNotFoundError:
+            return None
+
+    def set_mark(self, mark: str) -> None:
+        """Writes the mark; see `BlobStore.set_mark`."""
+        with _as_os_error():
+            if self.mark() is None:
+                self._store.put(_MARK_NAME, mark.encode())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from rlm_common.own_directory import own_directory
 
 from rlm_server.journal.blobs import BlobStore, DirectoryBlobs, ObjectBlobs
 from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
+from rlm_server.journal.pairing import StoreMismatchError
 from rlm_server.journal.schema import SchemaVersionError
 from rlm_server.journal.store import Journal, StorageUnavailableError
 from rlm_server.settings import SettingsError
@@ -62,6 +63,13 @@ async def open_journal(settings: Settings, resources: contextlib.AsyncExitStack)
         await journal.open()
     except (StorageUnavailableError, SchemaVersionError) as error:
         raise JournalOpenError(f"the journal at {journal.name} cannot be used: {error}") from error
+    except (StoreMismatchError, OSError) as error:
+        where = settings.blob_store or directory / "blobs"
+        raise JournalOpenError(
+            f"the blob store {where} cannot be used with the journal at {journal.name}: {error}. The servers of a "
+            "journal share one: give them the same blob_store, or a data_dir on a disk that they share; each journal "
+            "has its own"
+        ) from error
     return journal
 
 

@@ -123,6 +123,13 @@ contexts = sa.Table(
     sa.Column("used_time", _Nanoseconds, nullable=False),
 )
 
+blob_stores = sa.Table(
+    "blob_stores",
+    metadata,
+    # The mark of the blob store that has this journal's blobs: one row, once there is a store.
+    sa.Column("mark", sa.String(64), primary_key=True),
+)
+
 _version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
 
 _LOCK_NUMBER = 0x726C6D  # any number that is the journal's own: replicas that start at once migrate one by one
@@ -146,7 +153,11 @@ def _add_tool_results(connection: sa.Connection) -> None:
     tool_results.create(connection)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_add_conversations, _add_tool_results)
+def _add_blob_stores(connection: sa.Connection) -> None:
+    blob_stores.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_add_conversations, _add_tool_results, _add_blob_stores)
 """What leads from each version to the next, from version 1 on. Entries are only ever added."""
 
 VERSION = len(MIGRATIONS) + 1

@@ -11,6 +11,7 @@ from rlm_server.journal.access import DEFAULT_PATIENCE_SECONDS, Access
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.completion_rows import NewCompletion, StoredCompletion
 from rlm_server.journal.lease_rows import Leases, release
+from rlm_server.journal.pairing import pair
 from rlm_server.journal.payloads import Payloads
 from rlm_server.journal.schema import completions, migrate
 from rlm_server.journal.writer import FencedError, StorageUnavailableError
@@ -74,8 +75,11 @@ class Journal:
         Raises:
             StorageUnavailableError: the database cannot be reached.
             SchemaVersionError: it is later than this program.
+            StoreMismatchError: the blob store is not this journal's.
+            OSError: the blob store cannot be used.
         """
         await self._writer.execute(migrate, timeout_seconds=2 * self._patience_seconds)
+        await pair(self._access, self.blobs)
 
     async def close(self) -> None:
         """Writes what is still to be written and closes the database."""
