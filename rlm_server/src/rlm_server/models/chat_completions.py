@@ -62,8 +62,8 @@ class Reader:
     def _read(self, chunk: Mapping[str, Any], name: str) -> list[TextPart]:
         if chunk.get("error"):
             raise from_stream(chunk["error"], self._model)
-        usage = tokens(chunk.get("usage"), input_name="prompt", output_name="completion")
-        self.tokens = usage or self.tokens
+        if usage := chunk.get("usage"):
+            self.tokens = tokens(usage, input_name="prompt", output_name="completion") or self.tokens
         choices = chunk.get("choices")
         choice = table(choices[0]) if isinstance(choices, list) and choices else {}
         if isinstance(choice.get("finish_reason"), str):

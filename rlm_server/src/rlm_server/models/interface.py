@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pydantic_core
+
 from rlm_server.engine.ports import ModelErrorKind, TextPart, TokenCounts
 from rlm_server.models.openai_errors import model_error
 from rlm_server.models.sse import EventDecoder
@@ -99,15 +101,24 @@ class ReplyReader:
         return parts
 
     def _object(self, data: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(data)
-        except ValueError:
-            value = None
+        value = _json(data)
         if not isinstance(value, dict):
             raise model_error(
                 ModelErrorKind.BAD_REQUEST, self._model, "the endpoint's reply has an event that is no JSON object"
             )
         return value
+
+
+def _json(data: bytes) -> object:
+    """Returns what JSON says; None if it is none."""
+    try:
+        return pydantic_core.from_json(data)
+    except ValueError:
+        pass
+    try:
+        return json.loads(data)  # which is slower, and takes the halves of characters that some endpoints send
+    except ValueError:
+        return None
 
 
 def text_part(text: object, *, reasoning: bool = False) -> list[TextPart]:
