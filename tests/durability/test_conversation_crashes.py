@@ -117,9 +117,10 @@ class Talk:
         assert [event.sequence for event in events.all] == list(range(1, len(events.all) + 1))
         assert_told_once(events)
         assert "REPLAY_DIVERGED" not in events.warnings
-        resumed = len(events.of("resumed"))
-        for name in STEPS:
-            assert 1 <= self._script.asked[question, name] <= 1 + resumed, (name, self._script.asked)
+        # One reply at a time is on its way, and only that is asked for again by the next server.
+        asked = [self._script.asked[question, name] for name in STEPS]
+        assert all(asked), self._script.asked
+        assert sum(asked) <= len(STEPS) + len(events.of("resumed")), self._script.asked
 
 
 SOME, ALL = STEPS[1:3], pytest.param(STEPS, marks=pytest.mark.slow)
