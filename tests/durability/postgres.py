@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _APT_SECONDS = 300
+_END_SECONDS = 30
 
 
 class PostgresServer:
@@ -54,15 +55,20 @@ class PostgresServer:
         raise AssertionError(Path(log).read_text(encoding="utf-8")[-2000:])
 
     def stop(self, mode: str = "fast") -> None:
-        """Stops it; with `immediate` as a crash does."""
-        self._run("pg_ctl", "--pgdata", str(self._data), "--mode", mode, "--wait", "stop")
+        """Stops it, if it runs; with `immediate` as a crash does."""
+        self._run("pg_ctl", "--pgdata", str(self._data), "--mode", mode, "--wait", "stop", check=False)
 
     def kill(self) -> None:
-        """Kills all of its processes."""
-        pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGQUIT)  # the postmaster's own way to end its children at once, without a shutdown
-        self._run("pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "--wait", "stop", check=False)
+        """Kills all of its processes with SIGKILL."""
+        postmaster = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        pids = [postmaster, *_children(postmaster)]  # the first one first, or it would start others
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _END_SECONDS
+        while any(_is_alive(pid) for pid in pids):
+            assert time.monotonic() < deadline, "PostgreSQL does not end"
+            time.sleep(0.01)
 
     def new_database(self) -> str:
         """Makes a database; returns its address."""
@@ -79,6 +85,22 @@ class PostgresServer:
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, stdin=subprocess.DEVNULL)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.returncode == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _state(path)[1:] == [str(pid)]]
+
+
+def _is_alive(pid: int) -> bool:
+    return _state(Path(f"/proc/{pid}/stat"))[:1] not in ([], ["Z"])
+
+
+def _state(path: Path) -> list[str]:
+    """Returns the state of a process and the number of its parent; nothing if it is gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+    except OSError:
+        return []
 
 
 @contextlib.contextmanager
@@ -103,7 +125,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
-            server.kill()
+            server.stop("immediate")  # which frees its shared memory
 
 
 @functools.cache

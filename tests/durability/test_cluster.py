@@ -64,12 +64,13 @@ async def test_a_server_that_was_paused_does_no_harm_when_it_wakes_up(cluster: C
     assert any("runs on another server now" in line for line in paused.log)
 
 
-async def test_the_database_is_killed_at_every_step(
-    cluster: Cluster, model: ScriptedModel, postgres: PostgresServer
+@pytest.mark.parametrize("steps", [STEPS[1::3], pytest.param(STEPS, marks=pytest.mark.slow)], ids=["some", "every"])
+async def test_the_database_is_killed_at_steps_of_a_completion(
+    cluster: Cluster, model: ScriptedModel, postgres: PostgresServer, steps: list[str]
 ) -> None:
-    script = Script(hold=STEPS[0])
+    script = Script(hold=steps[0])
     reader, completion_id = await begin(cluster, script, model)
-    for next_step in [*STEPS[1:], ""]:
+    for next_step in [*steps[1:], ""]:
         await asyncio.wait_for(script.reached.wait(), 30)
         await asyncio.to_thread(postgres.kill)
         script.let_go(next_step)
