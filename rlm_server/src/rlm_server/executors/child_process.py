@@ -132,7 +132,7 @@ class SandboxProcess:
             steady = time.monotonic() - started >= _STEADY_SECONDS
             delay_seconds = 0.0 if steady else max(_FIRST_DELAY_SECONDS, delay_seconds)
             _log.error(
-                "the sandbox server has ended with code %d, and every completion that used it fails; "
+                "the sandbox server has ended with code %d, and what ran in it waits to run again; "
                 "it is started again in %g s%s",
                 code,
                 delay_seconds,
