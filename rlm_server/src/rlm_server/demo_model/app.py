@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from rlm_server.demo_model.wire import Wire
 
@@ -50,6 +51,13 @@ _ERRORS = {
 
 class BrokenStreamError(ConnectionError):
     """Raised inside a response to make the HTTP server cut the connection, as the fault `broken` asks for."""
+
+
+class _UnwatchedStream(StreamingResponse):
+    """A stream that does not look whether its caller is still there, which takes longer than to send a short reply."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as Starlette has it
+        await self.stream_response(send)
 
 
 def create_app(settings: DemoModelSettings | None = None) -> Starlette:
@@ -115,7 +123,8 @@ class _DemoModel:
         broken = fault is Fault.BROKEN_STREAM
         if chat.stream:
             events = _events(reply, wire, chat, behaviour, broken=broken)
-            return StreamingResponse(events, media_type="text/event-stream")
+            stream = StreamingResponse if behaviour.chunk_seconds else _UnwatchedStream
+            return stream(events, media_type="text/event-stream")
         if broken:
             body = JSONResponse(wire.body(reply)).body
             length = {"content-length": str(len(body))}
@@ -165,17 +174,22 @@ def _reply(chat: ChatRequest, model: str, fault: Fault) -> Reply:
 async def _events(
     reply: Reply, wire: Wire, chat: ChatRequest, behaviour: Behaviour, *, broken: bool
 ) -> AsyncIterator[str]:
-    yield wire.beginning(reply)
     parts = [
         reply.text[start : start + behaviour.chunk_chars] for start in range(0, len(reply.text), behaviour.chunk_chars)
     ]
+    ready = wire.beginning(reply)  # what nothing is waited for goes out with what follows
     for number, part in enumerate(parts):
+        if number:
+            yield ready
+            ready = ""
         if number and behaviour.chunk_seconds:
             await asyncio.sleep(behaviour.chunk_seconds)
         if broken and number >= len(parts) // 2:
+            if ready:
+                yield ready
             raise BrokenStreamError
-        yield wire.part(reply, part)
-    yield wire.end(reply, include_usage=chat.include_usage)
+        ready += wire.part(reply, part)
+    yield ready + wire.end(reply, include_usage=chat.include_usage)
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:
