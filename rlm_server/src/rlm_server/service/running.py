@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import hashlib
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2
 from rlm_common.errors import ServiceError
@@ -30,23 +27,19 @@ from rlm_server.journal.recorder import Recorder
 from rlm_server.journal.store import NewCompletion, StorageUnavailableError
 from rlm_server.journal.tools import JournaledTools
 from rlm_server.journal.turns import TurnRecorder
-from rlm_server.service.feeds import Feed, Feeds
+from rlm_server.service.feeds import Feeds
 from rlm_server.service.housekeeping import keep_house
 from rlm_server.service.interrupted import end_what_is_open
-from rlm_server.service.refusals import (
-    conversation_busy,
-    conversation_not_found,
-    request_id_reused,
-    storage_unavailable,
-)
+from rlm_server.service.persistence import again_and_again, all_of, with_patience
+from rlm_server.service.places import Places
+from rlm_server.service.refusals import conversation_busy, conversation_not_found, storage_unavailable
+from rlm_server.service.request_identity import digest_of, same
+from rlm_server.service.run import Run
 from rlm_server.service.starts import Starts
 from rlm_server.service.tool_results import bring_results
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
-
     from rlm_server.contexts import ContextStore
-    from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.ports import Clock, Executor, ModelClient
     from rlm_server.journal.store import Journal, StoredCompletion
     from rlm_server.service.conversations import Conversations
@@ -57,64 +50,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_Result = TypeVar("_Result")
-
-_RETRY_DELAY_SECONDS = 1.0
 _FIRST_CLIENT_SECONDS = 5.0
 _CLIENT_LEFT = "its client went away"
-
-
-@dataclass
-class _Run:
-    """A completion that runs here.
-
-    Args:
-        stored: what the journal says of it.
-        feed: its events on their way to clients.
-        recorder: its journal.
-        events: what the engine tells its events to.
-        client_tools: the tools that its client serves.
-        resources: is closed when it ends.
-        cause: what had stopped it, if it goes on; empty if it begins.
-        cancel_cause: why it is to be cancelled; empty if it is not.
-        parked_reason: why it is to be parked; empty if it is not.
-        seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
-        watched_time: what the journal says of that.
-        repl: the conversation's, if the completion belongs to one.
-    """
-
-    stored: StoredCompletion
-    feed: Feed
-    recorder: Recorder
-    events: EventStream
-    client_tools: ClientTools
-    resources: contextlib.ExitStack
-    cause: str
-    seen_time: float
-    watched_time: int
-    repl: KeptRepl | None
-    cancel_cause: str = ""
-    parked_reason: str = ""
-    has_begun: bool = False
-    task: asyncio.Task[None] | None = None
-
-    def stop(self) -> None:
-        """Ends the task; what is set before tells it how."""
-        if self.task is not None:
-            self.task.cancel()
-
-    def cancel(self, cause: str) -> None:
-        """Cancels the completion."""
-        if not self.cancel_cause:
-            self.cancel_cause = cause
-            if self.has_begun:
-                self.stop()
-
-    def park(self, reason: str) -> None:
-        """Parks the completion."""
-        if not self.parked_reason and not self.cancel_cause:
-            self.parked_reason = reason
-            self.stop()
 
 
 class RunningCompletions:
@@ -151,10 +88,9 @@ class RunningCompletions:
         self._executor = executor
         self._contexts = contexts
         self._clock = clock
-        self._runs: dict[str, _Run] = {}
-        self._place_count = 0
+        self._runs: dict[str, Run] = {}
+        self._places = Places(settings.max_concurrent_completions)
         self._starts = Starts()
-        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.served: collections.Counter[str] = collections.Counter()
         """How many streams this server has on which clients serve tools, by completion."""
@@ -164,7 +100,7 @@ class RunningCompletions:
     def start(self) -> None:
         """Begins to keep leases, and to take over what other servers left behind."""
         for work in (self._beat, self._take_over, lambda: keep_house(self._settings, self._journal)):
-            self._tasks.add(asyncio.create_task(_again_and_again(work)))
+            self._tasks.add(asyncio.create_task(again_and_again(work)))
 
     # --- how they begin
 
@@ -179,17 +115,17 @@ class RunningCompletions:
             ServiceError: the request is refused.
         """
         with contextlib.ExitStack() as resources:
-            resources.enter_context(self._place())
+            resources.enter_context(self._places.taken())
             start = await self._starts.take_turn()
             resources.callback(start.end)
             completion_id = uuid.uuid4().hex
-            digest = _digest_of(request)
+            digest = digest_of(request)
             try:
                 if request.conversation_id and request.request_id:
                     # What it began once has changed the conversation, so the request must not be judged by that.
                     known = await self._journal.with_request_id(request.request_id)
                     if known is not None:
-                        return _same(known, digest), False
+                        return same(known, digest), False
                 place = await self._conversations.join(request, completion_id, resources)
                 conversation = None if place is None else place.conversation
                 checked = await self._validator.check(request, completion_id, conversation, client_serves=client_serves)
@@ -220,7 +156,7 @@ class RunningCompletions:
                 raise conversation_busy(request.conversation_id, error.completion_id, error.state) from None
             if is_new:
                 self._start(stored, checked, resources.pop_all(), conversation, cause="", start=start)
-            return _same(stored, digest), is_new
+            return same(stored, digest), is_new
 
     async def resume(self, completion_id: str) -> bool:
         """Lets a parked completion go on here; returns whether it was parked.
@@ -230,49 +166,20 @@ class RunningCompletions:
             StorageUnavailableError: the journal cannot be written at present.
         """
         with contextlib.ExitStack() as resources:
-            resources.enter_context(self._place())
+            resources.enter_context(self._places.taken())
             stored = await self._journal.take_parked(completion_id)
             if stored is None:
                 return False
             await self._go_on(stored, resources.pop_all(), "it was parked, and is resumed")
         return True
 
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Holds the place of one completion.
-
-        Raises:
-            ServiceError: RESOURCE_EXHAUSTED if there is none, UNAVAILABLE if the server shuts down.
-        """
-        if self._draining:
-            raise ServiceError(
-                grpc.StatusCode.UNAVAILABLE,
-                "DRAINING",
-                "the server is shutting down; try another",
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
-            )
-        limit = self._settings.max_concurrent_completions
-        if self._place_count >= limit:
-            raise ServiceError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "TOO_MANY_COMPLETIONS",
-                f"the server runs {limit} completions, as many as it may; try again later",
-                metadata={"limit": str(limit)},
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
-            )
-        self._place_count += 1
-        try:
-            yield
-        finally:
-            self._place_count -= 1
-
     async def _go_on(self, stored: StoredCompletion, resources: contextlib.ExitStack, cause: str) -> None:
         """Runs a completion that has run before."""
         with resources:
             try:
-                request = await _with_patience(lambda: self._request_of(stored))
-                conversation = await _with_patience(lambda: self._conversations.rejoin(stored, resources))
-                checked = await _with_patience(
+                request = await with_patience(lambda: self._request_of(stored))
+                conversation = await with_patience(lambda: self._conversations.rejoin(stored, resources))
+                checked = await with_patience(
                     lambda: self._validator.check(request, stored.completion_id, conversation, client_serves=True)
                 )
             except (ServiceError, BlobMissingError) as error:
@@ -317,7 +224,7 @@ class RunningCompletions:
         )
         reproducible = checked.spec.seed is not None
         events = EventStream(stored.completion_id, self._clock, recorder, reproducible=reproducible)
-        run = _Run(
+        run = Run(
             stored,
             feed,
             recorder,
@@ -344,7 +251,7 @@ class RunningCompletions:
 
     # --- how they run
 
-    async def _run(self, run: _Run, checked: CheckedRequest) -> None:
+    async def _run(self, run: Run, checked: CheckedRequest) -> None:
         completion_id = run.stored.completion_id
         error: Exception | None = None
         has_ended = False
@@ -373,7 +280,7 @@ class RunningCompletions:
                 run.feed.end(error)
             self.feeds.close_local(run.feed)
 
-    async def _fail(self, run: _Run, error: Exception) -> Exception | None:
+    async def _fail(self, run: Run, error: Exception) -> Exception | None:
         """Ends a completion whose run failed, lest the next server fails likewise; returns what its readers get."""
         try:
             await run.events.flush()
@@ -386,11 +293,11 @@ class RunningCompletions:
             return error
         return None
 
-    async def _run_to_end(self, run: _Run, checked: CheckedRequest) -> bool:
+    async def _run_to_end(self, run: Run, checked: CheckedRequest) -> bool:
         """Runs a completion; returns whether it has ended or is parked, or else goes on elsewhere."""
         recorder = run.recorder
         if run.cause:
-            await _with_patience(recorder.load)
+            await with_patience(recorder.load)
             await recorder.tell("0", event_pb2.Resumed(cause=run.cause))
             _log.info("completion %s goes on here: %s", run.stored.completion_id, run.cause)
         completion = Completion(
@@ -414,7 +321,7 @@ class RunningCompletions:
         try:
             if run.cancel_cause:
                 running.cancel()
-            finished = await _all_of(running)
+            finished = await all_of(running)
         except asyncio.CancelledError:
             if not run.parked_reason:
                 raise
@@ -426,13 +333,13 @@ class RunningCompletions:
             await self._journal.release_contexts(run.stored.completion_id)
         return True
 
-    def _lose(self, run: _Run) -> None:
+    def _lose(self, run: Run) -> None:
         """Stops a run whose completion another server has taken over."""
         _log.warning("completion %s runs on another server now", run.stored.completion_id)
         run.cancel_cause = run.parked_reason = ""
         run.stop()
 
-    def _bring_tool_results(self, run: _Run) -> None:
+    def _bring_tool_results(self, run: Run) -> None:
         """Brings a run the results of tools that its client sends to other servers."""
         completion_id = run.stored.completion_id
 
@@ -532,12 +439,12 @@ class RunningCompletions:
         """Looks for completions whose servers are gone, and goes on with them."""
         period_seconds = self._settings.lease_seconds / 6
         while True:
-            free = self._settings.max_concurrent_completions - self._place_count
-            if free > 0 and not self._draining:
+            free = self._places.free
+            if free > 0:
                 for stored in await self._journal.take_abandoned(free, but_not=list(self._runs)):
                     try:
                         with contextlib.ExitStack() as resources:
-                            resources.enter_context(self._place())
+                            resources.enter_context(self._places.taken())
                             await self._go_on(stored, resources.pop_all(), "the server that ran it is gone")
                     except Exception:  # noqa: BLE001 - the others are not to wait
                         # Its lease runs out again, and whoever looks then tries again.
@@ -548,11 +455,11 @@ class RunningCompletions:
 
     def drain(self) -> None:
         """Admits no more."""
-        self._draining = True
+        self._places.close()
 
     async def close(self) -> None:
         """Stops what still runs, and leaves it to other servers, or to this one when it is started again."""
-        self._draining = True
+        self._places.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -565,56 +472,3 @@ class RunningCompletions:
         except StorageUnavailableError as error:
             _log.warning("completions could not be handed over, and wait until their leases end: %s", error)
         await self.feeds.close()
-
-
-async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Does what a server does for as long as it lives, whatever goes wrong in between."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001 - without it completions would be lost that could go on
-            _log.exception("what the server does all the time failed, and is begun again")
-        await asyncio.sleep(_RETRY_DELAY_SECONDS)
-
-
-async def _with_patience(read: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Reads from the journal, until it can be read."""
-    while True:
-        try:
-            return await read()
-        except StorageUnavailableError as error:
-            _log.warning("a completion waits: %s", error)
-            await asyncio.sleep(_RETRY_DELAY_SECONDS)
-
-
-async def _all_of(task: asyncio.Task[event_pb2.CompletionFinished]) -> event_pb2.CompletionFinished:
-    """Waits for a task and passes a cancellation on to it; what it makes of that counts."""
-    while True:
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                raise
-            task.cancel()
-            await asyncio.wait({task})
-            if task.cancelled():
-                raise
-
-
-def _same(stored: StoredCompletion, digest: str) -> str:
-    """Returns the id of the completion that a request has begun, now or before.
-
-    Raises:
-        ServiceError: ALREADY_EXISTS, as it was another request.
-    """
-    if stored.request_digest != digest:
-        raise request_id_reused(stored.completion_id)
-    return stored.completion_id
-
-
-def _digest_of(request: pb.CompleteRequest) -> str:
-    """Returns what two requests have in common that ask for the same."""
-    same = pb.CompleteRequest()
-    same.CopyFrom(request)
-    same.request_id = ""
-    return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
