@@ -157,6 +157,22 @@ def test_a_secret_with_the_wrong_type_is_not_repeated(file: Path) -> None:
     assert "123456" not in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ('provider = "azure"\napi_key = "sesame"', "models.m (FILE): Azure needs base_url (the resource's endpoint)"),
+        ('api_key = "sesame"\ntemperature = 3', "models.m (FILE): temperature must be from 0 to 2"),
+        ('extra_headers = { authorization = ["sesame"] }', "models.m.extra_headers.authorization (FILE): Input should be"),
+        ('extra_headers = "sesame"', "models.m.extra_headers (FILE): Input should be"),
+    ],
+)
+def test_nor_are_those_of_a_profile_that_is_wrong(file: Path, profile: str, message: str) -> None:
+    with pytest.raises(SettingsError) as failure:
+        loaded(file, f"[models.m]\n{profile}").settings()
+    assert str(failure.value).startswith(message.replace("FILE", str(file)))
+    assert "sesame" not in str(failure.value)
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.toml cannot be read"):
         load(config_file=tmp_path / "none.toml", environment={})

@@ -84,10 +84,16 @@ class Configuration:
 
     def _explain(self, error: Mapping[str, Any]) -> str:
         path = tuple(str(part) for part in error["loc"])
-        node = schema.find(SETTINGS_TABLE, path)
-        is_secret = isinstance(node, schema.Leaf) and node.secret
-        given = "" if is_secret or error["type"] == "missing" else f" is {str(error['input'])[:100]!r}"
-        return f"{'.'.join(path)}{given} ({self.origin(path)}): {error['msg']}"
+        # A table is not shown: there may be a key in it.
+        is_shown = not self._is_secret(path) and isinstance(error["input"], str | int | float)
+        given = f" is {str(error['input'])[:100]!r}" if is_shown and error["type"] != "missing" else ""
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return f"{'.'.join(path)}{given} ({self.origin(path)}): {message}"
+
+    def _is_secret(self, path: Path) -> bool:
+        """Tells whether a place is a secret, or within one."""
+        nodes = (schema.find(SETTINGS_TABLE, path[: count + 1]) for count in range(len(path)))
+        return any(isinstance(node, schema.Leaf) and node.secret for node in nodes)
 
 
 def load(
