@@ -162,7 +162,7 @@ def test_a_secret_with_the_wrong_type_is_not_repeated(file: Path) -> None:
     [
         ('provider = "azure"\napi_key = "sesame"', "models.m (FILE): Azure needs base_url (the resource's endpoint)"),
         ('api_key = "sesame"\ntemperature = 3', "models.m (FILE): temperature must be from 0 to 2"),
-        ('extra_headers = { authorization = ["sesame"] }', "models.m.extra_headers.authorization (FILE): Input should be"),
+        ('extra_headers = { one = ["sesame"] }', "models.m.extra_headers.one (FILE): Input should be"),
         ('extra_headers = "sesame"', "models.m.extra_headers (FILE): Input should be"),
     ],
 )
