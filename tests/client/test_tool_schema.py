@@ -131,7 +131,7 @@ def test_a_source_for_the_sandbox_comes_from_text_or_function():
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("f = len", "none"), ("def f(): ...\ndef g(): ...", "f, g"), ("def f(:", "no Python in line 1")]
+    ("source", "words"), [("f = len", "none"), ("def f(): ...\ndef g(): ...", "f, g"), ("def f(:", "no Python in line")]
 )
 def test_a_source_whose_name_is_not_clear_is_refused(source: str, words: str):
     with pytest.raises(ToolDefinitionError, match=words):
