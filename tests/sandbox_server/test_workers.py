@@ -7,9 +7,10 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -22,6 +23,9 @@ from tests.sandbox_server.driver import limits, session
 from tests.support.statuses import assert_status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from sandbox_server.worker.pool import WorkerPool
 
 
@@ -63,17 +67,27 @@ async def test_a_request_waits_for_the_only_worker_to_be_back() -> None:
         assert (await stack.stub.Run(pb.RunRequest(code="print(1)"))).stdout == "1\n"
 
 
+class Changed:
+    """A module with functions of a test's own, for the pool alone: a server in this process goes by the real ones."""
+
+    def __init__(self, module: ModuleType, **functions: Callable[..., Any]) -> None:
+        self._module = module
+        vars(self).update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
 class Sleeps:
     """Takes note of how long is waited between starts, and does not wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds: list[float] = []
-        self._sleep = asyncio.sleep
-        monkeypatch.setattr(pool.asyncio, "sleep", self._take)
+        monkeypatch.setattr(pool, "asyncio", Changed(asyncio, sleep=self._take))
 
     async def _take(self, seconds: float) -> None:
         self.seconds.append(seconds)
-        await self._sleep(0)
+        await asyncio.sleep(0)
 
 
 class Ended:
@@ -91,7 +105,7 @@ async def test_workers_that_took_work_are_back_within_a_second_however_many_die(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lived_seconds: float, delays: list[float]
 ) -> None:
     sleeps, clock = Sleeps(monkeypatch), iter(count(0.0, lived_seconds))
-    monkeypatch.setattr(pool.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(pool, "time", Changed(time, monotonic=lambda: next(clock)))
     done = asyncio.Event()
 
     async def start(_: object) -> Ended:
