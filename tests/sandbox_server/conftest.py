@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS, GrpcServer
-from sandbox_server.image.cache import default_cache_directory, load_or_build_image
+from sandbox_server.image.cache import default_cache_directory, load_or_build_image, load_or_build_images
 from sandbox_server.server import create_server
 from sandbox_server.settings import Settings
 from sandbox_server.wasm.engine import THREAD_STACK_BYTES, GuestEngine
@@ -35,11 +36,17 @@ class Stack:
         self.stub: pb_grpc.ExecuteServiceAsyncStub = pb_grpc.ExecuteServiceStub(channel)
 
 
+async def make_server(settings: Settings) -> GrpcServer:
+    """Makes a server that is ready to start, with the images that its cache has."""
+    images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, print)
+    return await create_server(settings, images)
+
+
 @contextlib.asynccontextmanager
 async def running_server(**settings: Any) -> AsyncIterator[Stack]:
     """Runs a server with settings of the test's own until the block ends."""
     defaults: dict[str, Any] = {"listen": ("127.0.0.1:0",), "workers": 1}
-    server = await create_server(Settings(**(defaults | settings)), print)
+    server = await make_server(Settings(**(defaults | settings)))
     try:
         await server.start()
         async with grpc.aio.insecure_channel(server.addresses[0], options=CHANNEL_OPTIONS) as channel:

@@ -14,12 +14,11 @@ from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS
 from sandbox_server.image.cache import default_cache_directory, load_or_build_image
-from sandbox_server.server import create_server
 from sandbox_server.settings import Settings
 from sandbox_server.worker.pool import WorkerPool
 from sandbox_server.worker.process import WorkerOptions, WorkerStartError
 
-from tests.sandbox_server.conftest import Stack, running_server
+from tests.sandbox_server.conftest import Stack, make_server, running_server
 from tests.sandbox_server.driver import limits, session
 
 SERVICE = "sandbox.v1.ExecuteService"
@@ -73,7 +72,7 @@ async def test_it_serves_on_several_addresses_and_takes_the_file_of_a_unix_socke
 
 
 async def test_a_server_whose_address_is_in_use_can_be_stopped(shared_server: Stack) -> None:
-    second = await create_server(Settings(listen=tuple(shared_server.server.addresses), workers=1), print)
+    second = await make_server(Settings(listen=tuple(shared_server.server.addresses), workers=1))
     with pytest.raises(OSError, match="cannot listen"):
         await second.start()
     await second.stop(0)

@@ -22,7 +22,7 @@ from sandbox_server.collecting import collect_seldom
 from sandbox_server.heap import Heap
 from sandbox_server.image.cache import ImageBuildError, default_cache_directory, find_image, load_or_build_images
 from sandbox_server.model import MIB, STANDARD_IMAGE, Limits, Outcome, SandboxSpec
-from sandbox_server.server import create_server_of
+from sandbox_server.server import create_server
 from sandbox_server.settings import DEFAULT_LISTEN, Settings
 from sandbox_server.worker.process import WorkerStartError
 
@@ -158,7 +158,7 @@ def serve(
 async def _serve(settings: Settings, heap: Heap) -> None:
     images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, say)  # a signal ends this at once
     signals = StopSignals()
-    server = await create_server_of(settings, images, heap)
+    server = await create_server(settings, images, heap)
     try:
         await server.start()
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from rlm_common.server import GrpcServer, ServiceBinding
 
 from sandbox_server.blobs import BlobCache
 from sandbox_server.cores import available_cores
-from sandbox_server.image.cache import load_or_build_images
 from sandbox_server.memory_gauge import MemoryGauge
 from sandbox_server.memory_guard import default_reserve_bytes
 from sandbox_server.service.execute_service import ExecuteService
@@ -19,7 +17,7 @@ from sandbox_server.worker.pool import WorkerPool
 from sandbox_server.worker.process import WorkerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sandbox_server.heap import Heap
     from sandbox_server.image.cache import CompiledImage
@@ -35,24 +33,7 @@ _SCRATCH_SHARE = 8
 """Which part of the memory that one sandbox may have its files may take, at most."""
 
 
-async def create_server(settings: Settings, progress: Callable[[str], None], heap: Heap | None = None) -> GrpcServer:
-    """Returns a server that is ready to start; its worker processes are up.
-
-    Args:
-        settings: what it is started with.
-        progress: is told, in a line for people, if an image has to be built first.
-        heap: is told when a call has freed what it had.
-
-    Raises:
-        ImageBuildError: the image could not be built.
-        WorkerStartError: a worker process did not come up.
-        OSError: the image cache cannot be written.
-    """
-    images = await asyncio.to_thread(load_or_build_images, settings.cache_directory, progress)
-    return await create_server_of(settings, images, heap)
-
-
-async def create_server_of(settings: Settings, images: Sequence[CompiledImage], heap: Heap | None = None) -> GrpcServer:
+async def create_server(settings: Settings, images: Sequence[CompiledImage], heap: Heap | None = None) -> GrpcServer:
     """Returns a server for these images that is ready to start; its worker processes are up.
 
     Args:
