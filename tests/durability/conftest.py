@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 from rlm_server.executors.child_process import SandboxProcess
+from rlm_server.journal.blobs import BlobStore, DirectoryBlobs, ObjectBlobs
 from rlm_server.journal.database import sqlite_url
 
 from tests.durability.postgres import PostgresServer, running_postgres
@@ -15,6 +16,15 @@ from tests.support.scripted_model import ScriptedModel, ScriptedModels
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+
+@pytest.fixture(params=["directory", "objects"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    """An empty blob store, of either kind."""
+    if request.param == "directory":
+        return DirectoryBlobs(tmp_path / "blobs")
+    (tmp_path / "bucket").mkdir()
+    return ObjectBlobs(f"file://{tmp_path}/bucket", tmp_path / "cache")  # by the same package as S3
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from rlm_server.context_uploads import ContextKind
 from rlm_server.contexts import ContextStore
 from rlm_server.journal import payloads
-from rlm_server.journal.blobs import BlobMissingError, BlobStore, DirectoryBlobs, ObjectBlobs
+from rlm_server.journal.blobs import BlobMissingError, BlobStore, DirectoryBlobs
 from rlm_server.journal.completion_rows import ContextGoneError
 from rlm_server.journal.database import Database
 from rlm_server.journal.store import Journal, NewCompletion
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 
 DATA = b"a" * 100_000
 DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture(params=["directory", "objects"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param == "directory":
-        return DirectoryBlobs(tmp_path / "blobs")
-    (tmp_path / "bucket").mkdir()
-    return ObjectBlobs(f"file://{tmp_path}/bucket", tmp_path / "cache")
 
 
 @contextlib.asynccontextmanager

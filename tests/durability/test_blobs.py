@@ -8,21 +8,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from rlm_server.journal.blobs import BlobMissingError, BlobStore, DirectoryBlobs, ObjectBlobs
+from rlm_server.journal.blobs import BlobMissingError, BlobStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DATA = b"some bytes " * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture(params=["directory", "objects"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param == "directory":
-        return DirectoryBlobs(tmp_path / "blobs")
-    (tmp_path / "bucket").mkdir()
-    return ObjectBlobs(f"file://{tmp_path}/bucket", tmp_path / "cache")  # by the same package as S3
 
 
 def grow_old(tmp_path: Path) -> None:

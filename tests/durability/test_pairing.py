@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_server.journal.blobs import BlobStore, DirectoryBlobs, ObjectBlobs
+from rlm_server.journal.blobs import BlobStore, DirectoryBlobs
 from rlm_server.journal.database import sqlite_url
 from rlm_server.journal.opening import JournalOpenError
 from rlm_server.journal.pairing import StoreMismatchError
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.scripted_model import ScriptedModel
-
-
-@pytest.fixture(params=["directory", "objects"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param == "directory":
-        return DirectoryBlobs(tmp_path / "blobs")
-    (tmp_path / "bucket").mkdir()
-    return ObjectBlobs(f"file://{tmp_path}/bucket", tmp_path / "cache")
 
 
 def test_a_mark_is_written_once_and_is_no_blob(blobs: BlobStore, tmp_path: Path) -> None:
