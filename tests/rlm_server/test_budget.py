@@ -189,6 +189,36 @@ async def test_a_reply_that_broke_off_counts_against_the_limits(model: ScriptedM
     assert events.warnings[0] == "MODEL_RETRY"
 
 
+async def test_a_call_that_cannot_be_repeated_gives_back_what_was_set_aside_just_once(model: ScriptedModel) -> None:
+    """Or else a call that waits for what another has set aside would wait for ever."""
+    release = asyncio.Event()
+    code = (
+        "other = llm_query_async('B' * 3_000)\ntry: llm_query('A' * 20_000)\nexcept SubcallError as e: kind = e.kind\n"
+        "waits = llm_query_async('C' * 11_600)\nprint(kind)\nFINAL(waits.result() + other.result())"
+    )
+
+    def reply(messages: Messages) -> ScriptedReply:
+        text = messages[0]["content"]
+        if messages[0]["role"] == "system":
+            return using(f"```repl\n{code}\n```", 0, 0)
+        if text.startswith("A"):
+            return ScriptedReply("x", break_off=True)
+        return ScriptedReply("slow", usage={"prompt_tokens": 0, "completion_tokens": 0}, release=release)
+
+    models = {"m": {"base_url": model.base_url, "max_retries": 1}}
+    limits = limits_pb2.Limits(max_input_tokens=10_000)
+    async with running_stack(model, models=models, default_model="m", default_sub_model=None) as stack:
+        stack.model.follow(reply)
+        all_events = []
+        async for response in stack.start(reply, limits=limits):
+            all_events.append(response.event)
+            if response.event.WhichOneof("kind") == "output":
+                assert response.event.output.text.startswith("refused")
+                release.set()
+    assert all_events[-1].finished.answer == "slowslow"
+    assert all_events[-1].finished.usage.total.call_count == 4
+
+
 async def test_a_call_that_failed_at_once_costs_nothing(model: ScriptedModel) -> None:
     code = "r = llm_query_batched(['q'])[0]\nFINAL((r.kind, budget()['dollars']))"
     replies = using(f"```repl\n{code}\n```", 0, 1000), ScriptedReply(status=400)

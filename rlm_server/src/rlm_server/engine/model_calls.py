@@ -7,9 +7,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rlm_api.rlm.v1 import event_pb2
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
-from rlm_server.engine.budget import Reservation
 from rlm_server.engine.ports import (
     CallRepeated,
     ModelError,
@@ -25,8 +24,7 @@ from rlm_server.engine.token_estimate import TokenBound, text_tokens
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rlm_api.rlm.v1 import limits_pb2
-
+    from rlm_server.engine.budget import Reservation
     from rlm_server.engine.ports import Message, ModelInfo
     from rlm_server.engine.run import Run
 
@@ -52,7 +50,7 @@ class _Call:
         models: those that may be asked.
         request: what is sent.
         input_tokens: how many tokens that has, at most.
-        reservation: what is set aside for it.
+        reservation: what is set aside for it; None while nothing is, as it has been broken off and not been made again.
         received: what has come of the reply.
         first_seconds: when the first of it came.
         end: its end.
@@ -63,7 +61,7 @@ class _Call:
     models: Sequence[ModelInfo]
     request: ModelRequest
     input_tokens: int
-    reservation: Reservation
+    reservation: Reservation | None
     received: list[TextPart] = field(default_factory=list)
     first_seconds: float | None = None
     end: ReplyEnd | None = None
@@ -166,8 +164,7 @@ class ModelCaller:
         budget = self._run.budget
         if repeated.reply_had_begun:
             budget.record_model_call(call.asked, None, call.estimate())
-            budget.release(call.reservation)
-            call.reservation = Reservation()
+            self._release(call)
             call.received.clear()
         if repeated.model:
             call.asked = self._run.models.info(repeated.model)
@@ -179,13 +176,20 @@ class ModelCaller:
 
     def _settle(self, call: _Call) -> limits_pb2.TokenUsage:
         """Counts a call that is over, however it ended, and ends its reservation."""
-        budget = self._run.budget
+        if call.reservation is None:  # what was made of it is counted, and it was not made again
+            return limits_pb2.TokenUsage()
         tokens = call.end.tokens if call.end else None
-        usage = budget.record_model_call(call.asked, tokens, None if call.cost_nothing else call.estimate())
-        budget.release(call.reservation)
+        estimate = None if call.cost_nothing else call.estimate()
+        usage = self._run.budget.record_model_call(call.asked, tokens, estimate)
+        self._release(call)
         if tokens is not None:
             self._bound.learn(call.asked.name, call.request.messages, tokens.input_tokens)
         return usage
+
+    def _release(self, call: _Call) -> None:
+        if call.reservation is not None:
+            self._run.budget.release(call.reservation)
+            call.reservation = None
 
     async def _tell_of_unknown_usage(self, node_id: str, model: str, usage: limits_pb2.TokenUsage) -> None:
         if usage.unreported_call_count and model not in self._models_without_usage:
