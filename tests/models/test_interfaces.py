@@ -59,7 +59,7 @@ async def test_the_messages_and_the_sampling_are_sent(model: ScriptedModel, opti
     if options["use_responses"]:
         assert (body["max_output_tokens"], body["reasoning"], body["store"]) == (77, {"effort": "low"}, False)
     else:
-        assert (body["max_completion_tokens"], body["reasoning_effort"]) == (77, "low")
+        assert (body["max_tokens"], body["reasoning_effort"]) == (77, "low")
         assert body.get("stream_options") == ({"include_usage": True} if options["stream"] else None)
     assert model.request_headers[0]["x-a"] == "b"
 
@@ -114,7 +114,7 @@ async def test_a_stream_that_ends_before_its_end_is_no_reply(
 
 
 async def test_an_endpoint_that_does_not_stream_is_told_with_the_remedy(model: ScriptedModel) -> None:
-    model.follow([ScriptedReply(raw=b"{}", content_type="application/json")])
+    model.follow([ScriptedReply(raw=b"{}", content_type="text/plain")])
     with pytest.raises(ModelError, match="set stream = false"):
         await ask(model)
 

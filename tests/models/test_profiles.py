@@ -52,7 +52,7 @@ async def test_a_profile_without_an_endpoint_has_the_servers(model: ScriptedMode
     async with running_stack(model, models={"m": {"max_output_tokens": 9}}, **settings) as stack:
         await stack.complete("FINAL(x)")
     assert model.request_headers[0]["authorization"] == "Bearer the-servers"
-    assert model.requests[0]["max_completion_tokens"] == 9
+    assert model.requests[0]["max_tokens"] == 9
 
 
 async def test_a_key_of_the_servers_does_not_go_to_another_endpoint(model: ScriptedModel) -> None:
@@ -268,3 +268,60 @@ def test_a_profile_is_shown_with_its_secrets_masked(tmp_path: Path) -> None:
     assert f'models."gpt-5.1".price.input = 1  # {file}' in lines
     assert "models.small.window_tokens = 8000  # RLM_MODELS__SMALL__WINDOW_TOKENS" in lines
     assert configuration.settings().default_model == "gpt-5.1"
+
+
+# --- keys that change
+
+
+async def test_a_key_that_was_changed_in_its_file_is_used_without_a_restart(
+    model: ScriptedModel, tmp_path: Path
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("old\n")
+
+    def reply(_: Any) -> Any:
+        is_valid = model.request_headers[-1]["authorization"] == "Bearer new"
+        return "FINAL(x)" if is_valid else ScriptedReply(status=401, error={"message": "this key is expired"})
+
+    models = {"m": {"base_url": model.base_url, "api_key_file": key_file}}
+    async with running_stack(model, models=models, **PROFILES) as stack:
+        events = await stack.play(reply)
+        assert (events.reason, events.finished.error) == (
+            "MODEL_ERROR",
+            "m: the endpoint answered with 401: this key is expired (check the server's API key)",
+        )
+        key_file.unlink()
+        assert (await stack.play(reply)).reason == "MODEL_ERROR"
+        key_file.write_text("new\n")
+        assert (await stack.play(reply)).answer == "x"
+
+
+@pytest.mark.parametrize("key", ["a\nb", "ключ", "\ufeffkey"])
+def test_a_key_that_cannot_be_sent_is_told_and_not_shown(tmp_path: Path, key: str) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(key, encoding="utf-8")
+    for fields in ({"api_key": key}, {"api_key_file": key_file}):
+        with pytest.raises(SettingsError, match="has characters that no key has") as failure:
+            Settings(default_model="m", **fields).resolved_api_key()  # type: ignore[arg-type]
+        assert key not in str(failure.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(tmp_path: Path) -> None:
+    assert Settings(default_model="m", api_key=" sesame\n").resolved_api_key() == "sesame"
+    settings = Settings(models={"m": {"api_key_env": "K"}, "n": {"api_key": "sesame\n"}})  # type: ignore[dict-item]
+    assert profile_key("m", settings.models["m"], {"K": "sesame\r\n"}) == "sesame"
+    assert profile_key("n", settings.models["n"], {}) == "sesame"
+
+
+@pytest.mark.parametrize("key", ["", "   "])
+def test_an_empty_key_is_told(tmp_path: Path, key: str) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(key)
+    with pytest.raises(SettingsError, match=r"models\.m\.api_key_file .* is empty"):
+        ModelRegistry(Settings(models={"m": {"api_key_file": key_file}}), {})  # type: ignore[dict-item]
+    with pytest.raises(SettingsError, match=r"models\.m\.api_key_env names K, which is not set"):
+        ModelRegistry(Settings(models={"m": {"api_key_env": "K"}}), {"K": key})  # type: ignore[dict-item]
+    file = tmp_path / "rlm.toml"
+    file.write_text(f"[models.m]\napi_key = {key!r}\n")
+    with pytest.raises(SettingsError, match=r"models\.m\.api_key is empty: give a key, or leave it out"):
+        load(config_file=file, environment={}).settings()

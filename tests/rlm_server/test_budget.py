@@ -88,14 +88,14 @@ async def test_the_money_of_sub_calls_and_children_counts_and_code_sees_what_is_
 
 async def test_each_reply_is_given_a_limit_so_that_it_cannot_overshoot(model: ScriptedModel) -> None:
     await complete(model, using("```repl\nx=1\n```", 10, 5), "FINAL(x)", max_output_tokens=40_000)
-    first, second = (request["max_completion_tokens"] for request in model.requests)
+    first, second = (request["max_tokens"] for request in model.requests)
     assert first == 40_000 // 8
     assert second == (40_000 - 5) // 8
 
 
 async def test_the_last_reply_gets_what_is_left(model: ScriptedModel) -> None:
     await complete(model, using("```repl\nx=1\n```", 10, 990), using("FINAL(x)"), max_output_tokens=1090)
-    assert [request["max_completion_tokens"] for request in model.requests] == [1090, 100]
+    assert [request["max_tokens"] for request in model.requests] == [1090, 100]
 
 
 async def test_a_reply_that_the_budget_cut_short_is_told(model: ScriptedModel) -> None:
@@ -109,7 +109,7 @@ async def test_a_reply_that_the_budget_cut_short_is_told(model: ScriptedModel) -
 
 async def test_without_such_limits_replies_are_given_none(model: ScriptedModel) -> None:
     await complete(model, "FINAL(x)", max_input_tokens=100_000)
-    assert "max_completion_tokens" not in model.requests[0]
+    assert "max_tokens" not in model.requests[0]
 
 
 @pytest.mark.parametrize("limits", [{"max_output_tokens": 20_000}, {"max_cost_microdollars": 200_000}])
@@ -121,7 +121,7 @@ async def test_a_batch_cannot_go_over_a_limit_together(model: ScriptedModel, lim
             return using(
                 "```repl\nr = llm_query_batched(['q'] * 12)\nFINAL([bool(x) for x in r].count(True))\n```", 0, 0
             )
-        return using("x", 0, model.requests[-1]["max_completion_tokens"])
+        return using("x", 0, model.requests[-1]["max_tokens"])
 
     models = {"m": {"base_url": model.base_url, "price": PRICE}}
     async with running_stack(model, models=models, default_model="m", default_sub_model=None) as stack:
@@ -234,7 +234,7 @@ async def test_a_fallback_is_set_aside_at_the_higher_price(model: ScriptedModel)
     settings: dict[str, Any] = {"models": models, "default_model": "cheap", "default_sub_model": None}
     async with running_stack(model, **settings) as stack:
         await stack.complete("FINAL(x)", limits=limits_pb2.Limits(max_cost_microdollars=100_000))
-    assert model.requests[0]["max_completion_tokens"] == 1000
+    assert model.requests[0]["max_tokens"] == 1000
 
 
 # --- by itself

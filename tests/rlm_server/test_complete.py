@@ -102,7 +102,7 @@ async def test_sampling_reaches_the_endpoint(stack: Stack) -> None:
     await stack.complete("FINAL(x)", sampling=sampling)
     request = stack.model.requests[0]
     assert (request["temperature"], request["top_p"]) == (0.5, 0.9)
-    assert (request["max_completion_tokens"], request["reasoning_effort"]) == (77, "low")
+    assert (request["max_tokens"], request["reasoning_effort"]) == (77, "low")
 
 
 async def test_sampling_that_is_not_given_is_left_to_the_endpoint(stack: Stack) -> None:

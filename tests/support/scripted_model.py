@@ -41,7 +41,7 @@ class ScriptedReply:
         status: an HTTP status other than 200 fails the call with `error`.
         error: the error object of a failed call.
         error_in_stream: an error object that is sent after the text.
-        raw: bytes that are sent in place of a stream of events, with `content_type`.
+        raw: bytes that are sent in place of a stream of events, or of `error`, with `content_type`.
         content_type: of `raw`.
         break_off: ends the connection after the text.
         end_early: ends the stream after the text as if that were all.
@@ -117,11 +117,11 @@ class ScriptedModel:
         query = f"?{request.url.query}" if request.url.query else ""
         self.request_paths.append(request.url.path.partition("/")[2].partition("/")[2] + query)
         reply = self._next_reply(_messages(body))
+        if reply.raw is not None:
+            return Response(reply.raw, reply.status, reply.headers, reply.content_type)
         if reply.status != 200:
             error = reply.error or {"message": "scripted failure"}
             return JSONResponse({"error": error}, reply.status, reply.headers)
-        if reply.raw is not None:
-            return Response(reply.raw, media_type=reply.content_type)
         is_chat = request.url.path.endswith("/chat/completions")
         if not body.get("stream"):
             make = _chat_completion if is_chat else scripted_responses.whole

@@ -163,6 +163,8 @@ class Settings:
                 f"refused on addresses that others can reach: {', '.join(exposed)}. Listen on 127.0.0.1, or use a real "
                 "sandbox."
             )
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", checked_key(self.api_key, "api_key"))
         if self.api_key is not None and self.api_key_file is not None:
             raise SettingsError("api_key and api_key_file are both set: give one of them")
         self._check_models()
@@ -171,6 +173,9 @@ class Settings:
             raise SettingsError(f"log_level {self.log_level!r} is unknown: give DEBUG, INFO, WARNING or ERROR")
 
     def _check_models(self) -> None:
+        for name, profile in self.models.items():
+            if profile.api_key is not None:
+                checked_key(profile.api_key, f"models.{name}.api_key")
         for name in (self.default_model, self.sub_model, *self.default_child_models):
             if self.allowed_models is not None and name not in self.allowed_models:
                 raise SettingsError(f"model {name!r} is a default but not in allowed_models: add it")
@@ -249,12 +254,28 @@ def read_key(path: Path, setting: str) -> str:
         setting: what named it, for the error.
 
     Raises:
-        SettingsError: the file cannot be read, or is empty.
+        SettingsError: the file cannot be read, or holds no key.
     """
     try:
-        key = path.read_text(encoding="utf-8").strip()
+        key = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{setting} {path} cannot be read: {error}") from error
-    if not key:
-        raise SettingsError(f"{setting} {path} is empty")
-    return key
+    return checked_key(key, f"{setting} {path}")
+
+
+def checked_key(key: str, setting: str) -> str:
+    """Returns a key without white space around it.
+
+    Args:
+        key: the key.
+        setting: what gave it, for the error.
+
+    Raises:
+        SettingsError: it is empty, or has characters that cannot be sent.
+    """
+    stripped = key.strip()
+    if not stripped:
+        raise SettingsError(f"{setting} is empty: give a key, or leave it out")
+    if not stripped.isascii() or not stripped.isprintable():
+        raise SettingsError(f"{setting} has characters that no key has, as line breaks or others than ASCII: check it")
+    return stripped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,21 +13,29 @@ import openai
 
 from rlm_server.engine.ports import ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.models import chat_completions, responses
+from rlm_server.models.dialect import Dialect
 from rlm_server.models.http_session import HttpSession
 from rlm_server.models.interface import ReplyReader
 from rlm_server.models.openai_errors import from_connection, from_sdk, model_error
 from rlm_server.models.package_requests import PackageRequests
+from rlm_server.models.refusals import words_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from rlm_server.engine.ports import ModelRequest
 
 # Of prompts over a megabyte. They are in memory anyhow, and asyncio sends what the connection takes.
 warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
 
+_log = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _NO_KEY = "none"
+_MAX_ADAPTATIONS = 3
+"""How often one call is made anew as its endpoint has said what it takes."""
+_REFUSED_KEY = (401, 402, 403)
+"""Statuses that another key may change."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class EndpointOptions:
     Args:
         base_url: as `http://127.0.0.1:8000/v1`; None means OpenAI's. For Azure the resource's.
         api_key: None means that it needs none.
+        read_key: reads a key that may have changed, as it is in a file; returns None if it cannot be read. A thread
+            calls it when the key is refused.
         azure_api_version: makes it one of Azure.
         silence_timeout_seconds: how long it may be silent.
         use_responses: whether the newer interface is used.
@@ -45,6 +57,7 @@ class EndpointOptions:
 
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    read_key: Callable[[], str | None] | None = None
     azure_api_version: str | None = None
     silence_timeout_seconds: float = 300.0
     use_responses: bool = False
@@ -65,31 +78,32 @@ class OpenAIEndpoint:
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
-        key = options.api_key or _NO_KEY
-        headers = dict(options.extra_headers)
-        timeout = openai.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
-        if options.azure_api_version:
-            self._client: openai.AsyncOpenAI = openai.AsyncAzureOpenAI(
-                azure_endpoint=options.base_url or "",
-                api_version=options.azure_api_version,
-                api_key=key,
-                timeout=timeout,
-                max_retries=0,
-                default_headers=headers,
-            )
-        else:
-            self._client = openai.AsyncOpenAI(
-                base_url=options.base_url,
-                api_key=key,
-                timeout=timeout,
-                max_retries=0,
-                default_headers=headers,
-            )
+        self._key = options.api_key or _NO_KEY
         self._session = HttpSession(
             connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS, silence_timeout_seconds=options.silence_timeout_seconds
         )
+        self._client = self._make_client()
         self._requests = PackageRequests(self._client, self._session)
         self._interface = responses if options.use_responses else chat_completions
+        self._expected = Dialect.expected_of(None if options.azure_api_version else options.base_url)
+        self._dialects: dict[str, Dialect] = {}
+        """What was learned of models."""
+
+    def _make_client(self) -> openai.AsyncOpenAI:
+        options, headers = self._options, dict(self._options.extra_headers)
+        timeout = openai.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
+        if options.azure_api_version:
+            return openai.AsyncAzureOpenAI(
+                azure_endpoint=options.base_url or "",
+                api_version=options.azure_api_version,
+                api_key=self._key,
+                timeout=timeout,
+                max_retries=0,
+                default_headers=headers,
+            )
+        return openai.AsyncOpenAI(
+            base_url=options.base_url, api_key=self._key, timeout=timeout, max_retries=0, default_headers=headers
+        )
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -122,8 +136,7 @@ class OpenAIEndpoint:
         response = None
         try:
             response = await self._send(request, deadline_seconds)
-            if self._options.stream:
-                self._check_stream(response.headers.get("content-type", ""), name)
+            if self._is_streamed(response, name):
                 while data := await response.content.readany():
                     for part in reader.feed(data):
                         yield part
@@ -144,11 +157,56 @@ class OpenAIEndpoint:
         yield ReplyEnd(chunks.stop_reason, chunks.tokens)
 
     async def _send(self, request: ModelRequest, deadline_seconds: float | None) -> aiohttp.ClientResponse:
-        body = self._interface.body(request.model, request.sampling, stream=self._options.stream)
-        body |= self._interface.messages_field(request.messages) | dict(self._options.extra_body)
-        return await self._requests.send(self._interface.PATH, request.model, body, deadline_seconds=deadline_seconds)
+        """Sends a request; once more where the endpoint says that it takes other fields, or the key has changed."""
+        for adaptations_left in range(_MAX_ADAPTATIONS, -1, -1):
+            body = self._interface.body(request.model, request.sampling, stream=self._options.stream)
+            if self._interface is chat_completions:
+                body = self._dialects.get(request.model, self._expected).put(body)
+            body |= self._interface.messages_field(request.messages) | dict(self._options.extra_body)
+            key = self._key
+            try:
+                return await self._requests.send(
+                    self._interface.PATH, request.model, body, deadline_seconds=deadline_seconds
+                )
+            except openai.APIStatusError as error:
+                can_do_better = self._learn(request.model, error) or await self._has_new_key(key, error.status_code)
+                if not can_do_better or not adaptations_left:
+                    raise
+        raise AssertionError("the loop above returns or raises")
 
-    def _check_stream(self, content_type: str, name: str) -> None:
+    def _learn(self, model: str, error: openai.APIStatusError) -> bool:
+        """Takes note of what an endpoint says that it does not take; tells whether there was something new."""
+        if error.status_code not in (400, 422):
+            return False
+        learned = self._dialects.get(model, self._expected).learn(words_of(error.body))
+        if learned is None:
+            return False
+        _log.info("the endpoint of %s takes other fields: %s", model, learned)
+        self._dialects[model] = learned
+        return True
+
+    async def _has_new_key(self, used: str, status: int) -> bool:
+        """Tells whether there is another key than the one of a call that was refused."""
+        if self._options.read_key is None or status not in _REFUSED_KEY:
+            return False
+        if self._key == used:
+            found = await asyncio.to_thread(self._options.read_key)
+            if self._key == used and found is not None and found != used:
+                self._key = found
+                before, self._client = self._client, self._make_client()
+                self._requests = PackageRequests(self._client, self._session)
+                await before.close()
+        return self._key != used
+
+    def _is_streamed(self, response: aiohttp.ClientResponse, name: str) -> bool:
+        """Tells whether a reply comes as a stream of events, and not, as some endpoints send it all the same, whole.
+
+        Raises:
+            EndpointError: it is no reply at all.
+        """
+        content_type = response.headers.get("content-type", "")
+        if not self._options.stream or content_type.startswith("application/json"):
+            return False
         if not content_type.startswith("text/event-stream"):
             raise model_error(
                 ModelErrorKind.BAD_REQUEST,
@@ -156,3 +214,4 @@ class OpenAIEndpoint:
                 f"the endpoint answered with {content_type or 'no content type'} and not with a stream of events: its "
                 "base URL usually ends in /v1; if it cannot stream, set stream = false in the model's profile",
             )
+        return True

@@ -12,35 +12,12 @@ import openai
 
 from rlm_server.engine.ports import ModelError, ModelErrorKind
 from rlm_server.engine.text import clean, preview
+from rlm_server.models.refusals import RefusedReply, kind_of, refused_reply, status_in, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_MESSAGE_CHARS = 500
-
-_KIND_BY_CODE = {
-    "context_length_exceeded": ModelErrorKind.CONTEXT_TOO_LONG,
-    "string_above_max_length": ModelErrorKind.CONTEXT_TOO_LONG,
-    "content_filter": ModelErrorKind.CONTENT_FILTER,
-    "content_policy_violation": ModelErrorKind.CONTENT_FILTER,
-    "insufficient_quota": ModelErrorKind.QUOTA,
-    "billing_hard_limit_reached": ModelErrorKind.QUOTA,
-    "invalid_api_key": ModelErrorKind.AUTH,
-    "rate_limit_exceeded": ModelErrorKind.OVERLOADED,
-}
-
-_KIND_BY_STATUS = {
-    401: ModelErrorKind.AUTH,
-    402: ModelErrorKind.QUOTA,
-    403: ModelErrorKind.AUTH,
-    408: ModelErrorKind.TIMEOUT,
-    409: ModelErrorKind.OVERLOADED,
-    413: ModelErrorKind.CONTEXT_TOO_LONG,
-    429: ModelErrorKind.OVERLOADED,
-    504: ModelErrorKind.TIMEOUT,
-}
-
-_TOO_LONG_PHRASES = ("context length", "context window", "maximum context", "prompt is too long", "too many tokens")
 
 _REMEDIES = {
     ModelErrorKind.AUTH: "check the server's API key",
@@ -65,6 +42,7 @@ class EndpointError(ModelError):
         message: what happened and how to mend it, for people.
         retry_after_seconds: how long the endpoint asks to wait before it is called again.
         may_pass: whether it is worth trying again soon.
+        refused_reply: what there is room for, if the call was refused as it allowed a longer reply.
     """
 
     def __init__(
@@ -74,10 +52,12 @@ class EndpointError(ModelError):
         *,
         retry_after_seconds: float | None = None,
         may_pass: bool | None = None,
+        refused_reply: RefusedReply | None = None,
     ) -> None:
         super().__init__(kind, message)
         self.retry_after_seconds = retry_after_seconds
         self.may_pass = kind in _PASSING if may_pass is None else may_pass
+        self.refused_reply = refused_reply
 
 
 def model_error(
@@ -87,22 +67,26 @@ def model_error(
     *,
     retry_after_seconds: float | None = None,
     may_pass: bool | None = None,
+    refused_reply: RefusedReply | None = None,
 ) -> EndpointError:
     """Returns an error whose message names the model, what happened and the remedy."""
     message = f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({_REMEDIES[kind]})"
-    return EndpointError(kind, message, retry_after_seconds=retry_after_seconds, may_pass=may_pass)
+    return EndpointError(
+        kind, message, retry_after_seconds=retry_after_seconds, may_pass=may_pass, refused_reply=refused_reply
+    )
 
 
 def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
     if isinstance(error, openai.APIStatusError):
-        headers = error.response.headers
+        headers, words = error.response.headers, words_of(error.body)
         return model_error(
-            _kind(error.status_code, error.code, error.message),
+            kind_of(error.status_code, error.body),
             model,
-            error.message,
+            f"the endpoint answered with {error.status_code}" + (f": {words}" if words else ""),
             retry_after_seconds=retry_after_seconds(headers),
             may_pass={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
+            refused_reply=refused_reply(words),
         )
     return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
 
@@ -121,12 +105,9 @@ def from_connection(error: TimeoutError | aiohttp.ClientError, model: str, *, re
 
 
 def from_stream(body: object, model: str) -> EndpointError:
-    """Returns the engine's error for the `error` object that an endpoint sent in the middle of a stream."""
-    code, message = None, str(body)
-    if isinstance(body, dict):
-        code, message = body.get("code") or body.get("type"), str(body.get("message") or body)
-    status = code if isinstance(code, int) else 500
-    return model_error(_kind(status, str(code), message), model, message)
+    """Returns the engine's error for the `error` that an endpoint sent after a good status, as in a stream."""
+    words = words_of(body)
+    return model_error(kind_of(status_in(body), body), model, words, refused_reply=refused_reply(words))
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
@@ -140,15 +121,3 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
             return max(0.0, seconds)
     date = email.utils.parsedate_tz(headers.get("retry-after", ""))
     return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-
-
-def _kind(status: int, code: str | None, message: str) -> ModelErrorKind:
-    if code in _KIND_BY_CODE:
-        return _KIND_BY_CODE[code]
-    if status in _KIND_BY_STATUS:
-        return _KIND_BY_STATUS[status]
-    if status >= 500:
-        return ModelErrorKind.OVERLOADED
-    if any(phrase in message.lower() for phrase in _TOO_LONG_PHRASES):
-        return ModelErrorKind.CONTEXT_TOO_LONG
-    return ModelErrorKind.BAD_REQUEST

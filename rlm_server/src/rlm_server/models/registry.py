@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,20 @@ from rlm_server.models.gate import Gate
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 from rlm_server.models.profile import ModelProfile
 from rlm_server.models.router import ModelRouter, Target
-from rlm_server.settings import SettingsError, read_key
+from rlm_server.settings import SettingsError, checked_key, read_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from rlm_server.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 _ANY = ModelProfile()
+"""The profile of models that have none of their own."""
 _KEPT_TARGETS = 100
 """Of models without a profile, whose names are those that requests give."""
-"""The profile of models that have none of their own."""
 
 
 class ModelRegistry:
@@ -105,12 +109,17 @@ def endpoint_options(
     Raises:
         SettingsError: its key cannot be read.
     """
-    key = profile_key(name, profile, environment)
+    key, key_file, setting = (
+        profile_key(name, profile, environment),
+        profile.api_key_file,
+        f"models.{name}.api_key_file",
+    )
     if key is None and profile.base_url is None:
-        key = settings.resolved_api_key()
+        key, key_file, setting = settings.resolved_api_key(), settings.api_key_file, "api_key_file"
     return EndpointOptions(
         base_url=profile.base_url or settings.base_url,
         api_key=key,
+        read_key=None if key_file is None else _rereading(key_file, setting),
         azure_api_version=profile.api_version,
         silence_timeout_seconds=_or(profile.silence_timeout_seconds, settings.model_timeout_seconds),
         use_responses=profile.api == "responses",
@@ -129,11 +138,22 @@ def profile_key(name: str, profile: ModelProfile, environment: Mapping[str, str]
     if profile.api_key_file is not None:
         return read_key(profile.api_key_file, f"models.{name}.api_key_file")
     if profile.api_key_env is not None:
-        key = environment.get(profile.api_key_env)
-        if not key:
+        key = environment.get(profile.api_key_env, "")
+        if not key.strip():
             raise SettingsError(f"models.{name}.api_key_env names {profile.api_key_env}, which is not set: set it")
-        return key
-    return profile.api_key
+        return checked_key(key, profile.api_key_env)
+    return None if profile.api_key is None else profile.api_key.strip()
+
+
+def _rereading(path: Path, setting: str) -> Callable[[], str | None]:
+    def read() -> str | None:
+        try:
+            return read_key(path, setting)
+        except SettingsError as error:
+            _log.warning("an endpoint refuses its key, and there is no other: %s", error)
+            return None
+
+    return read
 
 
 def _or(value: float | None, default: float) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rlm_server.engine.ports import ModelErrorKind
 from rlm_server.models.content import responses_content
 from rlm_server.models.interface import table, text_part, tokens
-from rlm_server.models.openai_errors import from_stream
+from rlm_server.models.openai_errors import from_stream, model_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,9 @@ class Reader:
         self._end(reply)
         parts = []
         output = reply.get("output")
-        for item in output if isinstance(output, list) else []:
+        if not isinstance(output, list):
+            raise model_error(ModelErrorKind.BAD_REQUEST, self._model, "the endpoint's reply has no output")
+        for item in output:
             reasoning = table(item).get("type") == "reasoning"
             for field in ("summary", "content"):
                 pieces = table(item).get(field)

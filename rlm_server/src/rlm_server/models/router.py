@@ -79,6 +79,8 @@ class ModelRouter:
     def __init__(self, find: Callable[[str], Target], jitter: Callable[[], float] = random.random) -> None:
         self._find = find
         self._jitter = jitter
+        self._greatest_replies: dict[str, int] = {}
+        """How many tokens a reply of a model may have at most, where its endpoint has told."""
 
     def info(self, model: str) -> ModelInfo:
         """Returns what is known of a model."""
@@ -123,8 +125,9 @@ class ModelRouter:
             _FailedError: it failed for good.
         """
         loop = asyncio.get_running_loop()
-        own = target.request(request)
-        for attempt in range(target.max_retries + 1):
+        own = self._with_room(target, target.request(request))
+        attempt = 0
+        while True:
             reply_has_begun = False
             try:
                 waiting_since = loop.time()
@@ -138,6 +141,13 @@ class ModelRouter:
                             reply_has_begun = True
                             yield part
             except EndpointError as error:
+                shorter = self._shortened(target, own, error)
+                if shorter is not None:
+                    own = shorter
+                    room = f"{own.sampling.max_output_tokens:,} tokens"
+                    message = f"{error.message}; it is asked again for a reply of at most {room}"
+                    yield CallRepeated(error.kind, message, reply_had_begun=reply_has_begun)
+                    continue
                 delay_seconds = self._delay_seconds(attempt, error)
                 is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline.seconds
                 if is_last or not error.may_pass:
@@ -150,6 +160,23 @@ class ModelRouter:
             else:
                 return
             await asyncio.sleep(delay_seconds)
+            attempt += 1
+
+    def _with_room(self, target: Target, request: ModelRequest) -> ModelRequest:
+        """Returns a call whose reply is allowed no more than the model can make, as far as its endpoint has told."""
+        greatest, wanted = self._greatest_replies.get(target.name), request.sampling.max_output_tokens
+        if greatest is None or wanted is None or wanted <= greatest:
+            return request
+        return _with_limit(request, greatest)
+
+    def _shortened(self, target: Target, request: ModelRequest, error: EndpointError) -> ModelRequest | None:
+        """Returns a call that was refused as it allows a longer reply than there is room for, with what there is."""
+        wanted, refusal = request.sampling.max_output_tokens, error.refused_reply
+        if wanted is None or refusal is None or not 0 < refusal.room_tokens < wanted:
+            return None
+        if refusal.is_of_model:
+            self._greatest_replies[target.name] = refusal.room_tokens
+        return _with_limit(request, refusal.room_tokens)
 
     def _delay_seconds(self, attempt: int, error: EndpointError) -> float:
         """Returns how long to wait: at least what the endpoint asks for, else longer each time; never all at once."""
@@ -157,6 +184,11 @@ class ModelRouter:
             return error.retry_after_seconds * (1 + self._jitter() / 10)
         longest: float = min(_GREATEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**attempt)
         return longest * (0.5 + self._jitter() / 2)
+
+
+def _with_limit(request: ModelRequest, max_output_tokens: int) -> ModelRequest:
+    sampling = dataclasses.replace(request.sampling, max_output_tokens=max_output_tokens)
+    return dataclasses.replace(request, sampling=sampling)
 
 
 def _tokens(request: ModelRequest) -> int:
