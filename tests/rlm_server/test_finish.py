@@ -62,6 +62,19 @@ async def test_text_can_give_an_expression_to_final_var(stack: Stack) -> None:
         ("FINAL(result)", '{"n": 1}'),
         ("FINAL('the result')", "the result"),
         ("FINAL(Paris)", "Paris"),
+        ("FINAL(`result`)", '{"n": 1}'),
+        ("FINAL(f'There is {result[\"n\"]}.')", "There is 1."),
+        ("FINAL(str(result['n'] + 1))", "2"),
+        ("FINAL(', '.join(result))", "n"),
+        ("FINAL({'is': result['n'], 'of': [key for key in result]})", '{"is": 1, "of": ["n"]}'),
+        ("FINAL(json.dumps(result))", '{"n": 1}'),
+        ("FINAL(len(context))", "3"),
+        ("FINAL(answer['content'])", "a draft"),
+        ("FINAL(len(it))", "len(it)"),
+        ("FINAL({'n': true})", "{'n': true}"),
+        ("FINAL_VAR(`result`)", '{"n": 1}'),
+        ("FINAL_VAR(list(result)[0])", "n"),
+        ('FINAL_VAR("word[0]")', "x"),
         ("```\nFINAL_VAR(result)\n```", '{"n": 1}'),
         ("result['n'] += 1\nFINAL(result['n'])", "2"),
         ("```python\nFINAL(It is one, so.)\n```", "It is one, so."),
@@ -70,7 +83,15 @@ async def test_text_can_give_an_expression_to_final_var(stack: Stack) -> None:
 async def test_text_that_mixes_up_the_ways_to_finish_is_read_as_it_is_meant(
     stack: Stack, text: str, expected: str
 ) -> None:
-    assert (await stack.complete("```repl\nresult = {'n': 1}\n```", text)).answer == expected
+    code = "import json\nresult, word = {'n': 1}, ['x']\nanswer['content'] = 'a draft'"
+    assert (await stack.complete(f"```repl\n{code}\n```", text)).answer == expected
+
+
+async def test_text_that_computes_what_fails_is_no_answer(stack: Stack) -> None:
+    events = await stack.complete("```repl\nresult = 1\n```", "FINAL(f'It is {results}')", "FINAL(It is 1)")
+    assert events.answer == "It is 1"
+    assert events.outcomes == ["OK", "EXCEPTION"]
+    assert "name 'results' is not defined" in stack.shown_to_root(3)
 
 
 async def test_a_block_after_the_answer_does_not_run(stack: Stack) -> None:

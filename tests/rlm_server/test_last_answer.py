@@ -119,6 +119,7 @@ async def test_a_request_wins_over_the_setting(model: ScriptedModel) -> None:
         ("", None),
         ("<think>only this", None),
         ("FINAL_VAR(x)", None),
+        ("FINAL(f'It is {x}')", None),
         ("```repl\nFINAL(7)\n```", None),
     ],
 )

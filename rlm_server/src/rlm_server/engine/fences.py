@@ -9,19 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.python_source import parses, without_needless_indentation, without_prompts
+from rlm_server.engine.special_tokens import without_special
 from rlm_server.engine.text_finals import find_span_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CODE_LANGUAGES = frozenset({"repl", "python", "python3", "py", "py3", "ipython", "pycon", "tool_code"})
+CODE_LANGUAGES = frozenset(
+    {"repl", "python", "python3", "py", "py3", "ipython", "ipython3", "jupyter", "pycon", "pyrepl", "tool_code"}
+)
 """Languages of fenced blocks that run; others, as `json` or `text`, are for show."""
 
 _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*?)[ \t]*$")
 _OPENING_AFTER_PROSE = re.compile(r"^(?P<prose>[^`]*[^`\s])[ \t]*(?P<fence>```)(?P<info>\w+)[ \t]*$")
 _LANGUAGE = re.compile(r"\{?\.?(\w*)")
-_THINKING = re.compile(r"\s*(?:<(?P<tag>think|thinking|thought|reasoning)>|(?P<bracket>\[THINK\]))", re.IGNORECASE)
-_THINKING_WITHOUT_BEGINNING = re.compile(r"</(?:think|thinking|thought|reasoning)>[ \t]*(?=\n|\Z)", re.IGNORECASE)
+_THINKING = re.compile(
+    r"\s*(?:<(?P<tag>(?:seed:)?think|thinking|thought|reasoning)(?:\s+\w+=[^<>\n]{0,50})?>|(?P<bracket>\[THINK\]))",
+    re.IGNORECASE,
+)
+_PROSE = re.compile(r"[A-Z][\w'\u2019]*,? \w|FINAL(?:_VAR)?\(")
 _STRING_TOKEN = re.compile(
     r"#[^\n]*|'''|\"\"\"|'(?:[^'\\\n]|\\.)*(?:'|(?=\n)|\Z)|\"(?:[^\"\\\n]|\\.)*(?:\"|(?=\n)|\Z)", re.DOTALL
 )
@@ -62,7 +68,7 @@ def without_thinking(text: str) -> str:
 
 class _Splitter:
     def __init__(self, text: str) -> None:
-        self._lines = _without_thinking_before(text.replace("\r\n", "\n")).split("\n")
+        self._lines = without_special(text.replace("\r\n", "\n")).split("\n")
         self._index = 0
         self._prose: list[str] = []
         self._blocks: list[Block] = []
@@ -130,24 +136,43 @@ class _Splitter:
         elif "`" in info:  # code within a line of prose
             return False
         else:
-            end = self._find_closing(self._index + 1, fence, is_code=kind is not BlockKind.FOR_SHOW)
-            body = self._lines[self._index + 1 : end]
-            if end == len(self._lines):
-                body = _without_late_fence(body, fence)
-            self._index = end + 1
+            start = self._index + 1
+            if not info and start < len(self._lines) and self._lines[start].strip().lower() in CODE_LANGUAGES:
+                kind, start = BlockKind.CODE, start + 1  # the language is on a line of its own
+            body = self._take_body(start, fence, is_code=kind is not BlockKind.FOR_SHOW)
         self._prose.append("")
         self._blocks.append(_make_block(kind, _without_indent(body, opening.groupdict().get("indent") or "")))
         return True
 
-    def _find_closing(self, start: int, fence: str, *, is_code: bool) -> int:
-        """Returns the index of the line that closes a fence, or the number of lines if none does.
+    def _take_body(self, start: int, fence: str, *, is_code: bool) -> list[str]:
+        """Returns the lines of a block, and goes on after it."""
+        lines = self._lines
+        end = self._find_end(start, fence, is_code=is_code)
+        body, self._index = lines[start:end], end + 1
+        if end < len(lines) and not _opens_code(lines[end]):
+            return body
+        # No line closes it: the code may be followed by a fence that is not alone on its line, or by prose.
+        body, self._index = _without_late_fence(body, fence), end
+        if is_code and (prose_start := _prose_start(body)) < len(body):
+            body, self._index = body[:prose_start], start + prose_start
+            lines[self._index] = lines[self._index].lstrip(" \t`~")
+        return body
+
+    def _find_end(self, start: int, fence: str, *, is_code: bool) -> int:
+        """Returns the index of the line that ends a block, or the number of lines if none does.
+
+        It is a fence that closes it, or, of code, one that opens the next block of code.
 
         A line that looks like the end may be part of a string in the code, as when code prints Markdown. The first that
         is not, and that leaves Python before it, is the end.
         """
         lines = self._lines
         closing = re.compile(rf"[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*")
-        ends = (index for index in range(start, len(lines)) if closing.fullmatch(lines[index]))
+        ends = (
+            index
+            for index in range(start, len(lines))
+            if closing.fullmatch(lines[index]) or (is_code and _opens_code(lines[index]))
+        )
         first = next(ends, len(lines))
         if not is_code or first == len(lines) or not _leaves_string_open("\n".join(lines[start:first])):
             return first
@@ -161,6 +186,11 @@ class _Splitter:
         return outside[0] if outside else first
 
 
+def _opens_code(line: str) -> bool:
+    opening = _OPENING.match(line) if line.lstrip()[:3] in ("```", "~~~") else None
+    return opening is not None and "`" not in opening["info"] and _kind(opening["info"]) is BlockKind.CODE
+
+
 def _kind(info: str) -> BlockKind:
     language = _LANGUAGE.match(info)
     if language is not None and language[1].lower() in CODE_LANGUAGES:
@@ -172,14 +202,6 @@ def _make_block(kind: BlockKind, text: str) -> Block:
     if kind is not BlockKind.FOR_SHOW:
         text = without_needless_indentation(without_prompts(text))
     return Block(kind, text)
-
-
-def _without_thinking_before(text: str) -> str:
-    """Returns the text after thinking whose beginning is missing, as some chat templates write that themselves."""
-    closing = _THINKING_WITHOUT_BEGINNING.search(text)
-    if closing is None or re.search(r"<(?:think|thinking|thought|reasoning)>", text[: closing.start()], re.IGNORECASE):
-        return text
-    return text[closing.end() :]
 
 
 def _outside_strings(lines: list[str], start: int, ends: Iterator[int]) -> Iterator[int]:
@@ -222,8 +244,23 @@ def _without_indent(lines: list[str], indent: str) -> str:
 
 
 def _without_late_fence(lines: list[str], fence: str) -> list[str]:
-    """Returns the lines of a block that no line closes, without a fence at the end of the last one."""
+    """Returns the lines of a block that no line closes, without a fence at the end of the last; it may be shorter."""
     last = max((index for index, line in enumerate(lines) if line.strip()), default=None)
-    if last is None or not lines[last].rstrip().endswith(fence):
+    if last is None or not lines[last].rstrip().endswith(fence[:3]):
         return lines
-    return [*lines[:last], lines[last].rstrip().removesuffix(fence)]
+    return [*lines[:last], lines[last].rstrip().rstrip(fence[0])]
+
+
+def _prose_start(lines: list[str]) -> int:
+    """Returns where the code of a block that no line closes is over; the number of lines if only with the last."""
+    if parses("\n".join(lines)):
+        return len(lines)
+    starts = (
+        index
+        for index in range(1, len(lines))
+        if lines[index].lstrip()[:3] in ("```", "~~~") or (not lines[index - 1].strip() and _PROSE.match(lines[index]))
+    )
+    for start in itertools.islice(starts, _MAX_ENDS_TO_PARSE):
+        if parses("\n".join(lines[:start])):
+            return start
+    return len(lines)

@@ -7,6 +7,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.fences import split
 from rlm_server.engine.parsing import FinalKind, parse_reply
+from rlm_server.engine.python_source import is_computed
 from rlm_server.engine.text import clean
 
 LIMITS_WITH_A_LAST_ANSWER = frozenset(
@@ -23,11 +24,12 @@ def read_last_answer(text: str) -> Answer | None:
     """Returns the answer in a reply to the last call, or None if there is none.
 
     The model was told to write the answer itself. Code will not run any more, so a reply of code holds no answer, nor
-    does one that names a variable.
+    does one that names a variable, or is an f-string.
     """
     reply = parse_reply(text)
     if reply.final is not None:
-        if reply.final.kind is FinalKind.VARIABLE:
+        is_code = not reply.final.is_quoted and is_computed(reply.final.argument, frozenset())
+        if reply.final.kind is FinalKind.VARIABLE or is_code:
             return None
         form = AnswerForm.TEXT if reply.final.is_quoted else AnswerForm.WRITTEN
         return Answer(clean(reply.final.argument), form)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,13 +14,13 @@ from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
+from rlm_server.engine.final_code import final_code
 from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
 from rlm_server.engine.progress import MAX_REPEATED_TURNS, Progress
 from rlm_server.engine.prompts import fill
-from rlm_server.engine.python_source import is_expression
 from rlm_server.engine.run import NodeResult
 from rlm_server.engine.text import clean
 from rlm_server.engine.transcript import Transcript
@@ -69,6 +68,8 @@ class NodeLoop:
         self._compactor = Compactor(tree, node, task.model, session, history_index)
         self._gate = AnswerGate(tree.run, node, task)
         self._progress = Progress()
+        earlier = [] if task.past is None else [part.name for part in task.past.parts]
+        self._provided_values = frozenset({"answer", "context", *earlier, *(part.value.name for part in task.contexts)})
         self.transcript = Transcript(conversation.opening(tree, node, task))
         """What the node and its model have said."""
         self._last_text = ""
@@ -226,10 +227,9 @@ class NodeLoop:
 
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
         self._idle_replies = 0
-        # Models mix the two up: FINAL(result) means the variable, if there is one.
-        is_name = not final.is_quoted and final.argument in self._cells.value_names
-        if final.kind is FinalKind.VARIABLE or is_name:
-            await self._run_blocks((f"FINAL_VAR({_final_var_argument(final)})",), turn)
+        code = final_code(final, self._cells.value_names, self._provided_values)
+        if code:
+            await self._run_blocks((code,), turn)
         else:
             form = AnswerForm.TEXT if final.is_quoted else AnswerForm.WRITTEN
             await self._take_answer(Answer(clean(final.argument), form), turn)
@@ -320,11 +320,3 @@ class NodeLoop:
 
     async def _warn(self, code: event_pb2.WarningCode.ValueType, message: str) -> None:
         await self._run.events.warn(self._node.node_id, code, message)
-
-
-def _final_var_argument(final: TextFinal) -> str:
-    """Returns the argument of FINAL_VAR as Python; what is neither a name nor an expression is a text."""
-    is_item = re.match(r"\w+\[", final.argument) is not None
-    if final.argument.isidentifier() or (final.is_quoted and not is_item) or not is_expression(final.argument):
-        return repr(final.argument)
-    return final.argument

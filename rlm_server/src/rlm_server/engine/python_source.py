@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import re
+import sys
 import textwrap
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
 
 _MAX_CHARS = 200_000
 _MAX_PARAGRAPHS = 20
@@ -30,6 +37,8 @@ _STATEMENTS = (
 )
 """Statements that prose does not happen to be. `Note: this` is an annotation, `Yes` a name, `a, b` a tuple."""
 _FINISHING = frozenset({"FINAL", "FINAL_VAR"})
+_PROVIDED = frozenset(dir(builtins)) | sys.stdlib_module_names
+_FORMATTED = re.compile(r"""(?:[fF][rR]?|[rR][fF])(?P<quote>\"{3}|'{3}|"|')[^{]*\{.*(?P=quote)""", re.DOTALL)
 
 
 def parses(text: str) -> bool:
@@ -47,6 +56,39 @@ def is_expression(text: str) -> bool:
     """Whether a text is one expression."""
     tree = _parse(text)
     return tree is not None and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr)
+
+
+def is_computed(text: str, variables: AbstractSet[str]) -> bool:
+    """Whether a text is Python that has to run to give a value: an f-string, or an expression of variables.
+
+    A variable alone is none. Every name in the text must be known, but for functions: `len(rows)` and `report(rows)`
+    are computed if `rows` is a variable, `f(x)` is not if there is no `x`.
+    """
+    if _FORMATTED.fullmatch(text):  # it may be of a newer Python than this one
+        return True
+    tree = _parse(text)
+    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
+        return False
+    value = tree.body[0].value
+    if isinstance(value, ast.Name):
+        return False
+    nodes = list(ast.walk(value))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    return not names.isdisjoint(variables) and names <= variables | bound | called | _PROVIDED
+
+
+def string_value(text: str) -> str | None:
+    """Returns the value of string literals, also several next to each other; None if a text is anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def without_needless_indentation(code: str) -> str:

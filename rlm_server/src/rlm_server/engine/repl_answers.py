@@ -54,7 +54,7 @@ def FINAL_VAR(name_or_value: object) -> None:  # noqa: N802 - the name that mode
         is_value = any(value is name_or_value for value in variables.values())
         if name.isidentifier() and not is_value:
             known = ", ".join(list(map(str, _user_variables()))[:_MAX_LISTED_VARIABLES]) or "none"
-            raise UnknownVariableError(f"there is no variable {name!r}; there are: {known}")
+            raise UnknownVariableError(f"there is no variable {name!r}; there are: {known}. FINAL(...) gives a value")
     FINAL(name_or_value)
 
 

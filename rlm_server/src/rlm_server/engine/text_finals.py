@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import enum
 import re
-import warnings
 from dataclasses import dataclass
 
-# Before it on its line there may be emphasis, a bullet, or a label as `The final answer is:`.
+from rlm_server.engine.python_source import string_value
+
+# Before it on its line there may be emphasis, a bullet, the mark of a heading, or a label as `The final answer is:`;
+# before the bracket the end of the emphasis, or a space.
 _OPENING = re.compile(
-    r"^[ \t]*(?:[-*+][ \t]+)?(?:[*_]{0,2}(?:(?:so|thus|therefore|hence|and|my|the|final)[, \t]+){0,4}"
-    r"(?:answer|result|output)(?:[ \t]+is)?[*_]{0,2}:[*_]{0,2}[ \t]*)?[*_`]{0,3}(?P<function>FINAL_VAR|FINAL)\(",
+    r"^[ \t]*(?:(?:[-*+]|#{1,6})[ \t]+)?(?:[*_]{0,2}(?:(?:so|thus|therefore|hence|and|my|the|final)[, \t]+){0,4}"
+    r"(?:answer|result|output)(?:[ \t]+is)?[*_]{0,2}:[*_]{0,2}[ \t]*)?"
+    r"[*_`]{0,3}(?P<function>FINAL_VAR|FINAL)[*_`]{0,3}[ \t]?\(",
     re.MULTILINE | re.IGNORECASE,
 )
 _LINE_END = re.compile(r"[ \t]*[*_`]{0,3}[ \t]*[.;!]?[ \t]*[*_`]{0,3}[ \t]*(?=\n|\Z)")
+_LITERAL = re.compile(r"[rRuU]?['\"]")
+_NO_END = re.compile(r"(?:\[[^\[\]()\n]*,[^\[\]()\n]*|(?<!\w)[:;]-?)\)\Z")
+_MAX_INTERVAL_CHARS = 100
 _MAX_CANDIDATES = 20
 
 
@@ -51,8 +56,10 @@ def find_final(prose: str) -> TextFinal | None:
         if end is None:
             continue
         argument, is_quoted = _unquote(prose[start:end].strip())
+        kind = FinalKind.VARIABLE if opening["function"] == "FINAL_VAR" else FinalKind.VALUE
+        if kind is FinalKind.VARIABLE and not is_quoted:
+            argument = argument.strip("`* \t")
         if argument.strip():
-            kind = FinalKind.VARIABLE if opening["function"] == "FINAL_VAR" else FinalKind.VALUE
             found = TextFinal(kind, argument, is_quoted)
             position = end
     return found
@@ -68,7 +75,7 @@ def _find_end(text: str, start: int) -> int | None:
     """Returns the position of the bracket that closes the one before `start`, if nothing follows on its line."""
     end = _scan_to_end(text, start, quotes_count=True)
     if end is not None and _LINE_END.match(text, end + 1):
-        return end
+        return _end_after_interval(text, start, end)
     # An apostrophe or inch sign is no quote: where that gives no end, quotes are read as plain characters.
     end = _scan_to_end(text, start, quotes_count=False)
     if end is None:
@@ -76,13 +83,27 @@ def _find_end(text: str, start: int) -> int | None:
         rest = text.rstrip().rstrip("*_`.;! \t")
         return len(rest) - 1 if len(rest) > start and rest.endswith(")") else None
     if _LINE_END.match(text, end + 1):
-        return end
+        return _end_after_interval(text, start, end)
     # A closing bracket too many, as in `[0, 1)`: the answer ends with the line, where that makes up for it.
     line_end = text.find("\n", end)
     rest = text[end + 1 : line_end if line_end >= 0 else len(text)].rstrip().rstrip("*_`.;! \t")
     if rest.endswith(")") and rest.count(")") == rest.count("(") + 1:
         return end + len(rest)
-    return None
+    later = _end_after_interval(text, start, end)
+    return later if later > end else None
+
+
+def _end_after_interval(text: str, start: int, end: int) -> int:
+    """Returns the end, or the text's last bracket if the one at `end` closes an interval, as `[0, 1)`, or is a smiley.
+
+    It is the last one only if there is one more to close in what follows than is opened there.
+    """
+    if _NO_END.search(text, max(start, end - _MAX_INTERVAL_CHARS), end + 1) is None:
+        return end
+    rest = text[end + 1 :].rstrip().rstrip("*_`.;! \t")
+    if rest.endswith(")") and rest.count(")") == rest.count("(") + 1 and _OPENING.search(rest) is None:
+        return end + len(rest)
+    return end
 
 
 def _scan_to_end(text: str, start: int, *, quotes_count: bool) -> int | None:
@@ -122,12 +143,11 @@ def _end_of_string(text: str, start: int) -> int | None:
 
 def _unquote(argument: str) -> tuple[str, bool]:
     """Returns the value of a string literal and True; anything else as it is and False."""
-    if argument[:1] not in ("'", '"') or _end_of_string(argument, 0) != len(argument):
+    if _LITERAL.match(argument) is None:
         return argument, False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = ast.literal_eval(argument)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a line break in a plain string, or a bad escape
-        return argument[1:-1], True
-    return str(value), True
+    value = string_value(argument)
+    if value is not None:
+        return value, True
+    if argument[0] in "'\"" and _end_of_string(argument, 0) == len(argument):
+        return argument[1:-1], True  # with a line break in a plain string, or a bad escape
+    return argument, False

@@ -1,0 +1,30 @@
+"""What stands around a reply where an endpoint does not take it away: special tokens, and what the model thought."""
+
+from __future__ import annotations
+
+import re
+
+_THINKING_TAG = re.compile(r"<(?:(?:seed:)?think|thinking|thought|reasoning)\b", re.IGNORECASE)
+_THINKING_WITHOUT_BEGINNING = re.compile(
+    r"</(?:(?:seed:)?think|thinking|thought|reasoning)>[ \t]*(?=\n|\Z|```|~~~|FINAL)"
+    r"|<\|channel\|>final[^<>\n]{0,50}<\|message\|>",
+    re.IGNORECASE,
+)
+# What models end their replies with, and some endpoints do not take away.
+_SPECIAL_TOKENS = re.compile(r"(?:\s*(?:<[|\uff5c][\w\u2581 ]{2,30}[|\uff5c]>|</s>|<end_of_turn>))+\s*\Z")
+_MAX_SPECIAL_CHARS = 200
+
+
+def without_special(text: str) -> str:
+    """Returns a text without special tokens at its end, and without thinking whose beginning is missing."""
+    tail = text[-_MAX_SPECIAL_CHARS:]
+    special = _SPECIAL_TOKENS.search(tail)
+    return _without_thinking_before(text if special is None else text[: len(text) - len(tail) + special.start()])
+
+
+def _without_thinking_before(text: str) -> str:
+    """Returns the text after thinking whose beginning is missing, as some chat templates write that themselves."""
+    closing = _THINKING_WITHOUT_BEGINNING.search(text)
+    if closing is None or _THINKING_TAG.search(text[: closing.start()]):
+        return text
+    return text[closing.end() :]
