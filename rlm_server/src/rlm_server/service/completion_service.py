@@ -14,8 +14,12 @@ from rlm_common.errors import ServiceError, invalid_field
 from rlm_server.engine.ports import SandboxOpenError
 from rlm_server.engine.tools import source_problem
 from rlm_server.journal.store import StorageUnavailableError
+from rlm_server.service.admission import Admission
 from rlm_server.service.conversations import Conversations
 from rlm_server.service.durable_rpcs import DurableRpcs
+from rlm_server.service.housekeeping import keep_house
+from rlm_server.service.ownership import Ownership
+from rlm_server.service.persistence import Background
 from rlm_server.service.prompts import describe_prompts
 from rlm_server.service.refusals import storage_unavailable
 from rlm_server.service.running import RunningCompletions
@@ -72,16 +76,20 @@ class CompletionService(DurableRpcs):
     ) -> None:
         conversations = Conversations(settings, executor, journal)
         running = RunningCompletions(
-            settings,
+            settings, journal=journal, conversations=conversations, models=models, executor=executor, clock=clock
+        )
+        admission = Admission(
+            settings.max_concurrent_completions,
             journal=journal,
             conversations=conversations,
             validator=RequestValidator(settings, model_names, contexts, prompts),
-            models=models,
-            executor=executor,
             contexts=contexts,
-            clock=clock,
+            running=running,
         )
-        super().__init__(journal, running, conversations)
+        super().__init__(journal, running, admission, conversations)
+        self._ownership = Ownership(journal, running, admission, settings.lease_seconds)
+        self._background = Background()
+        self._settings = settings
         self._model_names = model_names
         self._executor = executor
         self._contexts = contexts
@@ -89,22 +97,26 @@ class CompletionService(DurableRpcs):
 
     def start(self) -> None:
         """Begins to look after completions, those of servers that are gone among them."""
-        self._running.start()
+        self._background.start(self._ownership.keep)
+        self._background.start(self._ownership.take_over)
+        self._background.start(lambda: keep_house(self._settings, self._journal))
         self._conversations.start()
 
     def start_draining(self, grace_seconds: float) -> None:
         """Takes no new completions, and frees the sandboxes of conversations that are not in use."""
-        self._running.drain()
+        self._admission.close()
         self._conversations.drain()
 
     async def close(self) -> None:
         """Stops the completions that still run, and leaves them to other servers."""
+        self._admission.close()
+        await self._background.close()
         await self._running.close()
         await self._conversations.close()
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> AsyncIterator[pb.CompleteResponse]:
         """Runs a completion and streams its events."""
-        completion_id, _ = await self._running.begin(request)
+        completion_id, _ = await self._admission.begin(request)
         async with contextlib.aclosing(self._events(completion_id, context)) as events:
             async for event in events:
                 yield pb.CompleteResponse(event=event)
@@ -117,7 +129,7 @@ class CompletionService(DurableRpcs):
         first = await stream.first()
         after_sequence = 0
         if isinstance(first, pb.CompleteRequest):
-            completion_id, is_new = await self._running.begin(first, client_serves=True)
+            completion_id, is_new = await self._admission.begin(first, client_serves=True)
         else:
             completion_id, is_new = await self._check_resumption(first), False
             after_sequence = first.after_sequence

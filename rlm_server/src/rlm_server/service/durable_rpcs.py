@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rlm_server.journal.store import Journal, StoredCompletion
+    from rlm_server.service.admission import Admission
     from rlm_server.service.conversations import Conversations
     from rlm_server.service.rpc import Context
     from rlm_server.service.running import RunningCompletions
@@ -60,12 +61,16 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
     Args:
         journal: has it.
         running: the completions that run on this server.
+        admission: lets them.
         conversations: those that completions belong to.
     """
 
-    def __init__(self, journal: Journal, running: RunningCompletions, conversations: Conversations) -> None:
+    def __init__(
+        self, journal: Journal, running: RunningCompletions, admission: Admission, conversations: Conversations
+    ) -> None:
         self._journal = journal
         self._running = running
+        self._admission = admission
         self._conversations = conversations
 
     async def WatchCompletion(
@@ -127,7 +132,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
     ) -> pb.ResumeCompletionResponse:
         """Lets a parked completion go on."""
         stored = await self._find(request.completion_id)
-        if stored.state is not State.PARKED or not await self._running.resume(stored.completion_id):
+        if stored.state is not State.PARKED or not await self._admission.resume(stored.completion_id):
             raise wrong_state(_name(stored.state), "only a parked one can be resumed")
         return pb.ResumeCompletionResponse(completion=await self._describe(await self._find(stored.completion_id)))
 
@@ -191,7 +196,7 @@ class DurableRpcs(pb_grpc.CompletionServiceServicer):
             await asyncio.wait({ending})
             return
         await self._journal.request_cancel(completion_id)
-        await self._running.cancel_parked(completion_id)
+        await self._admission.cancel_parked(completion_id)
         deadline = asyncio.get_running_loop().time() + _CANCEL_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             stored = await self._journal.get(completion_id)

@@ -18,8 +18,24 @@ _Result = TypeVar("_Result")
 _RETRY_DELAY_SECONDS = 1.0
 
 
-async def again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Does what a server does for as long as it lives, whatever goes wrong in between."""
+class Background:
+    """What a server does for as long as it lives, whatever goes wrong in between."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begins to do something again and again."""
+        self._tasks.append(asyncio.create_task(_again_and_again(work)))
+
+    async def close(self) -> None:
+        """Ends it all."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         try:
             await work()
