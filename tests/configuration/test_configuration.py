@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rlm_common.environment import RLM_SERVER_VARIABLES, SANDBOX_VARIABLES
 from rlm_server.configuration import Configuration, load, showing
 from rlm_server.settings import Settings, SettingsError
+
+from tests.support.documents import ROOT, tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +136,28 @@ def test_empty_variables_those_of_the_sandbox_server_and_of_kubernetes_are_left_
         ("log_level = 'LOUD'", "log_level 'LOUD' is unknown"),
         ("api_key = 'a'\napi_key_file = 'b'", "api_key and api_key_file are both set"),
         ("nonsense", "is no TOML"),
+        ("listen = '127.0.0.1:1'", r'listen \(.*rlm.toml\) must be a list, as \["one", "two"\]'),
+        ("listen = ['127.0.0.1:70000']", r"listen: '127.0.0.1:70000' has no port from 0 to 65535"),
+        ("listen = ['somewhere']", r"listen: 'somewhere' is no HOST:PORT"),
+        ("sandbox = 'some where'", r"sandbox: 'some where' is no HOST:PORT .*, or `local`"),
+        ("base_url = 'host:8000/v1'", "base_url must be an http or https URL with a host"),
+        ("models.m.base_url = 'host'", r"models.m \(.*rlm.toml\): base_url must be an http or https URL"),
+        ("max_concurrent_completions = true", r"max_concurrent_completions \(.*rlm.toml\) is true, which is no number"),
+        ("default_limits.max_depth = false", r"default_limits.max_depth \(.*rlm.toml\) is false, which is no number"),
+        ("retention_seconds = -1", "retention_seconds must not be negative"),
+        ("retention_bytes = -1", "retention_bytes must not be negative"),
+        ("max_direct_answer_tokens = -1", "max_direct_answer_tokens must not be negative"),
+        ("grace_seconds = inf", "grace_seconds is inf; give a finite number"),
+        ("lease_seconds = nan", "lease_seconds is nan; give a finite number"),
+        ("default_limits.wall_time_seconds = inf", "default_limits.wall_time_seconds is inf; must be at most"),
+        ("max_limits.cell.wall_time_seconds = 1e300", r"max_limits.cell.wall_time_seconds is 1e\+300; must be at most"),
+        ("models.m.extra_body = { day = 2026-01-01 }", "extra_body must be what JSON can express"),
+        ("models.m.requests_per_minute = nan", "requests_per_minute must be at least 1"),
+        ("models.m.price = { inptu = 1 }", r"no setting models.m.price.inptu .*mean models.m.price.input\?"),
+        ("models.'m.1'.pric = 1", r'no setting models."m.1".pric .*mean models."m.1".price\?'),
+        ("[models.m.1]\nprice = 1", r'no setting models.m.1 .*mean models."m.1"\?'),
+        ("timeout = 1", r"no setting timeout .*mean default_limits.wall_time_seconds\?"),
+        ("model = 'm'", r"no setting model .*mean default_model\?"),
     ],
 )
 def test_a_file_that_is_wrong_is_told_with_the_remedy(file: Path, text: str, message: str) -> None:
@@ -150,6 +176,51 @@ def test_all_unknown_settings_are_told_at_once_with_where_they_are(file: Path) -
     ]
 
 
+def test_a_misspelt_variable_of_the_sandbox_server_is_told_with_the_nearest(file: Path) -> None:
+    with pytest.raises(SettingsError) as failure:
+        loaded(file, RLM_SANDBOX_WORKER="2", RLM_SANDBOX_IMAG="x", RLM_SANDBOX_SERVICE_HOST="10.0.0.1")
+    assert str(failure.value).splitlines() == [
+        "there is no variable RLM_SANDBOX_IMAG; did you mean RLM_SANDBOX_IMAGE?",
+        "there is no variable RLM_SANDBOX_WORKER; did you mean RLM_SANDBOX_WORKERS?",
+    ]
+
+
+def test_the_variables_that_both_servers_pass_over_are_those_that_there_are() -> None:
+    own = {f"RLM_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    assert {name for name in own if name.startswith("RLM_SANDBOX_")} == RLM_SERVER_VARIABLES
+    theirs = {variable for _, variable, *_ in next(tables(ROOT / "docs" / "configuration.md", "rlm-sandbox serve"))[1:]}
+    assert theirs | {"RLM_SANDBOX_CACHE"} == SANDBOX_VARIABLES
+
+
+def test_a_name_with_dots_is_written_in_quotes_as_in_the_file(file: Path) -> None:
+    settings = loaded(file, '[models."gpt-4.1"]', ('models."gpt-4.1".window_tokens=7',)).settings()
+    assert settings.models["gpt-4.1"].window_tokens == 7
+    with pytest.raises(SettingsError, match=r'--set models."x=1: models."x is no name of a setting'):
+        loaded(file, assignments=('models."x=1',))
+
+
+def test_a_name_with_dots_without_quotes_is_told_how_to_write_it(file: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r'no setting models.m.1.price \(--set\); did you mean models."m.1".price\?'
+    ):
+        loaded(file, assignments=("models.m.1.price=1",))
+
+
+def test_a_profile_that_says_nothing_is_one_as_well(file: Path) -> None:
+    assert list(loaded(file, "[models.first]\n[models.second]").settings().models) == ["first", "second"]
+
+
+def test_to_keep_for_ever_is_infinity(file: Path) -> None:
+    configuration = loaded(file, 'default_model = "m"\nretention_seconds = inf')
+    assert configuration.settings().retention_seconds is None
+    assert "retention_seconds = inf  # " in "\n".join(showing.lines(configuration))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_bytes(b'\xef\xbb\xbfdefault_model = "m"')
+    assert load(config_file=file, environment={}).value("default_model") == "m"
+
+
 def test_a_secret_with_the_wrong_type_is_not_repeated(file: Path) -> None:
     with pytest.raises(SettingsError) as failure:
         loaded(file, 'default_model = "m"\napi_key = 123456').settings()
@@ -163,7 +234,7 @@ def test_a_secret_with_the_wrong_type_is_not_repeated(file: Path) -> None:
         ('provider = "azure"\napi_key = "sesame"', "models.m (FILE): Azure needs base_url (the resource's endpoint)"),
         ('api_key = "sesame"\ntemperature = 3', "models.m (FILE): temperature must be from 0 to 2"),
         ('extra_headers = { one = ["sesame"] }', "models.m.extra_headers.one (FILE): Input should be"),
-        ('extra_headers = "sesame"', "models.m.extra_headers (FILE): Input should be"),
+        ('extra_headers = "sesame"', "models.m.extra_headers (FILE) must be a table"),
     ],
 )
 def test_nor_are_those_of_a_profile_that_is_wrong(file: Path, profile: str, message: str) -> None:
@@ -223,9 +294,33 @@ def test_what_is_shown_is_a_file_that_gives_the_same_settings(file: Path, tmp_pa
     assert load(config_file=again, environment={}).settings() == configuration.settings()
 
 
-def test_a_password_in_a_url_is_masked(file: Path) -> None:
-    lines = list(showing.lines(loaded(file, RLM_BASE_URL="http://me:sesame@host:8000/v1")))
-    assert 'base_url = "http://me:********@host:8000/v1"  # RLM_BASE_URL' in lines
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:sesame@host:8000/v1", "http://me:********@host:8000/v1"),
+        ("http://me:ses@ame@host/v1", "http://me:********@host/v1"),
+        ("http://sesame@host/v1", "http://********@host/v1"),
+        ("http://host/v1?a=1&api-key=sesame&b=2", "http://host/v1?a=1&api-key=********&b=2"),
+        ("http://host/@cf/v1?limit=2", "http://host/@cf/v1?limit=2"),
+    ],
+)
+def test_what_is_secret_in_a_url_is_masked(file: Path, url: str, shown: str) -> None:
+    lines = list(showing.lines(loaded(file, RLM_BASE_URL=url)))
+    assert f'base_url = "{shown}"  # RLM_BASE_URL' in lines
+
+
+def test_what_is_secret_within_a_profile_is_masked(file: Path) -> None:
+    text = """[models."m.1"]
+base_url = "http://me:sesame@host/v1"
+api_key = "sesame"
+extra_headers = { X-Any = "sesame" }
+extra_body = { max_tokens = 5, provider = { api_key = "sesame", "A-Token" = "sesame", url = "http://a:sesame@b" } }
+"""
+    lines = list(showing.lines(loaded(file, text)))
+    assert "sesame" not in "\n".join(lines)
+    body = '{max_tokens = 5, provider = {api_key = "********", A-Token = "********", url = "http://a:********@b"}}'
+    assert f'models."m.1".extra_body = {body}  # {file}' in lines
+    assert tomllib.loads("\n".join(lines))["models"]["m.1"]["extra_headers"] == showing.MASK
 
 
 def test_a_secret_is_masked(file: Path) -> None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import limits_pb2
+from rlm_server.engine.ports import Price
 from rlm_server.engine.prompts import (
     BUILT_IN,
     PROMPT_NAMES,
@@ -170,6 +173,43 @@ async def test_each_node_gets_the_note_for_its_own_model(local_stack: Stack) -> 
     library = load_library()
     assert root.endswith(library.note_for("qwen3-coder"))
     assert child.endswith(library.note_for("claude-x"))
+
+
+async def test_a_profile_gets_the_note_for_the_model_behind_it(model: ScriptedModel) -> None:
+    library = load_library()
+    profiles = {"big": ModelProfile(base_url=model.base_url, model="gpt-5"), "claude": ModelProfile(model="deployed-1")}
+    async with running_stack(model, models=profiles) as stack:
+        for name, family in (("big", "gpt-5"), ("claude", "claude-x")):
+            await stack.complete("FINAL(x)", model=name)
+            assert system_message(stack).endswith(library.note_for(family))
+
+
+async def test_code_is_told_which_models_it_can_name_and_what_they_are(model: ScriptedModel) -> None:
+    price = Price(input=1.25, output=10)
+    profiles = {"big": ModelProfile(window_tokens=400_000, price=price), "blind": ModelProfile(images=False)}
+    async with running_stack(model, models=profiles) as stack:
+        await stack.complete("FINAL(x)", model="another", child_models=["child"])
+        assert (
+            "- Models that `model` can name: `sub-model` (the default of `llm_query`), `another`, `child`, "
+            "`root-model`, "
+            "`big` (window of 400,000 tokens; $1.25 in and $10 out for a million tokens), `blind` (takes no images). "
+            "Leave it out"
+        ) in system_message(stack)
+
+
+async def test_where_there_is_one_model_nothing_is_said_of_models(model: ScriptedModel) -> None:
+    async with running_stack(model, default_model="m", default_sub_model=None) as stack:
+        await stack.complete("FINAL(x)")
+        assert "Models that" not in system_message(stack)
+
+
+@pytest.mark.parametrize("seed", [{}, {"seed": 1}])
+async def test_the_budget_is_told_with_the_time_in_all(local_stack: Stack, seed: dict[str, int]) -> None:
+    limits = limits_pb2.Limits(max_iterations=7, max_subcalls=2000, wall_time=duration_pb2.Duration(seconds=600))
+    await local_stack.complete("FINAL(x)", limits=limits, **seed)
+    assert "Budget: at most 7 turns, 2,000 sub-calls and 10 min in all; each message says" in system_message(
+        local_stack
+    )
 
 
 async def test_a_model_of_no_family_is_told_how_to_finish_last(local_stack: Stack) -> None:

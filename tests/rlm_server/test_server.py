@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rlm_api.rlm.v1 import completion_service_pb2_grpc as pb_grpc
 from rlm_server.server import create_server
 from rlm_server.service.completion_service import CompletionService
-from rlm_server.settings import Settings
+from rlm_server.settings import Settings, SettingsError
 
 from tests.support.rlm_stack import running_stack
 
@@ -88,3 +88,23 @@ async def test_completions_run_side_by_side(local_stack: Stack) -> None:
     many = await asyncio.gather(*(local_stack.play(reply) for _ in range(20)))
     assert {events.answer for events in many} == {"ABC"}
     assert len({events.all[0].completion_id for events in many}) == 20
+
+
+async def test_a_key_file_that_cannot_be_read_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"api_key_file .* cannot be read"):
+        await create_server(Settings(default_model="m", sandbox="local", api_key_file=tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("blob_store", "told"),
+    [
+        ("ftp://x", r"blob_store ftp://x cannot be used: .*; give s3://BUCKET/PREFIX$"),
+        ("s3://key:sesame@bucket", r"blob_store s3://key:\*+@bucket has a key in it, which is not used"),
+    ],
+)
+async def test_a_blob_store_of_no_kind_that_is_known_is_told_without_its_keys(
+    tmp_path: Path, blob_store: str, told: str
+) -> None:
+    settings = Settings(default_model="m", sandbox="local", data_dir=tmp_path, blob_store=blob_store)
+    with pytest.raises(SettingsError, match=told):
+        await create_server(settings)

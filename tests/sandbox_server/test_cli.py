@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 
-def rlm_sandbox(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def rlm_sandbox(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("rlm-sandbox")), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=100)
+    environment = os.environ | variables
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, check=False, timeout=100, env=environment
+    )
 
 
 def test_run_shows_what_a_file_writes_and_what_it_cost(tmp_path: Path) -> None:
@@ -216,3 +219,17 @@ def test_help_lists_the_commands() -> None:
     assert done.returncode == 0
     for command in ("serve", "run", "doctor", "image"):
         assert command in done.stdout
+
+
+def test_a_server_is_not_started_with_a_variable_that_does_not_exist() -> None:
+    done = rlm_sandbox("serve", RLM_SANDBOX_WORKER="2", RLM_SANDBOX_IMAGE="of the RLM server's")
+    assert done.returncode == 2
+    assert "RLM_SANDBOX_WORKERS?" in done.stderr
+    assert "RLM_SANDBOX_IMAGE" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:70000", "127.0.0.1", "unix:"])
+def test_a_server_does_not_listen_where_nobody_meant_it_to(address: str) -> None:
+    done = rlm_sandbox("serve", RLM_SANDBOX_LISTEN=address)
+    assert done.returncode == 2
+    assert f"'{address}'" in done.stderr

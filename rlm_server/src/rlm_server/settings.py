@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from dataclasses import field
 from pathlib import Path
 
 import pydantic
 import pydantic.dataclasses
-from rlm_common.addresses import is_loopback
+from rlm_common.addresses import is_loopback, listen_problem, target_problem
 
 from rlm_server.engine.images import DEFAULT_MAX_IMAGE_BYTES
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits, limits_problem
 from rlm_server.engine.prompts import DEFAULT_PROMPTS
-from rlm_server.models.profile import ModelProfile
+from rlm_server.models.profile import ModelProfile, url_problem
 
 LOCAL_SANDBOX = "local"
 """Value of `Settings.sandbox` that runs code in the server's own process."""
@@ -64,7 +66,7 @@ class Settings:
             the latter for several servers. None means a file in `data_dir`.
         blob_store: where contexts and large results are, as `s3://BUCKET/PREFIX`; servers that share a database need a
             common one. None means a directory in `data_dir`.
-        retention_seconds: how long completions are kept after their end; None means for ever.
+        retention_seconds: how long completions are kept after their end; None, or infinity, means for ever.
         retention_bytes: how much all that have ended may take; the oldest go first. None means any.
         storage_patience_seconds: how long a call waits for a journal that does not answer, before it is refused.
         client_grace_seconds: how long a completion that is not detached goes on while no client watches it.
@@ -154,8 +156,15 @@ class Settings:
             raise SettingsError("default_model is empty: name the model that requests use by default")
         if not self.listen:
             raise SettingsError("listen is empty: give at least one address, as 127.0.0.1:50051 or unix:PATH")
+        for address in self.listen:
+            if problem := listen_problem(address):
+                raise SettingsError(f"listen: {address!r} {problem}")
         if self.sandbox == "":
             raise SettingsError("sandbox is empty: give an address, `local`, or None for a child process")
+        if self.sandbox not in (None, LOCAL_SANDBOX) and (problem := target_problem(self.sandbox)):
+            raise SettingsError(f"sandbox: {self.sandbox!r} {problem}, or `local`")
+        if self.base_url is not None and (problem := url_problem(self.base_url)):
+            raise SettingsError(f"base_url {problem}")
         exposed = [address for address in self.listen if not is_loopback(address)]
         if self.sandbox == LOCAL_SANDBOX and exposed:
             raise SettingsError(
@@ -191,6 +200,12 @@ class Settings:
                     raise SettingsError(f"models.{name}.fallbacks names the model itself")
 
     def _check_numbers(self) -> None:
+        if self.retention_seconds == math.inf:
+            object.__setattr__(self, "retention_seconds", None)
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{one.name} is {value}; give a finite number")
         for name in (
             *("max_concurrent_completions", "max_conversations", "context_store_bytes", "max_context_bytes"),
             *("max_image_bytes", "max_returned_file_bytes"),
@@ -209,8 +224,11 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be more than 0")
-        for name in ("model_max_retries", "grace_seconds", "client_grace_seconds", "sandbox_patience_seconds"):
-            if not getattr(self, name) >= 0:
+        for name in (
+            *("model_max_retries", "grace_seconds", "client_grace_seconds", "sandbox_patience_seconds"),
+            *("retention_seconds", "retention_bytes", "max_direct_answer_tokens"),
+        ):
+            if (getattr(self, name) or 0) < 0:
                 raise SettingsError(f"{name} must not be negative")
         for name in ("default_limits", "max_limits"):
             if problem := limits_problem(getattr(self, name)):

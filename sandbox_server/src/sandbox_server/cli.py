@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rlm_common.addresses import listen_problem
+from rlm_common.environment import unknown_sandbox_variables
 from rlm_common.logs import configure_logging
 from rlm_common.stop_signals import StopSignals
 
@@ -131,6 +133,8 @@ def serve(
     ] = _LogLevel.INFO,
 ) -> None:
     """Serves sandbox.v1.ExecuteService until SIGTERM or Ctrl-C."""
+    _check_environment()
+    _check_addresses(listen or [])
     configure_logging(log_level.value)
     heap = Heap(_TRIMMING_SECONDS)
     settings = Settings(
@@ -153,6 +157,17 @@ def serve(
         fail("stopped before it served")
     except (ImageBuildError, WorkerStartError, OSError) as error:
         fail(str(error))
+
+
+def _check_environment() -> None:
+    if problems := unknown_sandbox_variables(os.environ):
+        raise typer.BadParameter("\n".join(problems), param_hint="environment")
+
+
+def _check_addresses(addresses: list[str]) -> None:
+    for address in addresses:
+        if problem := listen_problem(address):
+            raise typer.BadParameter(f"{address!r} {problem}", param_hint="--listen")
 
 
 async def _serve(settings: Settings, heap: Heap) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import openai
 
 from rlm_server.cli.endpoint import started
+from rlm_server.masking import without_secrets
 from rlm_server.models.openai_endpoint import OpenAIEndpoint
 from rlm_server.models.profile import ModelProfile
 from rlm_server.models.registry import endpoint_options
@@ -142,7 +143,7 @@ async def models(chosen: Endpoint, environment: Mapping[str, str]) -> list[Resul
 
 
 async def _endpoint(label: str, options: EndpointOptions, model: str) -> Result:
-    where = options.base_url or "OpenAI"
+    where = without_secrets(options.base_url or "OpenAI")
     tried = OpenAIEndpoint(options)
     try:
         names = await tried.model_names()

@@ -36,6 +36,7 @@ from rlm_server.cli.options import (
     SubModelOption,
     TimeoutOption,
 )
+from rlm_server.masking import without_secrets
 from rlm_server.server import create_server
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS, SettingsError
 
@@ -137,7 +138,7 @@ def _collect_garbage_less() -> None:
 def _endpoint_of(settings: Settings) -> str:
     """Returns where the default model is."""
     profile = settings.models.get(settings.default_model)
-    return (profile and profile.base_url) or settings.base_url or "OpenAI"
+    return without_secrets((profile and profile.base_url) or settings.base_url or "OpenAI")
 
 
 async def _serve(endpoint: Endpoint) -> None:

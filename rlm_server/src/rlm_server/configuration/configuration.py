@@ -10,6 +10,7 @@ import pydantic
 
 from rlm_server.configuration import layers, schema
 from rlm_server.configuration.layers import Layer, Value
+from rlm_server.masking import without_secrets
 from rlm_server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ SETTINGS_TABLE = schema.table_of(Settings)
 
 DEFAULT = "default"
 """Origin of what nobody set."""
+
+_KINDS = {"tuple_type": 'a list, as ["one", "two"]', "dict_type": "a table, as { name = 1 }"}
+"""What pydantic calls otherwise."""
 
 _ONE_OF = ({"api_key", "api_key_file"},)
 """Settings of one table that take each other's place: the one of the later layer counts."""
@@ -84,11 +88,13 @@ class Configuration:
 
     def _explain(self, error: Mapping[str, Any]) -> str:
         path = tuple(str(part) for part in error["loc"])
+        if error["type"] in _KINDS:
+            return f"{schema.dotted(path)} ({self.origin(path)}) must be {_KINDS[error['type']]}"
         # A table is not shown: there may be a key in it.
         is_shown = not self._is_secret(path) and isinstance(error["input"], str | int | float)
-        given = f" is {str(error['input'])[:100]!r}" if is_shown and error["type"] != "missing" else ""
+        given = f" is {without_secrets(str(error['input']))[:100]!r}" if is_shown and error["type"] != "missing" else ""
         message = str(error["msg"]).removeprefix("Value error, ")
-        return f"{'.'.join(path)}{given} ({self.origin(path)}): {message}"
+        return f"{schema.dotted(path)}{given} ({self.origin(path)}): {message}"
 
     def _is_secret(self, path: Path) -> bool:
         """Tells whether a place is a secret, or within one."""

@@ -6,12 +6,13 @@ Each becomes a `Layer`: values by their place, each with its origin for people.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlm_server.configuration.schema import Leaf, NamedTables, Table, find, nearest
+from rlm_common.environment import SANDBOX_PREFIX, is_service_link, unknown_sandbox_variables
+
+from rlm_server.configuration.schema import Leaf, NamedTables, Table, dotted, find, nearest
 from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ PREFIX = "RLM_"
 
 CONFIG_VARIABLE = "RLM_CONFIG"
 """Variable that names the configuration file."""
-
-_OTHERS_PREFIX = "RLM_SANDBOX_"
-_SERVICE_LINK = re.compile(r"RLM_\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""Variables that Kubernetes sets for services whose names begin with `rlm-`."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,19 @@ class Layer:
         """Takes a value as TOML or JSON has it; a table's values are taken one by one."""
         node = find(self.table, path)
         if node is None:
-            self._unknown(path, origin)
+            self._unknown(path, value, origin)
         elif isinstance(node, Leaf):
+            if isinstance(value, bool) and node.is_number:
+                self.problems.append(f"{dotted(path)} ({origin}) is {str(value).lower()}, which is no number")
             self.values[path] = Value(value, origin)
         elif isinstance(value, dict):
             for name, one in value.items():
                 self.add((*path, name), one, origin)
+            if not value and len(path) > 1 and isinstance(find(self.table, path[:-1]), NamedTables):
+                self.add((*path, "model"), path[-1], origin)  # an empty profile is one as well
         else:
             kind = "a table of tables" if isinstance(node, NamedTables) else "a table"
-            self.problems.append(f"{'.'.join(path)} ({origin}) must be {kind}")
+            self.problems.append(f"{dotted(path)} ({origin}) must be {kind}")
 
     def add_text(self, path: Path, text: str, origin: str) -> None:
         """Takes a value that is written as text, as in an environment variable."""
@@ -79,10 +80,13 @@ class Layer:
         except ValueError:
             self.add(path, text, origin)
 
-    def _unknown(self, path: Path, origin: str) -> None:
-        meant = nearest(self.table, path)
+    def _unknown(self, path: Path, value: Any, origin: str) -> None:
+        if isinstance(value, dict) and isinstance(find(self.table, path[:-2]), NamedTables):
+            meant = dotted((*path[:-2], ".".join(path[-2:])))  # a name with a dot needs quotes
+        else:
+            meant = nearest(self.table, path)
         hint = f"; did you mean {meant}?" if meant else ""
-        self.problems.append(f"there is no setting {'.'.join(path)} ({origin}){hint}")
+        self.problems.append(f"there is no setting {dotted(path)} ({origin}){hint}")
 
 
 def from_file(table: Table, path: pathlib.Path) -> Layer:
@@ -92,7 +96,7 @@ def from_file(table: Table, path: pathlib.Path) -> Layer:
         SettingsError: it cannot be read, or is no TOML.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the configuration file {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -109,8 +113,8 @@ def from_environment(table: Table, environment: Mapping[str, str]) -> Layer:
         if not name.startswith(PREFIX) or not text or name == CONFIG_VARIABLE:
             continue
         path = tuple(name[len(PREFIX) :].lower().split("__"))
-        is_known = find(table, path) is not None
-        if not is_known and (name.startswith(_OTHERS_PREFIX) or _SERVICE_LINK.fullmatch(name)):
+        if find(table, path) is None and (name.startswith(SANDBOX_PREFIX) or is_service_link(name)):
+            layer.problems += unknown_sandbox_variables([name])
             continue
         layer.add_text(path, text, name)
     return layer
@@ -133,8 +137,28 @@ def from_assignments(table: Table, assignments: Iterable[str]) -> Layer:
         if not equals:
             layer.problems.append(f"--set {assignment}: must be NAME=VALUE")
             continue
-        layer.add_text(tuple(name.strip().split(".")), text, "--set")
+        path = _path(name.strip())
+        if path is None:
+            layer.problems.append(f"--set {assignment}: {name.strip()} is no name of a setting")
+            continue
+        layer.add_text(path, text, "--set")
     return layer
+
+
+def _path(name: str) -> Path | None:
+    """Returns the place that a name means, which may have parts in quotes as in TOML; None if it cannot be read."""
+    if '"' not in name and "'" not in name:
+        return tuple(name.split("."))
+    try:
+        node = tomllib.loads(f"{name} = {{}}")
+    except tomllib.TOMLDecodeError:
+        return None
+    path: list[str] = []
+    while node:
+        part = next(iter(node))
+        path.append(part)
+        node = node[part]
+    return tuple(path)
 
 
 def from_flags(table: Table, flags: Mapping[str, tuple[str, Any]]) -> Layer:

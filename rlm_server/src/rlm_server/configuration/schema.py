@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import re
 import types
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from rlm_server.configuration.flags import FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Path: TypeAlias = tuple[str, ...]
 """A setting's place: `("default_limits", "max_depth")`, written `default_limits.max_depth`."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Leaf:
     def is_text(self) -> bool:
         """Whether any text is a value as it stands."""
         return not any(_origin(one) in (tuple, dict, bool, int, float) for one in self.types)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number and nothing else."""
+        return all(one in (int, float) for one in self.types)
 
     @property
     def is_list_of_texts(self) -> bool:
@@ -78,6 +89,11 @@ def find(table: Table, path: Path) -> Leaf | Table | NamedTables | None:
     return node
 
 
+def dotted(path: Path) -> str:
+    """Returns a place as TOML writes it, as `models."gpt-4.1".price`."""
+    return ".".join(name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in path)
+
+
 def paths(table: Table, names: Mapping[Path, list[str]], prefix: Path = ()) -> Iterator[Path]:
     """Yields the places of all settings, in their order.
 
@@ -100,9 +116,14 @@ def paths(table: Table, names: Mapping[Path, list[str]], prefix: Path = ()) -> I
 def nearest(table: Table, path: Path) -> str:
     """Returns the setting that was probably meant by one that does not exist, or an empty text."""
     known = sorted(".".join(one) for one in paths(table, {}))
+    if len(path) == 1 and (meant := FLAGS.get(f"--{path[0].replace('_', '-')}")):
+        return meant
     parent = find(table, path[:-1])
+    if parent is None and len(path) > 3 and isinstance(table.fields.get(path[0]), NamedTables):
+        joined = _joined(path)
+        return nearest(table, joined) if find(table, joined) is None else dotted(joined)
     if isinstance(parent, Table) and (close := difflib.get_close_matches(path[-1], parent.fields, n=1)):
-        return ".".join((*path[:-1], close[0]))
+        return dotted((*path[:-1], close[0]))
     if longer := [name for name in known if name.startswith(".".join(path))]:
         return longer[0]
     # It may be right but for the table that it belongs to; of several places the first one is meant.
@@ -110,6 +131,11 @@ def nearest(table: Table, path: Path) -> str:
     if close := difflib.get_close_matches(path[-1], by_last_name, n=1, cutoff=0.8):
         return by_last_name[close[0]]
     return next(iter(difflib.get_close_matches(".".join(path), known, n=1)), "")
+
+
+def _joined(path: Path) -> Path:
+    """Returns a place in a table of tables with the dots in the middle as part of the table's name."""
+    return (path[0], ".".join(path[1:-1]), path[-1])
 
 
 def _node_of(annotation: Any, *, secret: bool) -> Leaf | Table | NamedTables:

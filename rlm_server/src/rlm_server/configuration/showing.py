@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import re
 from typing import TYPE_CHECKING, Any
 
 from rlm_server.configuration import schema
 from rlm_server.configuration.configuration import SETTINGS_TABLE, Configuration
+from rlm_server.masking import MASK, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rlm_server.configuration.schema import Path
-
-MASK = "********"
-"""Stands for a secret."""
-
-_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 
 
 def lines(configuration: Configuration) -> Iterator[str]:
@@ -27,7 +21,7 @@ def lines(configuration: Configuration) -> Iterator[str]:
     What has no value is a comment as a whole, since TOML has nothing for it.
     """
     for path, value, origin in entries(configuration):
-        name = ".".join(_key(part) for part in path)
+        name = schema.dotted(path)
         if value is None:
             yield f"# {name} is not set  # {origin}"
         else:
@@ -49,25 +43,16 @@ def entries(configuration: Configuration) -> Iterator[tuple[Path, Any, str]]:
             continue
         node = schema.find(SETTINGS_TABLE, path)
         is_secret = isinstance(node, schema.Leaf) and node.secret
-        yield path, MASK if is_secret and found.value is not None else _plain(found.value), found.origin
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as TOML and JSON can have it, without the password that a URL may carry."""
-    if isinstance(value, str | pathlib.Path):
-        return _PASSWORD.sub(rf"\1{MASK}@", str(value))
-    return value
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+        yield path, MASK if is_secret and found.value is not None else masked(found.value), found.origin
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_key(str(key))} = {_toml(one)}' for key, one in value.items())}}}"
+        return f"{{{', '.join(f'{schema.dotted((str(key),))} = {_toml(one)}' for key, one in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(one) for one in value)}]"
-    if isinstance(value, bool | int | float):
+    if isinstance(value, float):
+        return repr(value)  # which writes what is infinite as TOML does
+    if isinstance(value, bool | int):
         return json.dumps(value)
-    return json.dumps(str(value), ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", r"\u007f")

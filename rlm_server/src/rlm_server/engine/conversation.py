@@ -30,6 +30,7 @@ _LEAST_OUTLINE_CHARS = 100
 """Less than that says nothing of a part, so it is left out."""
 
 _MAX_LISTED_PACKAGES = 50
+_MAX_LISTED_MODELS = 20
 
 _SUBCALL_CHARS = 100_000
 """How much text a sub-call reads well, as far as nothing is known of its model."""
@@ -70,7 +71,13 @@ def system_message(run: Run, node: Node, task: NodeTask) -> str:
         rlm_query_note=fill(prompts.rlm_query_recursive if recursive else prompts.rlm_query_plain),
         max_output_chars=f"{limits.max_output_chars:,}",
         subcall_chars=f"{_subcall_chars(run):,}",
-        budget=fill(prompts.budget, max_iterations=limits.max_iterations, max_subcalls=f"{limits.max_subcalls:,}"),
+        budget=fill(
+            prompts.budget,
+            max_iterations=limits.max_iterations,
+            max_subcalls=f"{limits.max_subcalls:,}",
+            wall_time=_duration(limits.wall_time_seconds),
+        ),
+        models_note=_models_note(run),
         images_note=fill(prompts.images_note) if has_images else "",
         packages_note=fill(prompts.packages_note, packages=_listed(task.packages)) if task.packages else "",
         files_note=_files_note(run, node),
@@ -86,6 +93,31 @@ def _files_note(run: Run, node: Node) -> str:
         return ""
     patterns = ", ".join(f"`{one}`" for one in wanted.patterns) or "all of them"
     return fill(run.prompts.files_note, patterns=patterns, max_size=f"{wanted.max_bytes:,} bytes")
+
+
+def _models_note(run: Run) -> str:
+    spec = run.spec
+    names = list(dict.fromkeys((spec.sub_model, spec.model, *spec.child_models, *spec.model_names)))
+    if len(names) == 1:
+        return ""
+    described = [_model(run, name) for name in names[:_MAX_LISTED_MODELS]]
+    if len(names) > len(described):
+        described.append(f"and {len(names) - len(described)} more")
+    return fill(run.prompts.models_note, models=", ".join(described))
+
+
+def _model(run: Run, name: str) -> str:
+    """Returns a model's name with what code may choose it by."""
+    info, facts = run.models.info(name), []
+    if name == run.spec.sub_model:
+        facts.append("the default of `llm_query`")
+    if info.window_tokens is not None:
+        facts.append(f"window of {info.window_tokens:,} tokens")
+    if info.price is not None:
+        facts.append(f"${info.price.input:g} in and ${info.price.output:g} out for a million tokens")
+    if not info.takes_images:
+        facts.append("takes no images")
+    return f"`{name}`" + (f" ({'; '.join(facts)})" if facts else "")
 
 
 def _listed(packages: Sequence[str]) -> str:

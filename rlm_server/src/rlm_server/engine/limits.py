@@ -10,6 +10,9 @@ from rlm_api.rlm.v1 import limits_pb2
 
 _NANOSECONDS_PER_SECOND = 1_000_000_000
 
+MAX_DURATION_SECONDS = 315_576_000_000
+"""What a `google.protobuf.Duration` can say."""
+
 
 @dataclass(frozen=True)
 class CellBounds:
@@ -126,6 +129,12 @@ def limits_problem(limits: CompletionLimits) -> str:
             return f"{name} is {value}; must be at least {least}"
     if not limits.wall_time_seconds > 0:
         return f"wall_time_seconds is {limits.wall_time_seconds:g}; must be more than 0"
+    for name, seconds in (
+        ("wall_time_seconds", limits.wall_time_seconds),
+        ("cell.wall_time_seconds", limits.cell.wall_time_seconds),
+    ):
+        if seconds > MAX_DURATION_SECONDS:
+            return f"{name} is {seconds:g}; must be at most {MAX_DURATION_SECONDS:,}"
     for field in dataclasses.fields(limits.cell):
         if not getattr(limits.cell, field.name) >= 0:
             return f"cell.{field.name} is {getattr(limits.cell, field.name)}; must not be negative"

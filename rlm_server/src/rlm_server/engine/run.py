@@ -68,6 +68,7 @@ class CompletionSpec:
         prompts: the texts that models are given.
         model_note: returns what a model is told besides, by its name; may be empty.
         compaction: when messages are summed up.
+        model_names: the models that code may name, as far as they are known by name.
         max_direct_answer_tokens: how large a context may be, by estimate, to be answered by one plain call; None means
             that the request does not allow it.
         max_image_bytes: how large a picture may be.
@@ -93,6 +94,7 @@ class CompletionSpec:
     prompts: PromptSet
     model_note: Callable[[str], str]
     compaction: CompactionSpec
+    model_names: Sequence[str] = ()
     cache_subcalls: bool = False
     tools: Sequence[Tool] = ()
     seed: int | None = None

@@ -13,6 +13,8 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from rlm_server.masking import without_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -44,7 +46,7 @@ class Database:
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
         parsed = parse_url(url)
-        self.name = parsed.render_as_string(hide_password=True)
+        self.name = without_secrets(parsed.render_as_string(hide_password=True))
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_SECONDS, "check_same_thread": False}}

@@ -15,6 +15,7 @@ from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
 from rlm_server.journal.pairing import StoreMismatchError
 from rlm_server.journal.schema import SchemaVersionError
 from rlm_server.journal.store import Journal, StorageUnavailableError
+from rlm_server.masking import without_secrets
 from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -81,10 +82,17 @@ def _open_blobs(
         blobs.mkdir(exist_ok=True)
         incoming = resources.enter_context(own_directory("new-", blobs))
         return DirectoryBlobs(blobs, incoming=incoming, durable=durable)
+    name = without_secrets(settings.blob_store)
+    if name != settings.blob_store:
+        raise SettingsError(
+            f"blob_store {name} has a key in it, which is not used: give s3://BUCKET/PREFIX, and the keys in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     try:
         objects = ObjectBlobs(settings.blob_store, directory / "blob-cache")
     except Exception as error:
-        raise SettingsError(f"blob_store {settings.blob_store} cannot be used: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(f"blob_store {name} cannot be used: {reason}; give s3://BUCKET/PREFIX") from error
     try:
         objects.check()
     except OSError as error:

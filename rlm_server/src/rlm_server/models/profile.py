@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.parse
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +87,12 @@ class ModelProfile:
             raise ValueError("api_version is Azure's; set provider = 'azure', or leave it out")
         if sum(one is not None for one in (self.api_key, self.api_key_env, self.api_key_file)) > 1:
             raise ValueError("give one of api_key, api_key_env and api_key_file")
+        if self.base_url is not None and (problem := url_problem(self.base_url)):
+            raise ValueError(f"base_url {problem}")
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("extra_body must be what JSON can express: texts, numbers, lists and tables") from None
         if self.model == "":
             raise ValueError("model is empty; leave it out for the profile's name")
         if self.temperature is not None and not 0 <= self.temperature <= 2:
@@ -95,7 +103,7 @@ class ModelProfile:
             raise ValueError("max_retries must not be negative")
         for name in ("window_tokens", "max_output_tokens", "requests_per_minute", "max_concurrent_calls"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and not value >= 1:
                 raise ValueError(f"{name} must be at least 1")
         for name in ("silence_timeout_seconds", "try_timeout_seconds", "total_timeout_seconds", "tokens_per_minute"):
             value = getattr(self, name)
@@ -105,3 +113,14 @@ class ModelProfile:
             for price in (self.price.input, self.price.output, self.price.cached_input or 0.0):
                 if not 0 <= price < float("inf"):
                     raise ValueError("price must not be negative")
+
+
+def url_problem(url: str) -> str:
+    """Returns what is wrong with the address of an endpoint, with the remedy; empty if nothing is."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0:
+            return ""
+    except ValueError:  # as of a port that is none
+        pass
+    return "must be an http or https URL with a host, as http://127.0.0.1:8000/v1"

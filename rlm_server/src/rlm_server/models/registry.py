@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _ANY = ModelProfile()
 """The profile of models that have none of their own."""
+
 _KEPT_TARGETS = 100
 """Of models without a profile, whose names are those that requests give."""
 
@@ -43,6 +44,7 @@ class ModelRegistry:
     def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
         self._settings = settings
         self._environment = environment
+        settings.resolved_api_key()  # what is wrong with its file is told at the start, not by the first call
         self._resources = contextlib.AsyncExitStack()
         self._own_endpoint = functools.cache(lambda: self._open(endpoint_options(settings, "", _ANY, environment)))
         self._own_gate = Gate()

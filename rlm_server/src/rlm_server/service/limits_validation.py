@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.limits import LEAST_LIMITS, CellBounds, CompletionLimits
+from rlm_server.engine.limits import LEAST_LIMITS, MAX_DURATION_SECONDS, CellBounds, CompletionLimits
 
 if TYPE_CHECKING:
     from google.protobuf import duration_pb2
     from rlm_api.rlm.v1 import limits_pb2
     from rlm_common.errors import Violations
-
-_MAX_DURATION_SECONDS = 315_576_000_000
 
 
 def resolve_limits(
@@ -80,7 +78,7 @@ def _resolve_cell(
 def read_duration(duration: duration_pb2.Duration, path: str, violations: Violations, *, zero_allowed: bool) -> float:
     """Returns a duration in seconds; what is wrong with it goes to `violations`."""
     same_sign = duration.seconds == 0 or duration.nanos == 0 or (duration.seconds > 0) == (duration.nanos > 0)
-    if not same_sign or abs(duration.nanos) >= 1_000_000_000 or abs(duration.seconds) > _MAX_DURATION_SECONDS:
+    if not same_sign or abs(duration.nanos) >= 1_000_000_000 or abs(duration.seconds) > MAX_DURATION_SECONDS:
         violations.add(path, "is no valid duration: give seconds, and nanos below 1e9 of the same sign")
         return 1.0
     seconds = duration.seconds + duration.nanos / 1e9

@@ -51,6 +51,11 @@ class ModelNames:
         """Returns the size of a model's window, as far as it is known."""
         return self._info(name).window_tokens or self._settings.context_window_tokens
 
+    def known_as(self, name: str) -> tuple[str, str]:
+        """Returns what the endpoint calls a model, by which its family is told, and its name here."""
+        profile = self._settings.models.get(name)
+        return (profile and profile.model) or name, name
+
     def listing(self) -> pb.ListModelsResponse:
         """Returns the answer to `ListModels`."""
         return pb.ListModelsResponse(

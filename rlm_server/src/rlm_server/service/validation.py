@@ -152,7 +152,8 @@ class RequestValidator:
             wanted_files=wanted_files,
             resolve_model=self._models.resolve,
             prompts=prompts,
-            model_note=self._prompts.note_for,
+            model_note=self._model_note,
+            model_names=self._models.names,
             compaction=compaction,
             max_direct_answer_tokens=self._settings.max_direct_answer_tokens if request.direct_answer_allowed else None,
             max_image_bytes=self._settings.max_image_bytes,
@@ -169,6 +170,10 @@ class RequestValidator:
             ),
         )
         return CheckedRequest(spec, contexts.stored)
+
+    def _model_note(self, name: str) -> str:
+        notes = map(self._prompts.note_for, self._models.known_as(name))
+        return next(filter(None, notes), "")
 
     def _model(self, name: str, field_path: str) -> str:
         try:

@@ -15,11 +15,11 @@ _OPTIONAL_PLACEHOLDERS = {
     "system": frozenset(
         {
             *("rlm_query_note", "max_output_chars", "subcall_chars", "budget", "model_note"),
-            *("images_note", "packages_note", "files_note"),
+            *("models_note", "images_note", "packages_note", "files_note"),
         }
     ),
     "files_note": frozenset({"patterns", "max_size"}),
-    "budget": frozenset({"max_iterations", "max_subcalls"}),
+    "budget": frozenset({"max_iterations", "max_subcalls", "wall_time"}),
     "task": frozenset[str](),
     "context_part": frozenset({"type", "size", "outline"}),
     "direct_mismatch": frozenset({"cannot_answer"}),
@@ -50,6 +50,7 @@ class PromptSet:
     Args:
         system: the system message of a node with a REPL.
         budget: its part on what may be used.
+        models_note: its part on models that code can name, where there are several.
         images_note: its part on pictures, where there are some.
         packages_note: its part on packages beside the standard library, where there are some.
         files_note: its part on files that the client is given, where it asks for some.
@@ -86,6 +87,7 @@ class PromptSet:
 
     system: string.Template
     budget: string.Template
+    models_note: string.Template
     images_note: string.Template
     packages_note: string.Template
     files_note: string.Template
