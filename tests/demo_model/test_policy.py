@@ -133,6 +133,12 @@ def test_dictated_replies_are_given_word_for_word():
     assert said == ["first", "second", "FINAL(demo-model: nothing more was dictated)"]
 
 
+def test_in_a_conversation_the_last_question_dictates():
+    before = "Before:\n\n1. Question: a <reply>old</reply>\n   Answer: old"
+    asked = f"{before}\n\nQuestion:\nb <reply>new</reply>\n\nThe REPL holds:"
+    assert reply_to([{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]) == "new"
+
+
 def test_content_in_parts_is_read_as_one_text():
     content = [{"type": "text", "text": "Question: Which lines mention `a`?"}, {"type": "text", "text": "none"}]
     assert json.loads(reply_to([{"role": "user", "content": content}]))["yes"] == []

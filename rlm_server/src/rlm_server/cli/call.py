@@ -92,7 +92,7 @@ class Call:
     async def _complete(self, renderer: Renderer) -> int:
         if self.endpoint is not None and self.endpoint.is_demo:
             _tell(STAND_IN_NOTICE)
-        _tell_skipped(self.skipped_files)
+        tell_skipped(self.skipped_files)
         async with self._target() as target, AsyncClient(target) as client:
             stream = await client.stream(self.context, self.query, on_resume=tell, **self.options)
             async with stream:
@@ -131,7 +131,8 @@ def _tell(text: str) -> None:
     typer.echo(f"rlm: {text}", err=True)
 
 
-def _tell_skipped(skipped_files: Sequence[SkippedFile]) -> None:
+def tell_skipped(skipped_files: Sequence[SkippedFile]) -> None:
+    """Says on stderr which files of directories are left out."""
     if not skipped_files:
         return
     _tell(f"{len(skipped_files)} files or directories are left out:")

@@ -5,48 +5,61 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
-from typing import TYPE_CHECKING, Annotated
+import functools
+from typing import Annotated
 
 import typer
-from rlm_client import Client, ContextError, RlmError, prepare
+from rlm_client import Client, Compaction, RlmError, ToolDefinitionError
 
-from rlm_server.cli import exit_codes, words
-from rlm_server.cli.assignments import read_limits
-from rlm_server.cli.configuration import read_configuration
+from rlm_server.cli import exit_codes
+from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, choose_endpoint
 from rlm_server.cli.options import (
+    AnswerAtLimitOption,
+    AnswerSchemaOption,
     ApiKeyFileOption,
     BaseUrlOption,
+    CacheSubcallsOption,
+    CharsetOption,
+    ChildModelsOption,
+    CompactAtOption,
     ConfigOption,
+    ContextWindowOption,
+    DescribeOption,
+    ExcludeOption,
+    FilesOption,
+    GlobOption,
     KeepForOption,
+    LabelOption,
     LimitsOption,
+    MaxCostOption,
     MaxDepthOption,
+    MaxInputTokensOption,
     MaxIterationsOption,
+    MaxOutputTokensOption,
     MaxSubcallsOption,
     ModelOption,
+    NoCompactionOption,
+    ParseJsonOption,
+    PromptOption,
+    PromptsOption,
+    RequireLookOption,
+    SamplingOption,
     SandboxOption,
+    SaveFilesOption,
+    SeedOption,
     ServerOption,
+    ServeToolOption,
     SetOption,
     SubModelOption,
     TimeoutOption,
+    ToolOption,
 )
-from rlm_server.cli.render import AnswerRenderer, Renderer
-from rlm_server.cli.render_tree import TreeRenderer
+from rlm_server.cli.request_options import request_options
 from rlm_server.cli.stack import running_stack_in_thread
+from rlm_server.cli.talk import NewContexts, Talk
 from rlm_server.settings import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rlm_client import Conversation, PreparedContext
-
-_HELP = """\
-/context [NAME=]FILE  gives the next question something new to look at
-/variables            lists the variables of the REPL
-/quit                 ends the conversation, as the end of the input does"""
 
 
 def chat(
@@ -61,26 +74,53 @@ def chat(
         bool, typer.Option("--keep", help="Do not close the conversation at the end; its id is told on stderr.")
     ] = False,
     keep_for: KeepForOption = None,
+    glob: GlobOption = "*",
+    exclude: ExcludeOption = None,
+    charset: CharsetOption = None,
+    describe: DescribeOption = None,
+    parse_json: ParseJsonOption = False,
     server: ServerOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     model: ModelOption = None,
     sub_model: SubModelOption = None,
+    child_model: ChildModelsOption = None,
     base_url: BaseUrlOption = None,
     api_key_file: ApiKeyFileOption = None,
     sandbox: SandboxOption = None,
     max_depth: MaxDepthOption = None,
     max_iterations: MaxIterationsOption = None,
     max_subcalls: MaxSubcallsOption = None,
+    max_cost: MaxCostOption = None,
+    max_input_tokens: MaxInputTokensOption = None,
+    max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
     limits: LimitsOption = None,
+    sampling: SamplingOption = None,
+    answer_at_limit: AnswerAtLimitOption = None,
+    prompts: PromptsOption = "",
+    prompt: PromptOption = None,
+    tool: ToolOption = None,
+    serve_tool: ServeToolOption = None,
+    cache_subcalls: CacheSubcallsOption = False,
+    seed: SeedOption = None,
+    answer_schema: AnswerSchemaOption = None,
+    require_look: RequireLookOption = False,
+    label: LabelOption = None,
+    context_window: ContextWindowOption = None,
+    compact_at: CompactAtOption = None,
+    no_compaction: NoCompactionOption = False,
+    save_files: SaveFilesOption = None,
+    files: FilesOption = None,
 ) -> None:
     """Answers questions one after the other; variables and messages stay from one to the next.
 
     Questions are lines of standard input. On a terminal what happens is shown as a tree; in a pipe the answers only.
-    /help lists what else can be written. Ctrl-C ends it, and cancels what runs.
+    Limits hold for each question. /help lists what else can be written. Ctrl-C cancels what runs, and ends the chat
+    where nothing does, or in a pipe.
 
-    Exit codes: 0; 2 bad input; 3 server, sandbox or model failed; 130 ended by Ctrl-C.
+    Exit codes: that of the last question, as of `rlm complete`; 2 bad input; 3 server or sandbox failed; 130 ended by
+    Ctrl-C.
     """
     if not context and not conversation:
         exit_codes.fail("--context is missing: say what to look in", exit_codes.BAD_INPUT)
@@ -93,15 +133,40 @@ def chat(
         "--base-url": base_url,
         "--api-key-file": api_key_file,
     }
-    limit_flags = {
-        "max_depth": max_depth,
-        "max_iterations": max_iterations,
-        "max_subcalls": max_subcalls,
-        "wall_time_seconds": timeout,
-    }
+    contexts = NewContexts(
+        functools.partial(read_contexts, glob=glob, exclude=exclude or (), charset=charset, parse_json=parse_json)
+    )
     try:
-        first_context, _ = read_contexts(context or ())
-        limits_given = read_limits(limits or (), limit_flags)
+        contexts.add(context or (), descriptions=describe or ())
+        options = request_options(
+            model=model,
+            sub_model=sub_model,
+            child_models=child_model,
+            limits=limits,
+            limit_flags={
+                "max_depth": max_depth,
+                "max_iterations": max_iterations,
+                "max_subcalls": max_subcalls,
+                "wall_time_seconds": timeout,
+                "max_cost_microdollars": microdollars(max_cost),
+                "max_input_tokens": max_input_tokens,
+                "max_output_tokens": max_output_tokens,
+            },
+            sampling=sampling,
+            answer_at_limit=answer_at_limit,
+            prompts=prompts,
+            prompt=prompt,
+            compaction=Compaction(no_compaction, compact_at, context_window),
+            tool=tool,
+            serve_tool=serve_tool,
+            cache_subcalls=cache_subcalls,
+            seed=seed,
+            answer_schema=answer_schema,
+            require_look=require_look,
+            label=label,
+            wants_files=save_files is not None,
+            files=files,
+        )
         with contextlib.ExitStack() as stack:
             if server is not None:
                 target = server
@@ -112,83 +177,17 @@ def chat(
                 target = stack.enter_context(running_stack_in_thread(endpoint))
             client = stack.enter_context(Client(target))
             kept = client.conversation(conversation or "", time_to_live_seconds=keep_for)
-            options = {"model": model, "sub_model": sub_model, "limits": limits_given}
             with kept if not keep else contextlib.nullcontext(kept) as talk:
-                _Chat(talk, first_context, options).run()
-            if keep:
+                exit_code = Talk(talk, contexts, options, save_files).run()
+            if keep and kept.conversation_id:
                 typer.echo(f"rlm: conversation {kept.conversation_id}", err=True)
     except RlmError as error:
         place = server or "the server that this command started"
         exit_codes.fail(exit_codes.message_of(error, place), exit_codes.of_error(error))
-    except SettingsError as error:
+    except (SettingsError, ToolDefinitionError) as error:
         exit_codes.fail(str(error), exit_codes.BAD_INPUT)
     except OSError as error:
         exit_codes.fail(str(error), exit_codes.FAILED)
     except KeyboardInterrupt:
         raise typer.Exit(exit_codes.CANCELLED) from None
-
-
-class _Chat:
-    """Takes lines until there are none.
-
-    Args:
-        conversation: answers them.
-        context: what the first question is about.
-        options: of each completion.
-    """
-
-    def __init__(self, conversation: Conversation, context: PreparedContext, options: Mapping[str, object]) -> None:
-        self._conversation = conversation
-        self._context = context
-        self._options = options
-
-    def run(self) -> None:
-        for line in _lines():
-            if line == "/quit":
-                return
-            if line.startswith("/"):
-                self._command(line)
-            else:
-                self._ask(line)
-
-    def _command(self, line: str) -> None:
-        name, _, argument = line.partition(" ")
-        if name == "/context" and argument.strip():
-            try:
-                self._context, _ = read_contexts([argument.strip()])
-            except ContextError as error:
-                typer.echo(f"rlm: {error}", err=True)
-        elif name == "/variables" and self._conversation.conversation_id:
-            for text in words.variables(self._conversation.variables()):
-                typer.echo(text)
-        else:
-            typer.echo(_HELP, err=True)
-
-    def _ask(self, query: str) -> None:
-        renderer: Renderer = TreeRenderer() if sys.stdout.isatty() else AnswerRenderer()
-        with self._conversation.stream(query, self._context, **self._options) as stream:
-            with renderer:
-                for event in stream:
-                    renderer.event(event)
-            completion = stream.result()
-        renderer.completion(completion)
-        sys.stdout.flush()
-        self._context = prepare(None)
-        if completion.error:
-            typer.echo(f"rlm: {completion.finish_reason}: {completion.error}", err=True)
-
-
-def _lines() -> Iterator[str]:
-    """Yields the lines of standard input that hold something; on a terminal they can be edited."""
-    prompt = ""
-    if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):
-            importlib.import_module("readline")  # makes `input` edit lines and remember them
-        prompt = "> "
-    while True:
-        try:
-            line = input(prompt).strip()
-        except EOFError:
-            return
-        if line:
-            yield line
+    raise typer.Exit(exit_code)

@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rlm_client import Compaction, ContextError, KeepConversation, Prompts, ReturnFiles, ToolDefinitionError
+from rlm_client import Compaction, ContextError, KeepConversation, ToolDefinitionError
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.answer_schema import read_schema
-from rlm_server.cli.assignments import read_limits, read_sampling
 from rlm_server.cli.call import Call
-from rlm_server.cli.completions import read_labels
 from rlm_server.cli.configuration import microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import choose_endpoint
 from rlm_server.cli.options import (
     AnswerAtLimitOption,
+    AnswerSchemaOption,
     ApiKeyFileOption,
     BaseUrlOption,
+    CacheSubcallsOption,
+    CharsetOption,
     ChildModelsOption,
     CompactAtOption,
     ConfigOption,
     ContextWindowOption,
+    DescribeOption,
+    ExcludeOption,
+    FilesOption,
+    GlobOption,
     KeepForOption,
+    LabelOption,
     LimitsOption,
     MaxCostOption,
     MaxDepthOption,
@@ -36,16 +41,24 @@ from rlm_server.cli.options import (
     MaxOutputTokensOption,
     MaxSubcallsOption,
     ModelOption,
+    NoCompactionOption,
+    ParseJsonOption,
+    PromptOption,
+    PromptsOption,
+    RequireLookOption,
+    SamplingOption,
     SandboxOption,
     SaveFilesOption,
+    SeedOption,
     ServerOption,
+    ServeToolOption,
     SetOption,
     SubModelOption,
     TimeoutOption,
+    ToolOption,
 )
-from rlm_server.cli.prompts import read_overrides
 from rlm_server.cli.render import make_renderer
-from rlm_server.cli.tools import read_tools
+from rlm_server.cli.request_options import request_options
 from rlm_server.settings import SettingsError
 
 
@@ -55,24 +68,11 @@ def complete(
         list[str] | None,
         typer.Option("--context", metavar="[NAME=]FILE|DIR|-", help="What to look in; may be given several times."),
     ] = None,
-    glob: Annotated[str, typer.Option("--glob", help="Which files of a directory to take, as *.py.")] = "*",
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Files and directories to leave out, as node_modules."),
-    ] = None,
-    charset: Annotated[
-        str | None,
-        typer.Option("--charset", help="Character set of the files, as iso-8859-1. Default: UTF-8."),
-    ] = None,
-    describe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--describe", metavar="NAME=TEXT", help="Tells the model what a context is; NAME is the context's."
-        ),
-    ] = None,
-    parse_json: Annotated[
-        bool, typer.Option("--parse-json", help="Files named *.json become the values that they hold, not texts.")
-    ] = False,
+    glob: GlobOption = "*",
+    exclude: ExcludeOption = None,
+    charset: CharsetOption = None,
+    describe: DescribeOption = None,
+    parse_json: ParseJsonOption = False,
     server: ServerOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -90,60 +90,23 @@ def complete(
     max_output_tokens: MaxOutputTokensOption = None,
     timeout: TimeoutOption = None,
     limits: LimitsOption = None,
-    sampling: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sampling",
-            metavar="NAME=VALUE",
-            help="For the models: temperature, top_p, max_output_tokens (of a reply), reasoning_effort; several times.",
-        ),
-    ] = None,
+    sampling: SamplingOption = None,
     answer_at_limit: AnswerAtLimitOption = None,
-    prompts: Annotated[
-        str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
-    ] = "",
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", metavar="NAME=FILE", help="One text of it, from a file; may be given several times."),
-    ] = None,
-    tool: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tool",
-            metavar="[root=|children=]FILE.py",
-            help="Public functions of this file are there for the models' code, in the sandbox; may be repeated.",
-        ),
-    ] = None,
-    serve_tool: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--serve-tool",
-            metavar="[root=|children=]FILE.py",
-            help="The same, but the functions run here, in this process; may be repeated.",
-        ),
-    ] = None,
-    cache_subcalls: Annotated[bool, typer.Option("--cache-subcalls", help="Make identical sub-calls once.")] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="The same replies give the same events; sub-calls are made one at a time."),
-    ] = None,
-    answer_schema: Annotated[
-        Path | None,
-        typer.Option("--answer-schema", metavar="FILE", help="JSON Schema that the answer must match; gives JSON."),
-    ] = None,
-    require_look: Annotated[
-        bool, typer.Option("--require-look", help="Refuse answers that come before any look at the context.")
-    ] = False,
+    prompts: PromptsOption = "",
+    prompt: PromptOption = None,
+    tool: ToolOption = None,
+    serve_tool: ServeToolOption = None,
+    cache_subcalls: CacheSubcallsOption = False,
+    seed: SeedOption = None,
+    answer_schema: AnswerSchemaOption = None,
+    require_look: RequireLookOption = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="With --server: write the completion's id, and let it go on by itself.")
     ] = False,
     request_id: Annotated[
         str | None, typer.Option("--request-id", help="The same id and request give the same completion.")
     ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option("--label", metavar="KEY=VALUE", help="Is kept with the completion; may be given several times."),
-    ] = None,
+    label: LabelOption = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the REPL on the server, as a conversation; its id is told on stderr.")
     ] = False,
@@ -153,9 +116,7 @@ def complete(
     keep_for: KeepForOption = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
-    no_compaction: Annotated[
-        bool, typer.Option("--no-compaction", help="Never sum messages up; what does not fit the window ends it.")
-    ] = False,
+    no_compaction: NoCompactionOption = False,
     direct: Annotated[
         bool, typer.Option("--direct", help="Let a context that fits the model be answered by one plain call.")
     ] = False,
@@ -165,10 +126,7 @@ def complete(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file, too.")
     ] = None,
     save_files: SaveFilesOption = None,
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--files", metavar="PATTERN", help="Which files are asked for, as *.csv; may be repeated."),
-    ] = None,
+    files: FilesOption = None,
 ) -> None:
     """Answers a question about files, directories or standard input.
 
@@ -182,6 +140,9 @@ def complete(
         exit_codes.fail("--context is missing: say what to look in", exit_codes.BAD_INPUT)
     if (keep or conversation) and server is None:
         exit_codes.fail("--keep and --conversation need --server: what is kept is kept there", exit_codes.BAD_INPUT)
+    if keep_for is not None and not (keep or conversation):
+        message = "--keep-for tells how long a conversation is kept: give --keep or --conversation, too"
+        exit_codes.fail(message, exit_codes.BAD_INPUT)
     if detach and save_files is not None:
         message = "--detach waits for no files: give --files '*', and --save-files to `rlm completions watch` later"
         exit_codes.fail(message, exit_codes.BAD_INPUT)
@@ -197,12 +158,12 @@ def complete(
             parse_json=parse_json,
         )
         options = {
-            "model": model,
-            "sub_model": sub_model,
-            "child_models": child_model or (),
-            "limits": read_limits(
-                limits or (),
-                {
+            **request_options(
+                model=model,
+                sub_model=sub_model,
+                child_models=child_model,
+                limits=limits,
+                limit_flags={
                     "max_depth": max_depth,
                     "max_iterations": max_iterations,
                     "max_subcalls": max_subcalls,
@@ -211,21 +172,24 @@ def complete(
                     "max_input_tokens": max_input_tokens,
                     "max_output_tokens": max_output_tokens,
                 },
+                sampling=sampling,
+                answer_at_limit=answer_at_limit,
+                prompts=prompts,
+                prompt=prompt,
+                compaction=Compaction(no_compaction, compact_at, context_window),
+                tool=tool,
+                serve_tool=serve_tool,
+                cache_subcalls=cache_subcalls,
+                seed=seed,
+                answer_schema=answer_schema,
+                require_look=require_look,
+                label=label,
+                wants_files=save_files is not None,
+                files=files,
             ),
-            "sampling": read_sampling(sampling or ()),
-            "answer_at_limit": answer_at_limit,
-            "prompts": Prompts(prompts, read_overrides(prompt or ())),
             "direct_answer_allowed": direct,
-            "compaction": Compaction(no_compaction, compact_at, context_window),
-            "tools": read_tools(tool or (), serve_tool or ()),
-            "cache_subcalls": cache_subcalls,
-            "seed": seed,
-            "answer_type": read_schema(answer_schema),
-            "look_required": True if require_look else None,
             "request_id": request_id,
             "detached": detach,
-            "labels": read_labels(label or []),
-            "return_files": ReturnFiles(files or ()) if save_files or files else None,
             "conversation": KeepConversation(conversation or "", keep_for) if keep or conversation else None,
         }
         endpoint = None

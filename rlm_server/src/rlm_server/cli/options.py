@@ -108,3 +108,73 @@ PromptsDirOption = Annotated[
     Path | None,
     typer.Option("--prompts-dir", metavar="DIR", help="Directory with texts for models that add to the server's own."),
 ]
+SamplingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sampling",
+        metavar="NAME=VALUE",
+        help="For the models: temperature, top_p, max_output_tokens (of a reply), reasoning_effort; several times.",
+    ),
+]
+PromptsOption = Annotated[
+    str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
+]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="NAME=FILE", help="One text of it, from a file; may be given several times."),
+]
+ToolOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool",
+        metavar="[root=|children=]FILE.py",
+        help="Public functions of this file are there for the models' code, in the sandbox; may be repeated.",
+    ),
+]
+ServeToolOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--serve-tool",
+        metavar="[root=|children=]FILE.py",
+        help="The same, but the functions run here, in this process; may be repeated.",
+    ),
+]
+CacheSubcallsOption = Annotated[bool, typer.Option("--cache-subcalls", help="Make identical sub-calls once.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", help="The same replies give the same events; sub-calls are made one at a time."),
+]
+AnswerSchemaOption = Annotated[
+    Path | None,
+    typer.Option("--answer-schema", metavar="FILE", help="JSON Schema that the answer must match; gives JSON."),
+]
+RequireLookOption = Annotated[
+    bool, typer.Option("--require-look", help="Refuse answers that come before any look at the context.")
+]
+NoCompactionOption = Annotated[
+    bool, typer.Option("--no-compaction", help="Never sum messages up; what does not fit the window ends it.")
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Is kept with the completion; may be given several times."),
+]
+FilesOption = Annotated[
+    list[str] | None,
+    typer.Option("--files", metavar="PATTERN", help="Which files are asked for, as *.csv; may be repeated."),
+]
+GlobOption = Annotated[str, typer.Option("--glob", help="Which files of a directory to take, as *.py.")]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Files and directories to leave out, as node_modules."),
+]
+CharsetOption = Annotated[
+    str | None,
+    typer.Option("--charset", help="Character set of the files, as iso-8859-1. Default: UTF-8."),
+]
+DescribeOption = Annotated[
+    list[str] | None,
+    typer.Option("--describe", metavar="NAME=TEXT", help="Tells the model what a context is; NAME is the context's."),
+]
+ParseJsonOption = Annotated[
+    bool, typer.Option("--parse-json", help="Files named *.json become the values that they hold, not texts.")
+]

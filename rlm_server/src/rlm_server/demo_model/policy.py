@@ -43,7 +43,8 @@ def reply_to(messages: Sequence[Message]) -> str:
     system = "\n".join(text_of(one) for one in messages if one.get("role") in {"system", "developer"})
     said = [text_of(one) for one in messages if one.get("role") == "assistant"]
     asked = [text_of(one) for one in messages if one.get("role") == "user"] or [""]
-    dictated = _DICTATED.findall(asked[0])
+    # In a conversation the questions before it are told, too.
+    dictated = _DICTATED.findall(asked[0].rpartition("\n\nQuestion:\n")[2])
     if dictated:
         return dictated[len(said)] if len(said) < len(dictated) else "FINAL(demo-model: nothing more was dictated)"
     if "llm_query" in system:
