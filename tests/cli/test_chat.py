@@ -88,7 +88,7 @@ def test_on_a_terminal_a_refused_question_and_a_cancelled_one_leave_the_chat_ope
         screen.type(f"/context context_0={notes}\n{dictated('FINAL(two)')}\n")
         screen.wait_for("'context_0' is the name of an earlier part")
         screen.type(dictated("FINAL_VAR([0 for _ in iter(int, 1)])") + "\n")
-        screen.wait_for(r"FINAL_VAR(?s:.*)turn 1 of at most(?s:.*)FINAL_VAR(?s:.*)working")
+        screen.wait_for(r"FINAL(?s:.*)turn 1 of at most(?s:.*)FINAL(?s:.*)working")
         screen.type("\x03")
         screen.wait_for("rlm: cancelled")
         screen.type(dictated("FINAL_VAR(context_0[:9])") + "\n")
