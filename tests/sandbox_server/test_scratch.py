@@ -9,7 +9,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
-from sandbox_server.wasm.scratch import LISTED_NAME_BYTES, NODE_BYTES, Directory, File, FileError, Scratch
+from sandbox_server.wasm.scratch import LISTED_NAME_BYTES, NODE_BYTES, Scratch
+from sandbox_server.wasm.scratch_nodes import Directory, File, FileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

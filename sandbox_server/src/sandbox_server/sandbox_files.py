@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_server.model import FileContent, FileInput, ScratchFile
-from sandbox_server.wasm.scratch import FileError, Scratch
+from sandbox_server.wasm.scratch import Scratch
+from sandbox_server.wasm.scratch_nodes import FileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sandbox_server.wasm.capi import TrapError
-from sandbox_server.wasm.scratch import Directory, File, FileError, Scratch
+from sandbox_server.wasm.scratch_nodes import Directory, File, FileError
+
+if TYPE_CHECKING:
+    from sandbox_server.wasm.scratch import Scratch
 
 MAX_OPEN = 1024
 """How many descriptors, streams and listings a guest may have open at once."""

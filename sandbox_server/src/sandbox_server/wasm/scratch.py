@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandbox_server.wasm.scratch_nodes import (
+    Directory,
+    File,
+    FileError,
+    Null,
+    as_directory,
+    as_file,
+    directories_of,
+    files_of,
+    height,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sandbox_server.wasm.scratch_nodes import Node
 
 NODE_BYTES = 512
 """What a file or directory counts, apart from its name and content; about what it takes."""
@@ -26,87 +40,6 @@ _FILLED_AT_ONCE = 1 << 20
 
 _MAX_DEPTH = 64
 """How deep directories may nest, so that no walk and no path is long."""
-
-
-class FileError(Exception):
-    """An operation cannot be done.
-
-    Args:
-        code: why, as a case of `error-code` in `wasi:filesystem`.
-    """
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class Node:
-    """A file or a directory.
-
-    Attributes:
-        number: tells it from others, as an inode's does.
-        parent: the directory that it is in; None for the root, and for what was deleted.
-        name: what it is called there.
-        accessed_ns, modified_ns: times since the Unix epoch.
-    """
-
-    __slots__ = ("__weakref__", "accessed_ns", "modified_ns", "name", "number", "parent")
-
-    def __init__(self, number: int, now_ns: int) -> None:
-        self.number = number
-        self.parent: Directory | None = None
-        self.name = ""
-        self.accessed_ns = self.modified_ns = now_ns
-
-    @property
-    def path(self) -> str:
-        """Where it is, from the root, without a slash at the beginning."""
-        names = []
-        node: Node | None = self
-        while node is not None and node.parent is not None:
-            names.append(node.name)
-            node = node.parent
-        return "/".join(reversed(names))
-
-
-class File(Node):
-    """A file.
-
-    Attributes:
-        data: its content.
-        users: how many descriptors are open.
-    """
-
-    __slots__ = ("data", "users")
-
-    def __init__(self, number: int, now_ns: int) -> None:
-        super().__init__(number, now_ns)
-        self.data = bytearray()
-        self.users = 0
-
-
-class Null(File):
-    """`/dev/null`: takes whatever is written to it, and is always empty."""
-
-    __slots__ = ()
-
-
-class Directory(Node):
-    """A directory."""
-
-    __slots__ = ("entries",)
-
-    def __init__(self, number: int, now_ns: int) -> None:
-        super().__init__(number, now_ns)
-        self.entries: dict[str, File | Directory] = {}
-
-    @property
-    def depth(self) -> int:
-        """How many directories it is below the root."""
-        depth, node = 0, self.parent
-        while node is not None:
-            depth, node = depth + 1, node.parent
-        return depth
 
 
 class Scratch:
@@ -151,7 +84,7 @@ class Scratch:
             child = self._child(directory, name)
             if child is None:
                 child = self.make_directory(directory, name)
-            directory = _as_directory(child)
+            directory = as_directory(child)
         file = self.open(directory, "/".join(names[-1:]), create=True, truncate=True)
         if isinstance(file, Directory):
             raise FileError("is-directory")
@@ -181,7 +114,7 @@ class Scratch:
         self.is_interrupted = lambda: True
         self._changed.clear()
         for start in (self.root, *self._hidden.values()):
-            for directory in list(_directories_of(start)):
+            for directory in list(directories_of(start)):
                 directory.entries.clear()
 
     # What the guest does.
@@ -194,12 +127,12 @@ class Scratch:
         """
         node: File | Directory = start
         for name in _names(path):
-            child = self._child(_as_directory(node), name)
+            child = self._child(as_directory(node), name)
             if child is None:
                 raise FileError("no-entry")
             node = child
         if path.endswith("/"):
-            _as_directory(node)
+            as_directory(node)
         return node
 
     def open(
@@ -225,7 +158,7 @@ class Scratch:
         if create and exclusive:
             raise FileError("exist")
         if truncate:
-            self.resize(_as_file(node), 0)
+            self.resize(as_file(node), 0)
         return node
 
     def make_directory(self, start: Directory, path: str) -> Directory:
@@ -249,7 +182,7 @@ class Scratch:
         Raises:
             FileError: it is none, or not empty, or the root or `tmp`.
         """
-        directory = _as_directory(self.find(start, path))
+        directory = as_directory(self.find(start, path))
         if directory.entries:
             raise FileError("not-empty")
         self._unlink(directory)
@@ -260,7 +193,7 @@ class Scratch:
         Raises:
             FileError: there is no such file.
         """
-        self._unlink(_as_file(self.find(start, path)))
+        self._unlink(as_file(self.find(start, path)))
 
     def rename(self, start: Directory, path: str, new_start: Directory, new_path: str) -> None:
         """Moves a node, over a file or an empty directory if one is there.
@@ -286,7 +219,7 @@ class Scratch:
             self.remove_file(directory, name)
         self._detach(node)
         self._link(node, directory, name)
-        for file in _files_of(node):
+        for file in files_of(node):
             self._changed[file] = None
 
     def read(self, file: File, offset: int, count: int) -> bytes:
@@ -371,7 +304,7 @@ class Scratch:
             raise FileError("exist")
         if len(names[-1].encode()) > MAX_NAME_BYTES:
             raise FileError("name-too-long")
-        directory = _as_directory(self.find(start, "/".join(names[:-1])))
+        directory = as_directory(self.find(start, "/".join(names[:-1])))
         if directory.parent is None and directory is not self.root:
             raise FileError("no-entry")  # it was removed while it was open
         if directory is self._dev and names[-1] not in directory.entries:
@@ -384,7 +317,7 @@ class Scratch:
             if ancestor is node:
                 raise FileError("invalid")
             ancestor = ancestor.parent
-        if directory.depth + 1 + _height(node) > _MAX_DEPTH:
+        if directory.depth + 1 + height(node) > _MAX_DEPTH:
             raise FileError("name-too-long")
 
     def _link(self, node: File | Directory, directory: Directory, name: str) -> None:
@@ -436,43 +369,3 @@ class Scratch:
 
 def _names(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in ("", ".")]
-
-
-def _as_directory(node: File | Directory) -> Directory:
-    if isinstance(node, Directory):
-        return node
-    raise FileError("not-directory")
-
-
-def _as_file(node: File | Directory) -> File:
-    if isinstance(node, File):
-        return node
-    raise FileError("is-directory")
-
-
-def _height(node: Directory) -> int:
-    """Returns how many directories are below each other in one."""
-    height, level = -1, [node]
-    while level:
-        height += 1
-        level = [child for one in level for child in one.entries.values() if isinstance(child, Directory)]
-    return height
-
-
-def _directories_of(node: Directory) -> Iterator[Directory]:
-    """Yields a directory and all below it."""
-    left = [node]
-    while left:
-        directory = left.pop()
-        yield directory
-        left += [child for child in directory.entries.values() if isinstance(child, Directory)]
-
-
-def _files_of(node: File | Directory) -> Iterator[File]:
-    if isinstance(node, File):
-        yield node
-        return
-    for directory in _directories_of(node):
-        for child in directory.entries.values():
-            if isinstance(child, File):
-                yield child

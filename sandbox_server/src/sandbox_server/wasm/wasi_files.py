@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sandbox_server.wasm import values
 from sandbox_server.wasm.guest import running_guest
 from sandbox_server.wasm.open_files import Descriptor, FileStream, Listing
-from sandbox_server.wasm.scratch import Directory, File, FileError, Null
+from sandbox_server.wasm.scratch_nodes import Directory, File, FileError, Null
 
 if TYPE_CHECKING:
     from collections.abc import Callable
