@@ -197,6 +197,65 @@ async def test_something_new_starts_the_count_again(local_stack: Stack) -> None:
     assert events.answer == "A"
 
 
+async def test_comments_and_blanks_do_not_make_other_code_of_it(stack: Stack) -> None:
+    variants = [f"# try {n}\nprint( len(context),{' ' * n}'(' )  # once more" for n in range(9)]
+    events = await stack.complete(*[f"```repl\n{code}\n```" for code in variants])
+    assert (events.reason, events.finished.iterations) == ("NO_PROGRESS", 6)
+
+
+async def test_other_code_that_shows_nothing_new_is_told_and_goes_on(stack: Stack) -> None:
+    turns = [f"x{n} = {n}\nprint(len(context))" for n in range(8)] + ["x = 1"] + ["print('new')", "print(len(context))"]
+    events = await stack.complete(*[f"```repl\n{code}\n```" for code in turns], "FINAL(A)")
+    assert (events.answer, events.warnings) == ("A", ["NO_PROGRESS"] * 2)
+    assert "The last 3 turns showed you nothing that you had not been shown before" in stack.shown_to_root(5)
+    assert "showed you nothing" not in stack.shown_to_root(6)
+    assert "The last 6 turns" in stack.shown_to_root(8)
+
+
+async def test_turns_that_ask_or_show_nothing_are_not_held_against_the_model(local_stack: Stack) -> None:
+    turns = [f"x = {n}" for n in range(5)] + [f"llm_query('{n}')\nprint(1)" for n in range(5)]
+    script = [f"```repl\n{code}\n```" for code in turns]
+    events = await local_stack.play(
+        lambda messages: script[len(messages) // 2 - 1] if messages[0]["role"] == "system" else "r",
+        limits=limits_pb2.Limits(max_iterations=10),
+        answer_at_limit=False,
+    )
+    assert (events.reason, events.warnings) == ("MAX_ITERATIONS", [])
+
+
+# --- storms of sub-calls
+
+
+@pytest.mark.parametrize("call", ["llm_query('a')", "rlm_query('a')", "await llm_query_async('a')"])
+async def test_a_block_that_asks_on_and_on_after_refusals_is_ended_with_few_events(stack: Stack, call: str) -> None:
+    code = f"while True:\n    try:\n        {call}\n    except Exception:\n        pass"
+    limits = limits_pb2.Limits(max_subcalls=2, max_depth=0)
+    events = await stack.play(policy(code, str), limits=limits)
+    assert (events.answer, events.outcomes) == ("done", ["EXCEPTION"])
+    assert events.warnings.count("SUBCALL_REFUSED") == 6
+    messages = [one.message for one in events.of("warning")]
+    assert messages[-1] == "there would have been 196 more warnings like this of the block"
+    assert "SubcallStormError: more than 200 sub-calls of this block were refused" in stack.shown_to_root(2)
+
+
+async def test_the_next_block_can_be_refused_anew(local_stack: Stack) -> None:
+    code = (
+        "for _ in range(150):\n    try:\n        llm_query('a')\n    except Exception:\n        pass\nprint(globals())"
+    )
+    limits = limits_pb2.Limits(max_subcalls=0)
+    events = await local_stack.complete(*[f"```repl\n{code}\n```"] * 3, "FINAL(A)", limits=limits)
+    assert (events.answer, events.outcomes) == ("A", ["OK"] * 3)
+    assert events.warnings.count("SUBCALL_REFUSED") == 18
+
+
+async def test_a_storm_of_prompts_that_are_too_large_is_told_with_few_events(local_stack: Stack) -> None:
+    code = "for _ in range(50):\n    llm_query_batched(['x' * 200])"
+    limits = limits_pb2.Limits(max_subcall_prompt_chars=100)
+    events = await local_stack.play(policy(code, str), limits=limits)
+    assert events.warnings == ["PROMPT_TOO_LARGE"] * 6
+    assert events.of("warning")[-1].message.startswith("there would have been 45 more warnings")
+
+
 # --- prompts that are too large
 
 
@@ -254,6 +313,23 @@ async def test_functions_that_are_rebound_are_put_back_also_by_code_that_fails(s
     assert events.answer == "sub"
     assert events.warnings == ["NAME_RESTORED"]
     assert "`FINAL`, `llm_query`" in stack.shown_to_root(2)
+
+
+@pytest.mark.parametrize("code", ["answer = 'mine'", "del answer", "globals().pop('answer')", "class answer: pass"])
+async def test_an_answer_that_is_no_dict_any_more_is_put_back_and_the_model_told(stack: Stack, code: str) -> None:
+    events = await stack.complete(
+        f"```repl\nprint(context)\nanswer['content'] = 'draft'\n{code}\n```",
+        "```repl\nFINAL((answer, globals().get('answer_new') == 'mine'))\n```",
+    )
+    assert json.loads(events.answer) == [{"content": "draft", "ready": False}, code == "answer = 'mine'"]
+    assert events.warnings == ["NAME_RESTORED"]
+    assert "Your code rebound `answer`" in stack.shown_to_root(2)
+
+
+async def test_what_is_the_engines_own_is_not_among_the_names_that_are_told(stack: Stack) -> None:
+    await stack.complete("```repl\nprint(context)\nglobals().clear()\n```", "FINAL(A)")
+    assert "`budget`, " in stack.shown_to_root(2)
+    assert "`_" not in stack.shown_to_root(2).replace("`_new`", "")
 
 
 async def test_setting_or_rebinding_answer_is_no_offence(stack: Stack) -> None:

@@ -69,6 +69,7 @@ TESTS = {
         "rlm_server/test_limits.py::test_subcalls_beyond_the_limit_are_refused_in_the_code",
         "rlm_server/test_limits.py::test_code_that_cannot_do_without_more_subcalls_ends_the_completion",
         "rlm_server/test_subcalls.py::test_a_batch_runs_at_once_but_no_more_than_the_limit",
+        "rlm_server/test_defences.py::test_a_block_that_asks_on_and_on_after_refusals_is_ended_with_few_events",
     ],
     "giant prompts": [
         "rlm_server/test_defences.py::test_a_giant_prompt_is_refused_with_a_hint_before_it_costs_anything",
@@ -97,6 +98,7 @@ TESTS = {
     "names of the REPL rebound": [
         "rlm_server/test_defences.py::test_a_context_that_is_rebound_is_put_back_and_the_model_told",
         "rlm_server/test_defences.py::test_functions_that_are_rebound_are_put_back_also_by_code_that_fails",
+        "rlm_server/test_defences.py::test_an_answer_that_is_no_dict_any_more_is_put_back_and_the_model_told",
     ],
     "changed in place": [
         "rlm_server/test_defences.py::test_an_input_that_is_changed_in_place_is_told",
@@ -106,6 +108,10 @@ TESTS = {
         "rlm_server/test_defences.py::test_code_that_is_repeated_is_told_and_ends_the_completion",
         "rlm_server/test_defences.py::test_a_cycle_of_two_is_seen_as_well",
         "rlm_server/test_defences.py::test_the_same_code_makes_progress_as_long_as_something_differs",
+        "rlm_server/test_defences.py::test_comments_and_blanks_do_not_make_other_code_of_it",
+    ],
+    "nothing but what was seen": [
+        "rlm_server/test_defences.py::test_other_code_that_shows_nothing_new_is_told_and_goes_on",
     ],
     "stale ready": [
         "rlm_server/test_finish.py::test_ready_in_a_block_that_fails_is_not_taken_and_does_not_end_a_later_turn"

@@ -19,7 +19,7 @@ from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_a
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
-from rlm_server.engine.progress import MAX_REPEATED_TURNS, Progress
+from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import NodeResult
 from rlm_server.engine.text import clean
@@ -39,11 +39,12 @@ _MAX_IDLE_REPLIES = 5
 
 @dataclass
 class _Turn:
-    """What came of one reply: an answer, or texts that the model is shown."""
+    """What came of one reply: an answer, or texts that the model is shown, with what its code wrote and raised."""
 
     answer: Answer | None = None
     answer_json: str = ""
     notes: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
 
 class NodeLoop:
@@ -201,7 +202,7 @@ class NodeLoop:
         asked = self._subcalls.take_asked()
         self._gate.see_outcome()
         if turn.answer is None:
-            self._progress.record(reply.blocks, turn.notes, asked)
+            self._progress.record(reply.blocks, turn.notes, turn.outputs, asked)
             await self._check_progress(turn)
         if turn.answer is None and reply.final is not None:
             function = "FINAL_VAR" if reply.final.kind is FinalKind.VARIABLE else "FINAL"
@@ -211,8 +212,12 @@ class NodeLoop:
             turn.notes.append(fill(self._run.prompts.final_beside_code, function=function))
 
     async def _check_progress(self, turn: _Turn) -> None:
-        repeated = self._progress.repeated_turns
+        repeated, stale = self._progress.repeated_turns, self._progress.stale_turns
         if not repeated:
+            if stale and stale % TURNS_WITHOUT_NEWS == 0:
+                message = f"the last {stale} turns showed the model nothing that it had not seen before"
+                await self._warn(event_pb2.WARNING_CODE_NO_PROGRESS, message)
+                turn.notes.append(fill(self._run.prompts.stale_turns, turns=stale))
             return
         times = "once more" if repeated == 1 else f"for {repeated} turns now"
         await self._warn(
@@ -270,10 +275,12 @@ class NodeLoop:
             share = chars_left // (len(blocks) - index)
             self._gate.see_code(code)
             cell = await self._cells.run(self.iterations, index + 1, code, share)
+            await self._subcalls.end_block()
             chars_left -= cell.shown_chars
             if self._subcalls.has_asked:
                 self._gate.see_outcome()
             turn.notes.append(conversation.block_report(self._run.prompts, cell, index + 1, len(blocks)))
+            turn.outputs += [cell.output, cell.error]
             if cell.answer is not None:
                 await self._take_answer(cell.answer, turn)
                 return

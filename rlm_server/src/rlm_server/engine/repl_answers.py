@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         answer,
         variables,
     )
-    from rlm_server.engine.repl_subcalls import Subcall, _begun
+    from rlm_server.engine.repl_subcalls import Subcall, _begun, _refusals
 
 _MAX_ANSWER_CHARS = 1_000_000
 
@@ -71,6 +71,7 @@ def after_cell() -> dict[str, Any]:
     for call in list(_begun):
         call.end_with_block()
     _begun.clear()
+    _refusals[0] = 0
     report: dict[str, Any] = {"names": _value_names()}
     restored = _restore_names()
     if restored:

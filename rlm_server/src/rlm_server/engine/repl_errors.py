@@ -36,6 +36,10 @@ class SubcallError(Exception):
         return f"SubcallError({self.message!r}, kind={self.kind!r})"
 
 
+class SubcallStormError(BaseException):
+    """Sub-calls were refused again and again in one block. It ends the block also where code goes on after errors."""
+
+
 class ToolError(Exception):
     """A tool that failed.
 

@@ -92,10 +92,17 @@ def _value_names() -> list[str]:
 def _restore_names() -> list[str]:
     """Puts back the inputs that code has rebound, and returns the names of the REPL that it had.
 
-    What was in the place of an input gets the name NAME_new. Functions are put back by the sandbox.
+    What was in the place of an input, or is no dict in that of `answer`, gets the name NAME_new. Functions are put back
+    by the sandbox.
     """
     provided = globals()
-    restored = [name for name in __all__ if name != "answer" and variables.get(name, _MISSING) is not provided[name]]
+    functions = [name for name in __all__ if name != "answer" and not name.startswith("_")]
+    restored = [name for name in functions if variables.get(name, _MISSING) is not provided[name]]
+    given = variables.get("answer", _MISSING)
+    if not isinstance(given, dict):
+        if given is not _MISSING:
+            variables["answer_new"] = given
+        restored.append("answer")
     for name, value in _given.items():
         if variables.get(name, _MISSING) is not value:
             if name in variables:

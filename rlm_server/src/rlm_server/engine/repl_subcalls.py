@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from rlm_server.engine.repl_errors import SubcallError
+    from rlm_server.engine.repl_errors import SubcallError, SubcallStormError
     from rlm_server.engine.repl_images import Image, _images_to_contexts, _Pictures, _with_images
     from rlm_server.engine.repl_prelude import HostCallError, host_submit
 
@@ -23,6 +23,13 @@ _begun: weakref.WeakSet[Subcall] = weakref.WeakSet()
 
 _in_order: list[bool] = []
 """Is not empty if code waits for each sub-call, so that what it does meanwhile depends on nothing that takes time."""
+
+
+_MAX_REFUSALS = 200
+"""Sub-calls that are refused in one block, as a limit is reached, before it is ended."""
+
+_refusals: list[int] = [0]
+"""How many there were in the block that runs."""
 
 
 class Subcall(collections.abc.Coroutine[Any, Any, Any]):
@@ -50,7 +57,9 @@ class Subcall(collections.abc.Coroutine[Any, Any, Any]):
         try:
             results = self._call.result()
         except HostCallError as error:
+            _count_refusals([{"kind": error.type}])
             raise SubcallError(error.message, error.type) from None
+        _count_refusals(results)
         return self._read(results)
 
     def cancel(self) -> None:
@@ -194,6 +203,15 @@ def _begin(
         with contextlib.suppress(HostCallError):  # `result` raises it
             call.result()
     return Subcall(number, call, read)
+
+
+def _count_refusals(results: list[Any]) -> None:
+    _refusals[0] += sum(result.get("kind") == "refused" for result in results)
+    if _refusals[0] > _MAX_REFUSALS:
+        raise SubcallStormError(
+            f"more than {_MAX_REFUSALS} sub-calls of this block were refused, so it was ended: a limit is reached, and "
+            "asking again does not help. Do the rest in Python, or give the best answer that you have"
+        )
 
 
 def _read_single(results: list[Any]) -> str:

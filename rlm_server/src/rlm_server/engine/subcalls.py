@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.block_warnings import BlockWarnings
 from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError
 from rlm_server.engine.context_parts import describe_value
 from rlm_server.engine.images import images_of
@@ -80,6 +81,7 @@ class Subcalls:
         self._run_child = run_child
         self.refused_count = 0
         """Calls that were refused as a limit is reached."""
+        self._warnings = BlockWarnings(tree.run.events, node.node_id)
         self._asked: list[int] = []
         self._stops: dict[object, asyncio.Future[None]] = {}
         """What ends a call that code cancels, by the number that code gave it."""
@@ -103,8 +105,7 @@ class Subcalls:
         try:
             await self._warn_too_large(request)
             if request.recursive and calls and not calls[0].recursive:
-                await self._run.events.warn(
-                    self._node.node_id,
+                await self._warnings.warn(
                     event_pb2.WARNING_CODE_MAX_DEPTH,
                     f"{request.function} at depth {self._node.depth} is a plain model call, "
                     f"as max_depth is {self._run.spec.limits.max_depth}",
@@ -141,6 +142,10 @@ class Subcalls:
         asked = tuple(self._asked)
         self._asked.clear()
         return asked
+
+    async def end_block(self) -> None:
+        """Takes note that the block is over that made the calls."""
+        await self._warnings.end_block()
 
     def _is_recursive(self, request: SubcallRequest) -> bool:
         return request.recursive and self._node.depth < self._run.spec.limits.max_depth
@@ -317,13 +322,13 @@ class Subcalls:
         ]
         if too_large:
             more = f" ({count(len(too_large) - 1, 'more prompt')} likewise)" if len(too_large) > 1 else ""
-            await self._run.events.warn(
-                self._node.node_id, event_pb2.WARNING_CODE_PROMPT_TOO_LARGE, f"{request.function}: {too_large[0]}{more}"
+            await self._warnings.warn(
+                event_pb2.WARNING_CODE_PROMPT_TOO_LARGE, f"{request.function}: {too_large[0]}{more}"
             )
 
     async def _warn_refused(self, message: str) -> None:
         self.refused_count += 1
-        await self._run.events.warn(self._node.node_id, event_pb2.WARNING_CODE_SUBCALL_REFUSED, message)
+        await self._warnings.warn(event_pb2.WARNING_CODE_SUBCALL_REFUSED, message)
 
 
 def _not_asked(item: SubcallItem) -> dict[str, str]:

@@ -33,6 +33,7 @@ _OPTIONAL_PLACEHOLDERS = {
     "answer_mismatch": frozenset({"tries_left"}),
     "last_answer": frozenset({"limit"}),
     "repeated_turn": frozenset({"turns_left"}),
+    "stale_turns": frozenset({"turns"}),
 }
 """What a text may leave out. Without its other placeholders something that was asked for would be lost in silence."""
 
@@ -79,6 +80,7 @@ class PromptSet:
         answer_doubtful: the same for what reads like a plan or a placeholder.
         last_answer: a limit is reached, and the model is asked for its best answer.
         repeated_turn: code ran that had run before, and came to the same.
+        stale_turns: several turns showed nothing but what was shown before.
         names_restored: code had rebound names of the REPL.
         inputs_changed: code has changed inputs in place.
         follow_up: what comes before the question in a completion that goes on with a conversation.
@@ -116,6 +118,7 @@ class PromptSet:
     answer_doubtful: string.Template
     last_answer: string.Template
     repeated_turn: string.Template
+    stale_turns: string.Template
     names_restored: string.Template
     inputs_changed: string.Template
     follow_up: string.Template
