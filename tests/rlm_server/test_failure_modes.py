@@ -28,6 +28,10 @@ TESTS = {
         "rlm_server/test_parsing.py::test_a_reply_is_read_as",
         "rlm_server/test_parsing.py::test_final_gives_back_any_text_without_marks",
     ],
+    "code between the brackets": [
+        "rlm_server/test_finish.py::test_text_that_mixes_up_the_ways_to_finish_is_read_as_it_is_meant",
+        "rlm_server/test_finish.py::test_text_that_computes_what_fails_is_no_answer",
+    ],
     "FINAL_VAR of a name": ["rlm_server/test_finish.py::test_an_unknown_variable_is_told_with_those_that_exist"],
     "fences": [
         "rlm_server/test_parsing.py::test_code_comes_out_exactly_as_it_went_in",
