@@ -181,6 +181,21 @@ def test_what_an_answer_must_be_is_passed_on_and_its_json_shown(run_rlm, target,
     assert (json.loads(request.answer_schema), request.look_required) == ({"type": "integer"}, True)
 
 
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("", "--context: it is empty; name a file, a directory, or - for standard input"),
+        ("my-log=a.txt", "my-log=a.txt: there is no such file; in NAME=PATH the name has letters, digits and _ only"),
+        ("log=", "log=: there is no such file"),
+    ],
+)
+def test_what_names_no_context_is_told(run_rlm, target, service, argument, complaint):
+    done = run_rlm("complete", "--server", target, "--context", argument, "?")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert not service.requests
+
+
 def test_a_file_that_is_no_utf8_is_named_with_the_offset_and_the_remedy(run_rlm, target, service, tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xe9")

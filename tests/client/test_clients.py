@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import grpc
@@ -272,6 +274,37 @@ async def test_a_large_file_in_another_charset_is_uploaded_with_its_name(client,
 async def test_bytes_that_are_not_in_their_charset_are_told(client, value, charset, complaint):
     with pytest.raises(rlm_client.ContextError, match=complaint):
         await client.completion([rlm_client.Part("a", value, charset=charset)], "?")
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_text(client, service, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xef\xbb\xbfid,name")
+    await client.completion([rlm_client.Part("a", path), rlm_client.Part("b", b"\xef\xbb\xbfb")], "?")
+    sent = [(part.encoded.data, part.encoded.charset) for part in service.requests[0].contexts]
+    assert sent == [(b"\xef\xbb\xbfid,name", "utf-8-sig"), (b"\xef\xbb\xbfb", "utf-8-sig")]
+
+
+async def test_a_byte_order_mark_is_no_part_of_json(client, service, tmp_path):
+    path = tmp_path / "orders.json"
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    parts = [rlm_client.Part("a", path, is_json=True), rlm_client.Part("b", b"\xef\xbb\xbf[2]", is_json=True)]
+    await client.completion(parts, "?")
+    assert [part.json for part in service.requests[0].contexts] == ["[1]", "[2]"]
+
+
+async def test_a_pipe_is_read_once(client, service, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("piped",))
+    writer.start()
+    await client.completion(path, "?")
+    writer.join()
+    assert service.requests[0].contexts[0].text == "piped"
+
+
+async def test_half_of_a_surrogate_pair_in_a_json_value_arrives(client, service):
+    await client.completion({"a": "\ud800ü"}, "?")
+    assert json.loads(service.requests[0].contexts[0].json) == {"a": "\ud800ü"}
 
 
 async def test_bytes_and_files_can_hold_json_values(client, service, tmp_path):

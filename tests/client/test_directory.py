@@ -40,9 +40,9 @@ def test_what_is_excluded_by_name_or_by_path_is_not_listed(tmp_path):
     assert not directory.skipped_files
 
 
-def test_line_ends_and_marks_are_kept(tmp_path):
-    (tmp_path / "a").write_bytes("\ufeffx\r\ny\r".encode())
-    assert rlm_client.read_directory(tmp_path).documents[0]["text"] == "\ufeffx\r\ny\r"
+def test_line_ends_are_kept(tmp_path):
+    (tmp_path / "a").write_bytes(b"x\r\ny\r")
+    assert rlm_client.read_directory(tmp_path).documents[0]["text"] == "x\r\ny\r"
 
 
 def test_hidden_files_are_left_out_and_listed_and_compiled_ones_are_not_listed(tmp_path):
@@ -77,6 +77,11 @@ def test_a_broken_link_and_a_pipe_are_left_out_and_listed(tmp_path):
 def test_another_character_set_can_be_named(tmp_path):
     (tmp_path / "a").write_bytes(b"caf\xe9")
     assert rlm_client.read_directory(tmp_path, charset="latin-1").documents[0]["text"] == "café"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfid,name")
+    assert rlm_client.read_directory(tmp_path).documents[0]["text"] == "id,name"
 
 
 def test_size_and_time_of_a_file_are_its_metadata(tmp_path):

@@ -113,6 +113,11 @@ def test_every_value_has_an_outline_of_bounded_length(value: object) -> None:
     assert len(outline.details) < 8000
 
 
+def test_a_number_of_too_many_digits_is_told_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="a number in it has over 4,300 digits, which Python does not read; quote it"):
+        outline_json(f"[{'9' * 5000}]")
+
+
 def test_a_wide_value_has_an_outline_of_bounded_length() -> None:
     wide = {f"{'k' * 200}{n}": "v" * 1000 for n in range(1000)}
     assert "and 980 more keys" in outline_json(json.dumps(wide)).details

@@ -43,7 +43,7 @@ class Part:
         name: the variable's name in the REPL, a Python identifier.
         value: text, the bytes of a text, a JSON value, a picture, or the path of a file or of a directory.
         description: tells the model what it is.
-        charset: character set of bytes and files.
+        charset: character set of bytes and files. In UTF-8, a byte order mark at the beginning is left out.
         is_json: bytes, or a file, are a JSON document in UTF-8 and become the value that it holds.
     """
 
@@ -184,17 +184,25 @@ def prepare(context: Context | None) -> PreparedContext:
 
 def _prepare_value(label: str, part: Part) -> tuple[Source, Sequence[SkippedFile]]:
     value, charset = part.value, part.charset
+    if isinstance(value, Path) and value.exists() and not value.is_dir() and not value.is_file():
+        label, value = (
+            str(value),
+            _read_once(value),
+        )  # a pipe, as a shell's `<(...)`: it cannot be read again to be sent
     if part.is_json and (isinstance(value, bytes) or (isinstance(value, Path) and not value.is_dir())):
         if charset != UTF8:
             raise ContextError(label, f"JSON is in UTF-8, not in {charset}; convert it")
-        return _source(label if isinstance(value, bytes) else str(value), pb.CONTEXT_FORMAT_JSON, value), ()
+        label = label if isinstance(value, bytes) else str(value)
+        if _begins_with_mark(label, value):
+            value = (value if isinstance(value, bytes) else _read_once(value)).removeprefix(codecs.BOM_UTF8)
+        return _source(label, pb.CONTEXT_FORMAT_JSON, value), ()
     if isinstance(value, str):
         try:
             return _source(label, pb.CONTEXT_FORMAT_TEXT, value.encode()), ()
         except UnicodeEncodeError as error:
             raise ContextError(label, f"character {error.start} is half of a surrogate pair, no text") from None
     if isinstance(value, bytes):
-        return _source(label, pb.CONTEXT_FORMAT_TEXT, value, charset), ()
+        return _text_source(label, value, charset), ()
     if isinstance(value, Path) and value.suffix.lower() in IMAGE_SUFFIXES and not value.is_dir():
         value = Image(value)
     if isinstance(value, Image):
@@ -203,11 +211,11 @@ def _prepare_value(label: str, part: Part) -> tuple[Source, Sequence[SkippedFile
         return Source(pb.CONTEXT_FORMAT_IMAGE, data, len(data), digest, media_type=media_type), ()
     if isinstance(value, Path):
         if not value.is_dir():
-            return _source(str(value), pb.CONTEXT_FORMAT_TEXT, value, charset), ()
+            return _text_source(str(value), value, charset), ()
         try:
             directory = read_directory(value, charset=charset)
         except OSError as error:
-            raise ContextError(str(value), f"cannot be read: {error.strerror or error}") from error
+            raise _unreadable(str(value), error) from error
         except LookupError:
             raise ContextError(str(value), unknown_charset(charset)) from None
         if not directory.documents:
@@ -223,7 +231,35 @@ def _json_source(label: str, value: Json) -> Source:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ContextError(label, f"not a JSON value: {error}") from None
-    return _source(label, pb.CONTEXT_FORMAT_JSON, text.encode(errors="replace"))
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON has as an escape only
+        data = json.dumps(value).encode()
+    return _source(label, pb.CONTEXT_FORMAT_JSON, data)
+
+
+def _text_source(label: str, data: bytes | Path, charset: str) -> Source:
+    """Makes a source of a text. The mark that some programs begin UTF-8 with is no part of the text."""
+    if charset == UTF8 and _begins_with_mark(label, data):
+        charset = "utf-8-sig"
+    return _source(label, pb.CONTEXT_FORMAT_TEXT, data, charset)
+
+
+def _begins_with_mark(label: str, data: bytes | Path) -> bool:
+    if isinstance(data, bytes):
+        return data.startswith(codecs.BOM_UTF8)
+    try:
+        with data.open("rb") as file:
+            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    except OSError as error:
+        raise _unreadable(label, error) from error
+
+
+def _read_once(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
 
 
 def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path, charset: str = UTF8) -> Source:
@@ -248,7 +284,7 @@ def _source(label: str, format_: pb.ContextFormat.ValueType, data: bytes | Path,
         if pending:
             raise _undecodable(label, charset, size - pending)
     except OSError as error:
-        raise ContextError(label, f"cannot be read: {error.strerror or error}") from error
+        raise _unreadable(label, error) from error
     return Source(format_, data, size, digest.hexdigest(), charset)
 
 
@@ -257,8 +293,12 @@ def unknown_charset(charset: str) -> str:
     return f"Python knows no character set {charset!r}; give one as utf-8, iso-8859-1 or cp1252"
 
 
+def _unreadable(label: str, error: OSError) -> ContextError:
+    return ContextError(label, f"cannot be read: {error.strerror or error}")
+
+
 def _undecodable(label: str, charset: str, byte_offset: int) -> ContextError:
-    name = "UTF-8" if charset == UTF8 else charset
+    name = "UTF-8" if charset in (UTF8, "utf-8-sig") else charset
     return ContextError(label, f"not {name} at byte {byte_offset}", byte_offset=byte_offset)
 
 

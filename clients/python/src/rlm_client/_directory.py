@@ -51,7 +51,7 @@ def read_directory(path: Path, *, glob: str = "*", exclude: Sequence[str] = (), 
         path: the directory.
         glob: what a file's name, or its path in the directory, must match.
         exclude: patterns; files and directories whose name, or path in the directory, matches one are left out.
-        charset: the files' character set.
+        charset: the files' character set. In UTF-8, a byte order mark at the beginning of a file is left out.
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -78,7 +78,8 @@ def read_directory(path: Path, *, glob: str = "*", exclude: Sequence[str] = (), 
             skipped.append(SkippedFile(file, "binary"))
         else:
             try:
-                documents.append({"id": name, "text": data.decode(charset), "metadata": _metadata(status)})
+                text = data.decode("utf-8-sig" if charset == "utf-8" else charset)
+                documents.append({"id": name, "text": text, "metadata": _metadata(status)})
             except UnicodeDecodeError as error:
                 skipped.append(SkippedFile(file, f"not {charset} at byte {error.start}"))
     documents.sort(key=lambda document: str(document["id"]))

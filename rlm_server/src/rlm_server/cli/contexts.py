@@ -52,6 +52,10 @@ def read_contexts(
     for argument in arguments:
         name, place = _split(argument)
         path = Path(place)
+        if not argument:
+            raise ContextError("--context", "it is empty; name a file, a directory, or - for standard input")
+        if not name and "=" in argument and not path.exists():
+            raise ContextError(argument, "there is no such file; in NAME=PATH the name has letters, digits and _ only")
         try:
             if place == _STDIN:
                 parts.append(Part(name, sys.stdin.buffer.read(), charset=used_charset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -99,8 +100,11 @@ def outline_json(text: str) -> Outline:
         value = json.loads(text, object_hook=reader.take)
     except RecursionError:
         raise ValueError("it is not usable JSON: it is nested too deeply") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
+    except ValueError:
+        limit = sys.get_int_max_str_digits()
+        raise ValueError(f"a number in it has over {limit:,} digits, which Python does not read; quote it") from None
     size = f"{count(len(text), 'character')} as JSON"
     if isinstance(value, _Object):
         return Outline("dict", f"{count(value.length, 'key')}, {size}", _dict_details(reader), len(text))

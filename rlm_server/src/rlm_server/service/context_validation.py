@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import keyword
 import re
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from rlm_server.contexts import ContextStore
 
 _HISTORY_NAME = re.compile(r"history(_\d+)?")
+_HIDEABLE = {"copyright", "credits", "exit", "help", "input", "license", "quit"}
+_FUNCTIONS = frozenset(name for name in dir(builtins) if name.islower() and name not in _HIDEABLE)
+"""What code in the REPL calls, and could not where a part had the name."""
 _MAX_PARTS = 100
 _MAX_NAME_CHARS = 100
 _MAX_DESCRIPTION_CHARS = 1000
@@ -135,6 +139,8 @@ def _problem_with_name(name: str, *, several: bool) -> str:
         return f"{name!r} begins with an underscore; choose another name"
     if name in REPL_NAMES or _HISTORY_NAME.fullmatch(name):
         return f"{name!r} is a name that the REPL provides itself; choose another"
+    if name in _FUNCTIONS:
+        return f"{name!r} is a function of Python, which the part would hide; choose another name"
     if several and name == "context":
         return "'context' is the dict of all parts where there are several; choose another name"
     return ""
