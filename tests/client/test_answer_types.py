@@ -104,6 +104,8 @@ def test_its_schema_says_what_the_server_checks():
     ("answer_type", "text", "value"),
     [
         (int, "1", 1),
+        (int, "3.0", 3),
+        (Literal[1, 2], "2.0", 2),
         (float, "1", 1.0),
         (bool, "true", True),
         (str, '"x"', "x"),
@@ -239,6 +241,15 @@ def test_type_checkers_know_the_type_of_the_value(tmp_path):
         [sys.executable, "-m", "mypy", "--strict", str(file)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [('{"type": "integer"}', "a text is no type; give a JSON Schema as a dict"), (Leaf("l"), "has no JSON Schema")],
+)
+def test_what_is_no_type_is_told(value, complaint):
+    with pytest.raises(AnswerTypeError, match=complaint):
+        resolve(value)
 
 
 def test_a_function_is_no_type() -> None:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 UPPER_OF_THREE = "['A', 'B', 'C']\n"
 
 
+@pytest.mark.parametrize("use", ["print(call)", "f'{call}'", "str(call)", "llm_query(f'Why {call}?')", "FINAL([call])"])
+async def test_a_call_that_has_begun_does_not_pass_for_its_reply(stack: Stack, use: str) -> None:
+    await stack.play(policy(f"call = llm_query_async('a')\n{use}", str.upper))
+    assert "TypeError: this is a sub-call that has begun, not its reply; await it" in stack.shown_to_root(2)
+
+
 @pytest.mark.parametrize(
     "code",
     [

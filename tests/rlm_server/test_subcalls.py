@@ -128,6 +128,9 @@ async def test_a_prompt_of_several_megabytes_arrives_whole(stack: Stack) -> None
     ("call", "error"),
     [
         ("llm_query_batched('one text')", "TypeError: llm_query_batched takes a list"),
+        ("llm_query_batched(None)", "TypeError: llm_query_batched takes a list of prompts, not one NoneType"),
+        ("llm_query(len)", "TypeError: this is a builtin_function_or_method, not a value"),
+        ("llm_query(p for p in 'ab')", "TypeError: this is a generator, not a value"),
         ("llm_query('x', model=7)", "TypeError: model must be the name"),
         ("rlm_query('x', 'long text ' * 100)", "use context="),
         ("rlm_query_batched(['a', 'b'], contexts=['c'])", "2 prompts but 1 contexts"),
@@ -137,6 +140,26 @@ async def test_a_prompt_of_several_megabytes_arrives_whole(stack: Stack) -> None
 async def test_a_wrong_call_raises_with_the_remedy(stack: Stack, call: str, error: str) -> None:
     await stack.play(policy(call, str))
     assert error in stack.shown_to_root(2)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("<think>FINAL(no)\n</think>\n\n[1]", "[1]"),
+        ("<think>a</think><think>b</think>[1]", "[1]"),
+        ("So I think.\n</think>\n\n[1]", "[1]"),
+        ("[1]<|im_end|>", "[1]"),
+        ("The log has:\n<think>x</think>\nin it", "The log has:\n<think>x</think>\nin it"),
+    ],
+)
+async def test_what_a_model_thinks_before_its_reply_is_no_part_of_it(stack: Stack, reply: str, expected: str) -> None:
+    events = await stack.play(policy("print(llm_query('x'))", lambda _: reply))
+    assert events.output == f"{expected}\n"
+
+
+async def test_a_reply_of_nothing_but_thinking_is_an_error(stack: Stack) -> None:
+    events = await stack.play(policy("print(llm_query_batched(['x'])[0])", lambda _: "<think>I will"))
+    assert "thinking used up the limit" in events.of("code_finished")[0].error_message
 
 
 async def test_an_empty_reply_is_an_error(stack: Stack) -> None:

@@ -63,6 +63,10 @@ async def test_a_value_that_matches_is_given_as_json(stack: Stack, reply: str) -
         ({"type": "integer"}, "'42'", "42"),
         ({"enum": ["yes", "no"]}, "'yes'", '"yes"'),
         ({"type": "string", "format": "date"}, "__import__('datetime').date(2026, 11, 24)", '"2026-11-24"'),
+        ({"type": "array"}, "{'a': 1}.keys()", '["a"]'),
+        ({"type": "array"}, "__import__('collections').deque([1])", "[1]"),
+        ({"type": "array"}, "__import__('array').array('i', [1])", "[1]"),
+        ({"type": "object"}, "str({'a': True})", '{"a": true}'),
     ],
 )
 async def test_python_values_become_json(local_stack: Stack, schema: object, value: str, expected: str) -> None:
@@ -79,6 +83,10 @@ async def test_python_values_become_json(local_stack: Stack, schema: object, val
         ({"type": ["string", "integer"]}, "42", "42"),
         ({"type": ["string", "integer"]}, "'42'", '"42"'),
         ({"type": "boolean"}, "true", "true"),
+        ({"type": "boolean"}, "True", "true"),
+        ({"type": ["string", "null"]}, "None", "null"),
+        ({"type": "object"}, "{'a': (1, None)}", '{"a": [1, null]}'),
+        ({"type": "string"}, "True", '"True"'),
     ],
 )
 async def test_words_in_a_reply_are_read_as_json_first(
@@ -102,6 +110,26 @@ async def test_a_mismatch_is_shown_to_the_model_to_mend(stack: Stack) -> None:
     assert "'born' was unexpected" in shown
     assert "After 4 more such answers" in shown
     assert '- $: "Ada, 36" is not of type "object"' in stack.shown_to_root(4)
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "told"),
+    [
+        ({"type": "object"}, "{'mean': float('nan')}", "it has a NaN or Infinity, for which JSON has no number"),
+        ({"type": "string", "format": "uuid"}, "'1234'", '- $: "1234" is not a "uuid"'),
+        (
+            {"type": "string", "format": "date-time"},
+            "'2026-01-31 09:30'",
+            'is not a "date-time" (with seconds and an offset, as 2026-01-31T09:30:00Z)',
+        ),
+        ({"type": "array"}, "[x for x in 'ab'], (x for x in 'ab')", "TypeError: this is a generator, not a value"),
+    ],
+)
+async def test_what_is_wrong_is_said_so_that_it_can_be_mended(
+    local_stack: Stack, schema: object, answer: str, told: str
+) -> None:
+    await complete(local_stack, f"```repl\nFINAL(({answer}))\n```", LOOK, schema=schema)
+    assert told in local_stack.shown_to_root(3)
 
 
 async def test_too_many_mismatches_end_with_the_last_answer_and_no_json(local_stack: Stack) -> None:

@@ -67,6 +67,8 @@ def resolve(answer_type: Any) -> AnswerType:
             return AnswerType(json.dumps(answer_type), json.loads)
         except (TypeError, ValueError) as error:
             raise AnswerTypeError(f"the schema cannot be written as JSON: {error}") from None
+    if isinstance(answer_type, str):
+        raise AnswerTypeError("a text is no type; give a JSON Schema as a dict, as json.loads makes it of a text")
     if isinstance(answer_type, type) and hasattr(answer_type, "model_json_schema"):
         model: Any = answer_type
         return AnswerType(json.dumps(model.model_json_schema()), model.model_validate_json)
@@ -101,8 +103,8 @@ def _resolve_with_pydantic(answer_type: Any) -> AnswerType | None:
     try:
         adapter = pydantic.TypeAdapter(answer_type)
         return AnswerType(json.dumps(adapter.json_schema()), adapter.validate_json)
-    except pydantic.errors.PydanticUserError as error:
-        raise AnswerTypeError(f"{answer_type} has no JSON Schema: {error}") from None
+    except Exception as error:  # of what is no type, it can be anything
+        raise AnswerTypeError(f"{answer_type!r} has no JSON Schema: {error}") from error
 
 
 class _Types:
@@ -154,6 +156,8 @@ class _Types:
         name, kinds = _PLAIN[hint]
 
         def build(value: Any) -> Any:
+            if hint is int and isinstance(value, float) and value.is_integer():
+                return int(value)  # to JSON Schema, 3.0 is an integer
             is_other_bool = isinstance(value, bool) and hint is not bool
             if is_other_bool or not isinstance(value, kinds):
                 raise ValueError(f"{value!r} is no {name}")
@@ -228,7 +232,7 @@ def _expect(kind: type, value: Any) -> Any:
 def _one_of(choices: tuple[Any, ...]) -> _Build:
     def build(value: Any) -> Any:
         for choice in choices:
-            if choice == value and type(choice) is type(value):
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
         raise ValueError(f"{value!r} is none of {choices}")
 

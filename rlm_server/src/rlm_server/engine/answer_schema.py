@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _MAX_PROBLEMS = 10
 _MAX_DEPTH = 200
+_MAX_LITERAL_CHARS = 100_000
+_CONSTANT = re.compile(r"\b(?:NaN|Infinity)\b")
 _FENCED = re.compile(r"\A\s*(?:```|~~~)\w*[ \t]*\n(?P<body>.*?)\n[ \t]*(?:```|~~~)\s*\Z", re.DOTALL)
 
 
@@ -57,10 +61,15 @@ class AnswerSchema:
             if self.schema.matches(value):
                 return CheckedAnswer(clean(json.dumps(value, ensure_ascii=False)))
         if not values:
-            return CheckedAnswer("", "it is no JSON, or JSON that is nested too deeply")
-        # What reads as JSON is most likely meant so.
+            return CheckedAnswer("", _why_unread(answer.text))
+        # What reads as JSON is most likely meant so, unless the schema wants a text.
         value = next((one for one in values if not isinstance(one, str)), values[0])
+        if answer.form is AnswerForm.TEXT and self._is_of_wrong_type(value) and not self._is_of_wrong_type(answer.text):
+            value = answer.text
         return CheckedAnswer("", self._problems(value))
+
+    def _is_of_wrong_type(self, value: object) -> bool:
+        return any(one.place == "$" and one.is_type for one in self.schema.problems(value))
 
     def _problems(self, value: object) -> str:
         problems = self.schema.problems(value)
@@ -74,16 +83,46 @@ def _readings(answer: Answer) -> Iterator[object]:
         yield answer.text
     fenced = _FENCED.match(answer.text)
     for text in (answer.text, fenced["body"] if fenced else ""):
-        try:
-            value = json.loads(text, parse_constant=_refuse_constant) if text else None
-        except (ValueError, RecursionError):
+        if not text:
             continue
+        try:
+            value = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            if answer.form is AnswerForm.JSON or (literal := _literal(text)) is None:
+                continue
+            value = literal[0]
         if "\\ud" in text.lower():  # what may be half of a surrogate pair, which no text can have
             value = json.loads(clean(json.dumps(value, ensure_ascii=False)))
-        if text and _depth(value) <= _MAX_DEPTH:
+        if _depth(value) <= _MAX_DEPTH:
             yield value
     if answer.form is AnswerForm.WRITTEN:
         yield answer.text
+
+
+def _literal(text: str) -> tuple[object] | None:
+    """Returns the value of a Python literal other than a str, as `{'a': True}`, which models write for JSON."""
+    if len(text) > _MAX_LITERAL_CHARS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(text.strip())
+        return None if isinstance(value, str) else (json.loads(json.dumps(value, allow_nan=False)),)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _why_unread(text: str) -> str:
+    try:
+        json.loads(text)
+    except RecursionError:
+        pass
+    except ValueError as error:
+        return f"it is no JSON: {error}"
+    else:
+        if _CONSTANT.search(text):
+            return "it has a NaN or Infinity, for which JSON has no number; give null, a text, or leave it out"
+    return "it is JSON that is nested too deeply"
 
 
 def _depth(value: object) -> int:

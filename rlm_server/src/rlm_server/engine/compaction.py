@@ -10,6 +10,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.ports import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
+from rlm_server.engine.special_tokens import plain_reply
 from rlm_server.engine.text import count
 from rlm_server.engine.tokens import TokenGauge, size_bytes
 from rlm_server.engine.transcript import history_inputs, history_name
@@ -130,7 +131,7 @@ class Compactor:
         self._count_turn(iteration)
         tokens_before = self._gauge.tokens(shown)
         reply = await self._summarize(shown[: len(shown) - len(kept)])
-        summary = self._within_room(reply.text.strip()) or "(The model gave no summary.)"
+        summary = self._within_room(plain_reply(reply.text)) or "(The model gave no summary.)"
         await self._session.set_inputs(history_inputs(self._history_index, transcript.history_json()))
         text = fill(
             self._run.prompts.compacted,

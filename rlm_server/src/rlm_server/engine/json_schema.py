@@ -18,6 +18,13 @@ _MAX_PROBLEM_CHARS = 300
 _PATTERN_STEPS = 10_000
 """Steps back that the check of one string against a `pattern` may take; a string that needs more does not match."""
 
+_FORMAT_HINTS = {
+    "date-time": " (with seconds and an offset, as 2026-01-31T09:30:00Z)",
+    "time": " (with seconds and an offset, as 09:30:00Z)",
+    "date": " (as 2026-01-31)",
+    "duration": " (as P1DT2H)",
+}
+
 
 class InvalidSchemaError(Exception):
     """A text that is no JSON Schema, or one that is not taken; the message says why."""
@@ -30,10 +37,12 @@ class Problem:
     Args:
         place: where in the value, as `$.items[3].name`.
         message: what is wrong there.
+        is_type: the value is of another type than it should be.
     """
 
     place: str
     message: str
+    is_type: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,11 @@ class JsonSchema:
         """Yields what is wrong with a value that does not match."""
         for error in self._validator.iter_errors(value):
             inner = _nearest(error)
-            yield Problem(_place(inner.instance_path), preview(clean(inner.message), _MAX_PROBLEM_CHARS))
+            message = preview(clean(inner.message), _MAX_PROBLEM_CHARS)
+            kind = inner.kind.name
+            if kind == "format":
+                message += _FORMAT_HINTS.get(getattr(inner.kind, "format", ""), "")
+            yield Problem(_place(inner.instance_path), message, is_type=kind == "type")
 
 
 def _nearest(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:

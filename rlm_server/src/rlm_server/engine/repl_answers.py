@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import dataclasses
+import enum
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +28,16 @@ if TYPE_CHECKING:
 
 _MAX_ANSWER_CHARS = 1_000_000
 
+_CONTAINERS = (
+    *(set, frozenset, range, collections.deque),
+    *(collections.abc.KeysView, collections.abc.ValuesView, collections.abc.ItemsView),
+)
+
 _final: list[dict[str, str]] = []
 
 
 def FINAL(value: object) -> None:  # noqa: N802 - the name that models were taught
     """Gives the answer and ends the block."""
-    if isinstance(value, _NO_VALUES):
-        raise TypeError(f"the answer is a {type(value).__name__}, not a value; give what it returns or holds")
     given = _as_answer(value)
     if not given["text"].strip():
         raise ValueError("the answer is empty")
@@ -108,25 +114,35 @@ def after_cell() -> dict[str, Any]:
 
 
 def _as_answer(value: object) -> dict[str, str]:
-    if not _typed or isinstance(value, str):
+    if not _typed or isinstance(value, (str, *_NO_VALUES)):
         return {"text": _render(value), "form": "text"}
     return {"text": json.dumps(value, ensure_ascii=False, default=_plain), "form": "json"}
 
 
 def _render(value: object) -> str:
-    """Returns text as it is, bytes as UTF-8, None as nothing, containers as JSON, anything else as str() does."""
+    """Returns text as it is, bytes as UTF-8, None as nothing, containers as JSON, anything else as str() does.
+
+    Raises:
+        TypeError: it is a function, a generator or the like, whose text says nothing.
+    """
     if isinstance(value, str):
         return str(value)
     if value is None:
         return ""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if isinstance(value, _NO_VALUES):
+        raise TypeError(f"this is a {type(value).__name__}, not a value; give what it returns or holds, as list(...)")
     if isinstance(value, Subcall):
         raise TypeError("this is a sub-call that has begun, not its reply; await it, or call its result()")
-    if isinstance(value, dict | list | tuple):
+    if isinstance(value, (dict, list, tuple, *_CONTAINERS)):
         try:
             return json.dumps(value, ensure_ascii=False, default=_plain)
-        except (TypeError, ValueError):  # keys that are no strings, or a cycle
+        except ValueError:  # a cycle
+            return repr(value)
+        except TypeError as error:
+            if not str(error).startswith("keys must be"):
+                raise
             return repr(value)
     return str(value)
 
@@ -137,6 +153,13 @@ def _plain(value: Any) -> object:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
+    if isinstance(value, _CONTAINERS):
+        return list(value)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    for method in ("tolist", "isoformat"):  # arrays and numbers of numpy and the like; dates and times
+        if callable(getattr(value, method, None)):
+            return getattr(value, method)()
+    return _render(value)

@@ -48,7 +48,10 @@ __all__ = [
 
 _MAX_LISTED_VARIABLES = 200
 
-_NO_VALUES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_NO_VALUES = (
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type),
+    *(types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, map, filter, zip),
+)
 _MISSING = object()
 
 answer: dict[str, Any] = {"content": "", "ready": False}

@@ -96,6 +96,12 @@ class Subcall(collections.abc.Coroutine[Any, Any, Any]):
         """Takes note that the block is over, with which calls end that are not answered."""
         self._is_over = not self.done()
 
+    def __str__(self) -> str:
+        raise TypeError("this is a sub-call that has begun, not its reply; await it, or call its result()")
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
     def __repr__(self) -> str:
         return "<Subcall: await it, or call its result()>"
 
@@ -156,7 +162,7 @@ def _single(function: str, prompt: object, model: Any, context: object, images: 
 
 
 def _batch(function: str, prompts: Any, model: Any, contexts: Any, images: Any) -> Subcall:
-    if isinstance(prompts, str | bytes | dict):
+    if isinstance(prompts, str | bytes | dict) or not isinstance(prompts, collections.abc.Iterable):
         raise TypeError(f"{function} takes a list of prompts, not one {type(prompts).__name__}")
     prompts = list(prompts)
     contexts, images = _one_each("context", contexts, prompts), _one_each("image", images, prompts)

@@ -12,7 +12,23 @@ _THINKING_WITHOUT_BEGINNING = re.compile(
 )
 # What models end their replies with, and some endpoints do not take away.
 _SPECIAL_TOKENS = re.compile(r"(?:\s*(?:<[|\uff5c][\w\u2581 ]{2,30}[|\uff5c]>|</s>|<end_of_turn>))+\s*\Z")
+_THINKING_FIRST = re.compile(
+    r"\s*(?:<(?P<tag>(?:seed:)?think|thinking|thought|reasoning)>.*?(?:</(?P=tag)>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))",
+    re.DOTALL | re.IGNORECASE,
+)
 _MAX_SPECIAL_CHARS = 200
+
+
+def plain_reply(text: str) -> str:
+    """Returns what a model says that was asked for a text, without what it thought before it and special tokens.
+
+    Tags further on in the text are part of what it says, as it may speak of a text that has some.
+    """
+    text = without_special(text)
+    start = 0
+    while (thinking := _THINKING_FIRST.match(text, start)) is not None:
+        start = thinking.end()
+    return text[start:].strip()
 
 
 def without_special(text: str) -> str:

@@ -16,6 +16,7 @@ from rlm_server.engine.images import images_of
 from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import Node, NodeResult, NodeTask
+from rlm_server.engine.special_tokens import plain_reply
 from rlm_server.engine.subcall_cache import SubcallOutcome
 from rlm_server.engine.subcall_request import read_request
 from rlm_server.engine.text import count, preview
@@ -281,12 +282,13 @@ class Subcalls:
             await self._run.events.warn(
                 node_id, event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens"
             )
-        if not reply.text.strip():
+        text = plain_reply(reply.text)
+        if not text:
             message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"
-            if reply.stop_reason == "length":
+            if reply.stop_reason == "length" or reply.text.strip():
                 message += "; thinking used up the limit on its length: ask for less at once"
             return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="empty_reply", message=message)
-        return SubcallOutcome(event_pb2.FINISH_REASON_ANSWERED, text=reply.text)
+        return SubcallOutcome(event_pb2.FINISH_REASON_ANSWERED, text=text)
 
     async def _ask_child(self, child: Node, item: SubcallItem, model: str) -> SubcallOutcome:
         seconds = self._tree.shares.left(child.node_id).seconds
