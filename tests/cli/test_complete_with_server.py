@@ -48,6 +48,21 @@ def test_json_gives_every_event_as_a_line(run_rlm, target, book):
     assert events[-1]["finished"]["finishReason"] == "FINISH_REASON_ANSWERED"
 
 
+@pytest.mark.parametrize("command", ["complete", "chat"])
+def test_what_only_the_server_itself_can_be_told_is_refused(run_rlm, target, book, command):
+    arguments = ["--server", target, "--context", str(book), "--base-url", "http://x/v1", "--set", "grace_seconds=1"]
+    done = run_rlm(command, *arguments, *(["?"] if command == "complete" else []))
+    assert done.returncode == 2
+    assert done.stderr == "rlm: --set, --base-url cannot be told to a running server: give it to its `rlm serve`\n"
+
+
+def test_a_look_can_be_required_waived_or_left_to_the_server(run_rlm, service, target, book):
+    for flags in (["--no-require-look"], ["--require-look"], []):
+        run_rlm("complete", "--server", target, "--context", str(book), *flags, "?")
+    said = [request.look_required if request.HasField("look_required") else None for request in service.requests]
+    assert said == [False, True, None]
+
+
 def test_quiet_gives_the_answer_only(run_rlm, target, book):
     done = run_rlm("complete", "-q", "--server", target, "--context", str(book), "?")
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")

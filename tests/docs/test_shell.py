@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-NOT_OURS = {".", "brew", "docker", "echo", "export", "git", "go", "grep", "journalctl", "kubectl", "pip"}
+NOT_OURS = {".", "brew", "diff", "docker", "echo", "export", "git", "go", "grep", "journalctl", "kubectl", "pip"}
 """Programs whose arguments are not checked here."""
 
 COMMANDS = [

@@ -110,6 +110,16 @@ async def test_sub_calls_are_made_one_at_a_time(local_stack: Stack) -> None:
     assert local_stack.model.most_concurrent == 1
 
 
+async def test_calls_that_are_made_again_wait_as_long_each_time(model: ScriptedModel) -> None:
+    async with running_stack(model, model_max_retries=2) as stack:
+        played = []
+        for seed in (7, 7, 8):
+            events = await stack.complete(ScriptedReply(status=503), ScriptedReply(status=500), "FINAL(x)", seed=seed)
+            assert events.warnings == ["MODEL_RETRY", "MODEL_RETRY", "ANSWER_WITHOUT_CODE"]
+            played.append(as_bytes(events.all))
+    assert played[0] == played[1] != played[2]
+
+
 async def test_a_batch_of_children_and_a_cache_go_with_a_seed(local_stack: Stack) -> None:
     code = "print(llm_query_batched(['a', 'a']), llm_query_async('a').result())"
     events = await local_stack.play(

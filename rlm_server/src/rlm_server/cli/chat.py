@@ -12,7 +12,7 @@ import typer
 from rlm_client import Client, Compaction, RlmError, ToolDefinitionError
 
 from rlm_server.cli import exit_codes
-from rlm_server.cli.configuration import microdollars, read_configuration
+from rlm_server.cli.configuration import check_flags_for_server, microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import STAND_IN_NOTICE, choose_endpoint
 from rlm_server.cli.options import (
@@ -105,7 +105,7 @@ def chat(
     cache_subcalls: CacheSubcallsOption = False,
     seed: SeedOption = None,
     answer_schema: AnswerSchemaOption = None,
-    require_look: RequireLookOption = False,
+    require_look: RequireLookOption = None,
     label: LabelOption = None,
     context_window: ContextWindowOption = None,
     compact_at: CompactAtOption = None,
@@ -167,6 +167,7 @@ def chat(
             wants_files=save_files is not None,
             files=files,
         )
+        check_flags_for_server(server, config, assignments, flags)
         with contextlib.ExitStack() as stack:
             if server is not None:
                 target = server

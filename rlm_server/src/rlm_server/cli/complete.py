@@ -13,7 +13,7 @@ from rlm_client import Compaction, ContextError, KeepConversation, ToolDefinitio
 
 from rlm_server.cli import exit_codes
 from rlm_server.cli.call import Call
-from rlm_server.cli.configuration import microdollars, read_configuration
+from rlm_server.cli.configuration import check_flags_for_server, microdollars, read_configuration
 from rlm_server.cli.contexts import read_contexts
 from rlm_server.cli.endpoint import choose_endpoint
 from rlm_server.cli.options import (
@@ -99,7 +99,7 @@ def complete(
     cache_subcalls: CacheSubcallsOption = False,
     seed: SeedOption = None,
     answer_schema: AnswerSchemaOption = None,
-    require_look: RequireLookOption = False,
+    require_look: RequireLookOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="With --server: write the completion's id, and let it go on by itself.")
     ] = False,
@@ -192,16 +192,15 @@ def complete(
             "detached": detach,
             "conversation": KeepConversation(conversation or "", keep_for) if keep or conversation else None,
         }
-        endpoint = None
-        if server is None:
-            flags = {
-                "--sandbox": sandbox,
-                "--model": model,
-                "--sub-model": sub_model,
-                "--base-url": base_url,
-                "--api-key-file": api_key_file,
-            }
-            endpoint = choose_endpoint(read_configuration(config, assignments, flags))
+        flags = {
+            "--sandbox": sandbox,
+            "--model": model,
+            "--sub-model": sub_model,
+            "--base-url": base_url,
+            "--api-key-file": api_key_file,
+        }
+        check_flags_for_server(server, config, assignments, flags)
+        endpoint = choose_endpoint(read_configuration(config, assignments, flags)) if server is None else None
     except ContextError as error:
         exit_codes.fail(exit_codes.message_of(error, ""), exit_codes.BAD_INPUT)
     except (SettingsError, ToolDefinitionError) as error:

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlm_server.configuration import Configuration, load
 from rlm_server.configuration.flags import FLAGS
+from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+
+_REQUEST_FLAGS = ("--model", "--sub-model")
+"""Flags that a request can say, too."""
 
 
 def microdollars(amount: float | None) -> int | None:
@@ -37,3 +42,23 @@ def read_configuration(
         assignments=assignments or (),
         flags={flag: (FLAGS[flag], value) for flag, value in flags.items()},
     )
+
+
+def check_flags_for_server(
+    server: str | None, config_file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, Any]
+) -> None:
+    """Checks that nothing is set here that only the server itself can be told.
+
+    Args:
+        server: `--server`; without it there is nothing to check.
+        config_file: `--config`.
+        assignments: `--set`.
+        flags: values of other flags by their names; None means not given.
+
+    Raises:
+        SettingsError: something is, which would be without effect.
+    """
+    given = {"--config": config_file, "--set": assignments, **flags}
+    useless = [name for name, value in given.items() if value and name not in _REQUEST_FLAGS]
+    if server is not None and useless:
+        raise SettingsError(f"{', '.join(useless)} cannot be told to a running server: give it to its `rlm serve`")

@@ -149,7 +149,12 @@ AnswerSchemaOption = Annotated[
     typer.Option("--answer-schema", metavar="FILE", help="JSON Schema that the answer must match; gives JSON."),
 ]
 RequireLookOption = Annotated[
-    bool, typer.Option("--require-look", help="Refuse answers that come before any look at the context.")
+    bool | None,
+    typer.Option(
+        "--require-look/--no-require-look",
+        help="Whether answers are refused that come before any look at the context. Default: the server's.",
+        show_default=False,
+    ),
 ]
 NoCompactionOption = Annotated[
     bool, typer.Option("--no-compaction", help="Never sum messages up; what does not fit the window ends it.")

@@ -36,7 +36,7 @@ def request_options(
     cache_subcalls: bool,
     seed: int | None,
     answer_schema: Path | None,
-    require_look: bool,
+    require_look: bool | None,
     label: Sequence[str] | None,
     wants_files: bool,
     files: Sequence[str] | None,
@@ -60,7 +60,7 @@ def request_options(
         "cache_subcalls": cache_subcalls,
         "seed": seed,
         "answer_type": read_schema(answer_schema),
-        "look_required": True if require_look else None,
+        "look_required": require_look,
         "labels": read_labels(list(label or ())),
         "return_files": ReturnFiles(files or ()) if wants_files or files else None,
     }

@@ -148,7 +148,7 @@ class ModelRouter:
                     message = f"{error.message}; it is asked again for a reply of at most {room}"
                     yield CallRepeated(error.kind, message, reply_had_begun=reply_has_begun)
                     continue
-                delay_seconds = self._delay_seconds(attempt, error)
+                delay_seconds = self._delay_seconds(attempt, error, request)
                 is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline.seconds
                 if is_last or not error.may_pass:
                     raise _FailedError(error, reply_had_begun=reply_has_begun) from error
@@ -178,12 +178,17 @@ class ModelRouter:
             self._greatest_replies[target.name] = refusal.room_tokens
         return _with_limit(request, refusal.room_tokens)
 
-    def _delay_seconds(self, attempt: int, error: EndpointError) -> float:
-        """Returns how long to wait: at least what the endpoint asks for, else longer each time; never all at once."""
+    def _delay_seconds(self, attempt: int, error: EndpointError, request: ModelRequest) -> float:
+        """Returns how long to wait: at least what the endpoint asks for, else longer each time; never all at once.
+
+        With a seed, events that tell it must be the same each time, so it is no chance then.
+        """
+        seed = request.sampling.seed
+        part = self._jitter() if seed is None else random.Random(f"{seed}/{request.node_id}/{attempt}").random()  # noqa: S311
         if error.retry_after_seconds is not None:
-            return error.retry_after_seconds * (1 + self._jitter() / 10)
+            return error.retry_after_seconds * (1 + part / 10)
         longest: float = min(_GREATEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**attempt)
-        return longest * (0.5 + self._jitter() / 2)
+        return longest * (0.5 + part / 2)
 
 
 def _with_limit(request: ModelRequest, max_output_tokens: int) -> ModelRequest:
