@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.budget import Budget, LimitReachedError, cost_microdollars
+from rlm_server.engine.accounts import LimitReachedError
+from rlm_server.engine.budget import Budget, cost_microdollars
 from rlm_server.engine.clock import SystemClock
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.ports import Message, ModelInfo, Price, TokenCounts
@@ -105,6 +106,14 @@ async def test_a_reply_that_the_budget_cut_short_is_told(model: ScriptedModel) -
     assert [(event.node_id, event.warning.message) for event in events.events_of("warning")] == [
         ("0.1", "the reply was cut by the limit of tokens")
     ]
+
+
+async def test_a_reply_is_not_given_more_than_the_window_has_room_for(model: ScriptedModel) -> None:
+    models = {"m": {"base_url": model.base_url, "window_tokens": 8000}}
+    limits = limits_pb2.Limits(max_output_tokens=1_000_000)
+    async with running_stack(model, models=models, default_model="m", default_sub_model=None) as stack:
+        await stack.complete("FINAL(x)", limits=limits)
+    assert 4000 < model.requests[0]["max_tokens"] < 7000
 
 
 async def test_without_such_limits_replies_are_given_none(model: ScriptedModel) -> None:

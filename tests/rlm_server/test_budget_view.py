@@ -103,10 +103,43 @@ async def test_a_child_that_uses_up_its_share_of_tokens_ends_and_its_parent_goes
         return ScriptedReply(text, usage={"prompt_tokens": 10_000, "completion_tokens": 1})
 
     events = await stack.play(reply, limits=limits_pb2.Limits(max_input_tokens=90_000))
-    assert events.output == (
-        "max_tokens the share of node 0.1, 40,000 of what was left of max_input_tokens, is used up so far\n"
+    assert events.output.startswith(
+        "max_tokens the share of node 0.1, 40,000 of what was left of max_input_tokens, is used up: 0 are left, "
     )
+    assert events.output.endswith(" so far\n")
     assert events.answer == "done"
+
+
+async def test_a_batch_of_a_child_cannot_go_over_its_share_together(stack: Stack) -> None:
+    """Or else the parent, and the other children, would have nothing left."""
+    root = "print(rlm_query_batched(['x'])[0])\nprint(budget()['output_tokens'])"
+    child = "r = llm_query_batched(['p'] * 12)\nFINAL([getattr(one, 'kind', one) for one in r].count('refused'))"
+    script = tree(root, child)
+
+    def reply(messages: Messages) -> ScriptedReply:
+        is_leaf = messages[0]["role"] != "system"
+        made = stack.model.requests[-1]["max_tokens"] if is_leaf else 0
+        return ScriptedReply(script(messages), usage={"prompt_tokens": 0, "completion_tokens": made})
+
+    events = await stack.play(reply, limits=limits_pb2.Limits(max_output_tokens=40_000))
+    refused, left = events.output.split()
+    assert 6 < int(refused) < 12
+    assert 20_000 <= int(left) < 20_100
+
+
+async def test_a_call_that_broke_off_is_charged_to_the_share_of_its_child(stack: Stack) -> None:
+    child = "llm_query_batched(['p'])\nFINAL(budget()['output_tokens'])"
+    script = tree("print(rlm_query('x'))", child)
+
+    def reply(messages: Messages) -> ScriptedReply:
+        is_leaf = messages[0]["role"] != "system"
+        usage = {"prompt_tokens": 0, "completion_tokens": 0}
+        if is_leaf:
+            return ScriptedReply("x" * 2000, error_in_stream={"message": "that will not do", "code": 400})
+        return ScriptedReply(script(messages), usage=usage)
+
+    events = await stack.play(reply, limits=limits_pb2.Limits(max_output_tokens=40_000))
+    assert events.output == "19000\n"
 
 
 async def test_a_child_that_takes_too_long_ends_in_time_for_its_parent_to_answer(stack: Stack) -> None:

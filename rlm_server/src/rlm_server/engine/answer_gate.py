@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.answers import is_no_answer
-from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.prompts import fill
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.budget import LimitReachedError
+from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.ports import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.special_tokens import plain_reply
@@ -104,7 +104,6 @@ class Compactor:
             await self._compact(iteration, transcript)
         compactions = 0
         while True:
-            self._tree.shares.check_tokens(self._node.node_id)
             try:
                 reply = await self._tree.caller.ask(self._node.node_id, self._model, transcript.shown, on_text)
             except ModelError as error:
@@ -189,7 +188,6 @@ class Compactor:
         for _ in range(_MAX_SUMMARY_ATTEMPTS):
             *earlier, last = self._fitted(messages, request)
             asked = [*earlier, Message(last.role, f"{last.content}\n\n{request}")]
-            self._tree.shares.check_tokens(self._node.node_id)
             try:
                 reply = await self._tree.caller.ask(self._node.node_id, self._model, asked)
             except ModelError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.budget import dollars
+from rlm_server.engine.accounts import dollars
 from rlm_server.engine.follow_ups import earlier_parts, follow_up
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.fences import without_thinking
 from rlm_server.engine.images import Content, Image, check_image
 from rlm_server.engine.limits import to_duration

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine import conversation
+from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.answer_gate import AnswerGate
 from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.budget import LimitReachedError
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.final_code import final_code

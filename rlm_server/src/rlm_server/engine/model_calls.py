@@ -24,9 +24,11 @@ from rlm_server.engine.token_estimate import TokenBound, text_tokens
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from rlm_server.engine.accounts import Account
     from rlm_server.engine.budget import Reservation
     from rlm_server.engine.ports import Message, ModelInfo
     from rlm_server.engine.run import Run
+    from rlm_server.engine.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class _Call:
     """A call that runs.
 
     Args:
+        shares: those of the children that it belongs to.
         asked: the model that is asked now.
         models: those that may be asked.
         request: what is sent.
@@ -57,6 +60,7 @@ class _Call:
         cost_nothing: it failed in a way that is not paid for.
     """
 
+    shares: Sequence[Account]
     asked: ModelInfo
     models: Sequence[ModelInfo]
     request: ModelRequest
@@ -77,10 +81,12 @@ class ModelCaller:
 
     Args:
         run: the completion's.
+        shares: those of its children.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, shares: Shares) -> None:
         self._run = run
+        self._shares = shares
         self._bound = TokenBound()
         self._models_without_usage: set[str] = set()
         self._models_without_price: set[str] = set()
@@ -148,12 +154,14 @@ class ModelCaller:
             await self._tell_of_unknown_prices(node_id, models)
         input_tokens = self._bound.tokens(model, messages)
         sampling = run.spec.sampling
+        shares = self._shares.accounts(node_id)
         reservation = await run.budget.reserve(
-            models, input_tokens, sampling.max_output_tokens or asked.max_output_tokens
+            models, input_tokens, sampling.max_output_tokens or asked.max_output_tokens, shares
         )
         if reservation.output_tokens is not None:
             sampling = dataclasses.replace(sampling, max_output_tokens=reservation.output_tokens)
-        return _Call(asked, models, ModelRequest(model, messages, sampling, node_id), input_tokens, reservation)
+        request = ModelRequest(model, messages, sampling, node_id)
+        return _Call(shares, asked, models, request, input_tokens, reservation)
 
     async def _repeat(self, node_id: str, call: _Call, repeated: CallRepeated) -> None:
         """Takes note that a call failed and is made again; what had come of its reply is void, but may have cost.
@@ -163,7 +171,7 @@ class ModelCaller:
         """
         budget = self._run.budget
         if repeated.reply_had_begun:
-            budget.record_model_call(call.asked, None, call.estimate())
+            budget.record_model_call(call.asked, None, call.estimate(), call.shares)
             self._release(call)
             call.received.clear()
         if repeated.model:
@@ -171,7 +179,7 @@ class ModelCaller:
         await self._tell_repeated(node_id, repeated)
         if repeated.reply_had_begun:
             call.reservation = await budget.reserve(
-                call.models, call.input_tokens, call.request.sampling.max_output_tokens
+                call.models, call.input_tokens, call.request.sampling.max_output_tokens, call.shares
             )
 
     def _settle(self, call: _Call) -> limits_pb2.TokenUsage:
@@ -180,7 +188,7 @@ class ModelCaller:
             return limits_pb2.TokenUsage()
         tokens = call.end.tokens if call.end else None
         estimate = None if call.cost_nothing else call.estimate()
-        usage = self._run.budget.record_model_call(call.asked, tokens, estimate)
+        usage = self._run.budget.record_model_call(call.asked, tokens, estimate, call.shares)
         self._release(call)
         if tokens is not None:
             self._bound.learn(call.asked.name, call.request.messages, tokens.input_tokens)

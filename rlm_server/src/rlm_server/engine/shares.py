@@ -2,17 +2,18 @@
 
 A child's share of what its parent has left, when the call is made and after what other children at work were promised,
 is a half of the sub-calls, tokens and money, split evenly over the children of a batch, and three quarters of the time.
-A share is the most that a child may use, not a reservation: what it does not use is there for the others.
+A share is the most that a child may use, and what its calls can take is set aside in it as well as in the budget of the
+whole tree: so a batch of its calls cannot go over it together. Nothing is set aside for the child itself: what it does
+not use is there for the others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_api.rlm.v1 import event_pb2, limits_pb2
-
-from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError, add_usage
+from rlm_server.engine.accounts import Account
+from rlm_server.engine.budget import SubcallsExhaustedError
 from rlm_server.engine.text import count
 
 if TYPE_CHECKING:
@@ -48,17 +49,17 @@ class _Share:
     """The share of one child, and what of it is used."""
 
     given: Left
+    account: Account
     start_seconds: float
     subcalls: int = 0
-    usage: limits_pb2.TokenUsage = field(default_factory=limits_pb2.TokenUsage)
 
     def left(self, now_seconds: float) -> Left:
         return Left(
             seconds=max(0.0, self.given.seconds - (now_seconds - self.start_seconds)),
             subcalls=max(0, self.given.subcalls - self.subcalls),
-            input_tokens=_minus(self.given.input_tokens, self.usage.input_tokens),
-            output_tokens=_minus(self.given.output_tokens, self.usage.output_tokens),
-            cost_microdollars=_minus(self.given.cost_microdollars, self.usage.cost_microdollars),
+            input_tokens=self.account.input_tokens_left,
+            output_tokens=self.account.output_tokens_left,
+            cost_microdollars=self.account.cost_microdollars_left,
         )
 
 
@@ -77,14 +78,14 @@ class Shares:
 
     def left(self, node_id: str) -> Left:
         """Returns what a node may still use: the least of what the tree and the children above it have left."""
-        budget, now_seconds = self._budget, self._clock.monotonic_seconds()
+        budget, tree, now_seconds = self._budget, self._budget.account, self._clock.monotonic_seconds()
         lefts = [share.left(now_seconds) for _, share in self._above(node_id)]
         return Left(
             seconds=min([budget.remaining_seconds(), *(left.seconds for left in lefts)]),
             subcalls=min([budget.subcalls_left, *(left.subcalls for left in lefts)]),
-            input_tokens=_least([budget.input_tokens_left, *(left.input_tokens for left in lefts)]),
-            output_tokens=_least([budget.output_tokens_left, *(left.output_tokens for left in lefts)]),
-            cost_microdollars=_least([budget.cost_microdollars_left, *(left.cost_microdollars for left in lefts)]),
+            input_tokens=_least([tree.input_tokens_left, *(left.input_tokens for left in lefts)]),
+            output_tokens=_least([tree.output_tokens_left, *(left.output_tokens for left in lefts)]),
+            cost_microdollars=_least([tree.cost_microdollars_left, *(left.cost_microdollars for left in lefts)]),
         )
 
     def give(self, parent_id: str, child_ids: Sequence[str]) -> None:
@@ -107,32 +108,16 @@ class Shares:
             cost_microdollars=_part(left.cost_microdollars, [one.cost_microdollars for one in promised], parts),
         )
         for child_id in child_ids:
-            self._shares[child_id] = _Share(share, now_seconds)
+            account = Account(share.input_tokens, share.output_tokens, share.cost_microdollars, child_id)
+            self._shares[child_id] = _Share(share, account, now_seconds)
 
     def take_back(self, child_id: str) -> None:
         """Ends the share of a child that is done."""
         self._shares.pop(child_id, None)
 
-    def check_tokens(self, node_id: str) -> None:
-        """Must be asked before each call to a model.
-
-        Raises:
-            LimitReachedError: the share of a child at or above the node is used up.
-        """
-        now_seconds = self._clock.monotonic_seconds()
-        for child_id, share in self._above(node_id):
-            left = share.left(now_seconds)
-            for name, reason in (
-                ("input_tokens", event_pb2.FINISH_REASON_MAX_TOKENS),
-                ("output_tokens", event_pb2.FINISH_REASON_MAX_TOKENS),
-                ("cost_microdollars", event_pb2.FINISH_REASON_MAX_COST),
-            ):
-                if getattr(left, name) == 0:
-                    given: int = getattr(share.given, name)
-                    raise LimitReachedError(
-                        reason,
-                        f"the share of node {child_id}, {given:,} of what was left of max_{name}, is used up",
-                    )
+    def accounts(self, node_id: str) -> list[Account]:
+        """Returns the tokens and money of the children at and above a node, its own first."""
+        return [share.account for _, share in self._above(node_id)]
 
     def reserve_subcalls(self, node_id: str, number: int) -> None:
         """Takes sub-calls out of the shares above a node and out of the budget, all or none.
@@ -152,20 +137,11 @@ class Shares:
         for share in shares.values():
             share.subcalls += number
 
-    def add_usage(self, node_id: str, usage: limits_pb2.TokenUsage) -> None:
-        """Charges a model call to the shares at and above a node."""
-        for _, share in self._above(node_id):
-            add_usage(share.usage, usage)
-
     def _above(self, node_id: str) -> Iterator[tuple[str, _Share]]:
         while node_id:
             if node_id in self._shares:
                 yield node_id, self._shares[node_id]
             node_id = node_id.rpartition(".")[0]
-
-
-def _minus(given: int | None, used: int) -> int | None:
-    return None if given is None else max(0, given - used)
 
 
 def _least(values: Sequence[int | None]) -> int | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
+from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.block_warnings import BlockWarnings
-from rlm_server.engine.budget import LimitReachedError, SubcallsExhaustedError
+from rlm_server.engine.budget import SubcallsExhaustedError
 from rlm_server.engine.context_parts import describe_value
 from rlm_server.engine.images import images_of
 from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
@@ -268,7 +269,6 @@ class Subcalls:
 
     async def _ask_model(self, node_id: str, item: SubcallItem, model: str) -> SubcallOutcome:
         try:
-            self._tree.shares.check_tokens(node_id)
             reply = await self._tree.caller.ask(node_id, model, [Message.from_user(item.plain_content)])
         except LimitReachedError as error:
             await self._warn_refused(error.message)

@@ -92,10 +92,10 @@ class Tree:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.caller = ModelCaller(run)
         limits = run.spec.limits
         self.slots = SubcallSlots(limits.max_concurrent_subcalls, limits.max_concurrent_calls_per_model)
         self.shares = Shares(run.budget, run.clock)
+        self.caller = ModelCaller(run, self.shares)
         self.cache = SubcallCache()
         self._subcalls: dict[str, _OpenSubcall] = {}
         self._loops: dict[str, Interruptible] = {}
@@ -141,8 +141,7 @@ class Tree:
         return self._loops[node_id].iterations
 
     def add_usage(self, node_id: str, usage: limits_pb2.TokenUsage) -> None:
-        """Charges a model call to its node and those above it."""
-        self.shares.add_usage(node_id, usage)
+        """Counts a model call for its node and those above it."""
         while node_id:
             if node_id in self._subcalls:
                 add_usage(self._subcalls[node_id].usage, usage)

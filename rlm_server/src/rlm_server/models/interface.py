@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pydantic_core
 
 from rlm_server.engine.ports import ModelErrorKind, TextPart, TokenCounts
-from rlm_server.models.openai_errors import model_error
+from rlm_server.models.openai_errors import EndpointError, model_error
 from rlm_server.models.sse import EventDecoder
 
 if TYPE_CHECKING:
@@ -60,11 +60,21 @@ class ReplyReader:
         self._model = model
         self._chunks = chunks
         self._decoder = EventDecoder()
+        self._failure: EndpointError | None = None
         self.has_text = False
 
     def feed(self, received: bytes) -> list[TextPart]:
         """Takes the next bytes of a stream; returns the text that they complete."""
         return self._read(self._decoder.feed(received))
+
+    def check(self) -> None:
+        """Must be called once the text that `feed` returned is passed on, which may have cost something.
+
+        Raises:
+            EndpointError: the endpoint has told of a failure after it.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def finish(self) -> list[TextPart]:
         """Returns the text of an event that lacks its last empty line at the end of the stream.
@@ -73,6 +83,7 @@ class ReplyReader:
             EndpointError: the reply is not complete.
         """
         parts = self._read(self._decoder.finish())
+        self.check()
         if not self._chunks.is_complete:
             raise model_error(
                 ModelErrorKind.UNREACHABLE, self._model, "the endpoint ended the stream in the middle of its reply"
@@ -89,7 +100,12 @@ class ReplyReader:
             if data == _END_OF_STREAM:
                 self._chunks.is_complete = True
                 continue
-            for part in self._chunks.read_chunk(self._object(data)):
+            try:
+                read = self._chunks.read_chunk(self._object(data))
+            except EndpointError as error:
+                self._failure = error
+                break
+            for part in read:
                 if parts and parts[-1].reasoning == part.reasoning:
                     parts[-1] = TextPart(parts[-1].text + part.text, part.reasoning)
                 else:

@@ -140,6 +140,7 @@ class OpenAIEndpoint:
                 while data := await response.content.readany():
                     for part in reader.feed(data):
                         yield part
+                    reader.check()
                 parts = reader.finish()
             else:
                 parts = reader.whole(await response.read())
@@ -152,7 +153,7 @@ class OpenAIEndpoint:
         finally:
             if response is not None:
                 response.close()  # which breaks off what has not come yet, and keeps the connection if all has
-        if chunks.stop_reason == "content_filter" and not reader.has_text:
+        if chunks.stop_reason.startswith("content_filter") and not reader.has_text:
             raise model_error(ModelErrorKind.CONTENT_FILTER, name, "the reply was withheld")
         yield ReplyEnd(chunks.stop_reason, chunks.tokens)
 
