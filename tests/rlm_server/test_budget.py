@@ -9,7 +9,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlm_api.rlm.v1 import limits_pb2
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
 from rlm_server.engine.accounts import LimitReachedError
 from rlm_server.engine.budget import Budget, cost_microdollars
 from rlm_server.engine.clock import SystemClock
@@ -140,7 +140,9 @@ async def test_a_batch_cannot_go_over_a_limit_together(model: ScriptedModel, lim
     assert total.cost_microdollars <= 200_000
     assert total.output_tokens >= 16_000
     assert 4 <= int(events.answer) < 12
-    assert events.warnings.count("SUBCALL_REFUSED") == 12 - int(events.answer)
+    refused = [one for one in events.of("subcall_finished") if one.finish_reason != event_pb2.FINISH_REASON_ANSWERED]
+    assert len(refused) == 12 - int(events.answer)
+    assert "SUBCALL_REFUSED" in events.warnings
 
 
 async def test_a_batch_of_which_all_fits_in_the_end_is_made_as_a_whole(model: ScriptedModel) -> None:
