@@ -104,8 +104,8 @@ async def test_code_may_name_another_model_and_an_unknown_one_is_an_error(model:
         "try:\n    llm_query('q', model='c')\nexcept SubcallError as e:\n    FINAL(llm_query('q', model='b') + e.kind)"
     )
     async with running_stack(model, models=models, **PROFILES) as stack:
-        events = await stack.complete(f"```repl\n{code}\n```", "sub ")
-    assert events.answer == "sub unknown_model"
+        events = await stack.complete(f"```repl\n{code}\n```", "sub:")
+    assert events.answer == "sub:unknown_model"
     assert [request["model"] for request in model.requests] == ["a", "b"]
 
 
