@@ -65,9 +65,9 @@ async def test_a_limit_of_zero_tokens_asks_no_model(stack: Stack) -> None:
 
 async def test_tokens_of_subcalls_count_and_further_ones_are_refused(stack: Stack) -> None:
     code = "a = llm_query('1')\ntry:\n    llm_query('2')\nexcept SubcallError as e:\n    answer['content'] = a + e.kind"
-    replies = using(f"```repl\n{code}\n```", 50_000), using("one ", 40_000)
+    replies = using(f"```repl\n{code}\n```", 50_000), using("one:", 40_000)
     events = await stack.complete(*replies, limits=limits_pb2.Limits(max_input_tokens=90_000))
-    assert_partial(events, "MAX_TOKENS", "one refused")
+    assert_partial(events, "MAX_TOKENS", "one:refused")
     assert events.warnings == ["SUBCALL_REFUSED"]
 
 
