@@ -36,10 +36,10 @@ def test_a_limit_that_is_wrong_is_told_with_the_remedy(option, message):
 
 
 def test_sampling_is_read_by_name_and_absent_without_options():
-    assert read_sampling([]) is None
-    assert read_sampling(["top_p=0.5", "reasoning_effort=low"]).reasoning_effort == "low"
+    assert read_sampling("--sampling", []) is None
+    assert read_sampling("--sampling", ["top_p=0.5", "reasoning_effort=low"]).reasoning_effort == "low"
     with pytest.raises(SettingsError, match=r"there is no parameter 'top_k'; did you mean top_p\?"):
-        read_sampling(["top_k=4"])
+        read_sampling("--sub-sampling", ["top_k=4"])
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ async def test_what_the_caller_gives_is_in_the_request(client, service):
         sub_model="small",
         limits=rlm_client.Limits(max_depth=0, wall_time_seconds=1.5, cell_fuel=7),
         sampling=rlm_client.Sampling(temperature=0.0, max_output_tokens=5, reasoning_effort="low"),
+        sub_sampling=rlm_client.Sampling(top_p=0.5),
     )
     request = service.requests[0]
     assert (request.query, request.model, request.sub_model) == ("how many?", "big", "small")
@@ -131,6 +132,7 @@ async def test_what_the_caller_gives_is_in_the_request(client, service):
     assert not request.limits.HasField("max_iterations")
     assert request.sampling.HasField("temperature")
     assert request.sampling.reasoning_effort == "low"
+    assert request.sub_sampling == pb.Sampling(top_p=0.5)
 
 
 async def test_what_the_caller_does_not_give_is_absent(client, service):
@@ -139,6 +141,7 @@ async def test_what_the_caller_does_not_give_is_absent(client, service):
     assert request.model == request.sub_model == ""
     assert not request.HasField("limits")
     assert not request.HasField("sampling")
+    assert not request.HasField("sub_sampling")
 
 
 @pytest.mark.parametrize(

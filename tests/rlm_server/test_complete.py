@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_api.rlm.v1 import event_pb2
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Stack
@@ -103,6 +103,18 @@ async def test_sampling_reaches_the_endpoint(stack: Stack) -> None:
     request = stack.model.requests[0]
     assert (request["temperature"], request["top_p"]) == (0.5, 0.9)
     assert (request["max_tokens"], request["reasoning_effort"]) == (77, "low")
+
+
+async def test_sub_calls_and_children_can_have_sampling_of_their_own(stack: Stack) -> None:
+    await stack.complete(
+        "```repl\nllm_query('a')\nrlm_query('b')\n```",
+        *("a reply", "```repl\nprint(llm_query('c'))\n```", "a reply", "FINAL(child)", "FINAL(x)"),
+        sampling=pb.Sampling(temperature=0.5, top_p=0.9),
+        sub_sampling=pb.Sampling(temperature=0.0, reasoning_effort="low"),
+        limits=limits_pb2.Limits(max_depth=1),
+    )
+    said = [(one["temperature"], one["top_p"], one.get("reasoning_effort")) for one in stack.model.requests]
+    assert said == [(0.5, 0.9, None), *[(0.0, 0.9, "low")] * 4, (0.5, 0.9, None)]
 
 
 async def test_sampling_that_is_not_given_is_left_to_the_endpoint(stack: Stack) -> None:

@@ -68,6 +68,7 @@ class Client(CompletionCalls, ConversationCalls):
         child_models: Sequence[str] = (),
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        sub_sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
@@ -99,6 +100,7 @@ class Client(CompletionCalls, ConversationCalls):
                 Default: the server's, or `sub_model` if it is given.
             limits: what bounds the completion. Default: the server's.
             sampling: what models are told about sampling. Default: the endpoints'.
+            sub_sampling: the same for sub-calls and child RLMs; what it leaves out is that of `sampling`.
             prompts: the texts that models are given. Default: the server's.
             direct_answer_allowed: a context that fits the model comfortably may be answered by one plain model call,
                 without a REPL.
@@ -147,6 +149,7 @@ class Client(CompletionCalls, ConversationCalls):
             child_models=child_models,
             limits=limits,
             sampling=sampling,
+            sub_sampling=sub_sampling,
             prompts=prompts,
             direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,
@@ -176,6 +179,7 @@ class Client(CompletionCalls, ConversationCalls):
         child_models: Sequence[str] = (),
         limits: Limits | None = None,
         sampling: Sampling | None = None,
+        sub_sampling: Sampling | None = None,
         prompts: Prompts | None = None,
         direct_answer_allowed: bool = False,
         compaction: Compaction | None = None,
@@ -213,6 +217,7 @@ class Client(CompletionCalls, ConversationCalls):
             child_models=child_models,
             limits=limits,
             sampling=sampling,
+            sub_sampling=sub_sampling,
             prompts=prompts,
             direct_answer_allowed=direct_answer_allowed,
             compaction=compaction,

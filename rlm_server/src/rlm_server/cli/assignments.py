@@ -48,13 +48,13 @@ def read_limits(options: Sequence[str], flags: Mapping[str, Any]) -> Limits:
     return Limits(**{name: value for name, value in flags.items() if value is not None}, **found)
 
 
-def read_sampling(options: Sequence[str]) -> Sampling | None:
-    """Returns what `--sampling` options say; None if there are none.
+def read_sampling(flag: str, options: Sequence[str]) -> Sampling | None:
+    """Returns what the options with a flag, as `--sampling`, say; None if there are none.
 
     Raises:
         SettingsError: an option is none, or names nothing that is passed to models.
     """
-    return Sampling(**_read("--sampling", options, _SAMPLING, "parameter")) if options else None
+    return Sampling(**_read(flag, options, _SAMPLING, "parameter")) if options else None
 
 
 def _read(flag: str, options: Sequence[str], known: Mapping[str, tuple[str, str]], what: str) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from rlm_server.cli.options import (
     ServeToolOption,
     SetOption,
     SubModelOption,
+    SubSamplingOption,
     TimeoutOption,
     ToolOption,
 )
@@ -97,6 +98,7 @@ def chat(
     timeout: TimeoutOption = None,
     limits: LimitsOption = None,
     sampling: SamplingOption = None,
+    sub_sampling: SubSamplingOption = None,
     answer_at_limit: AnswerAtLimitOption = None,
     prompts: PromptsOption = "",
     prompt: PromptOption = None,
@@ -153,6 +155,7 @@ def chat(
                 "max_output_tokens": max_output_tokens,
             },
             sampling=sampling,
+            sub_sampling=sub_sampling,
             answer_at_limit=answer_at_limit,
             prompts=prompts,
             prompt=prompt,

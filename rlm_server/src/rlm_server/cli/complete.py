@@ -54,6 +54,7 @@ from rlm_server.cli.options import (
     ServeToolOption,
     SetOption,
     SubModelOption,
+    SubSamplingOption,
     TimeoutOption,
     ToolOption,
 )
@@ -91,6 +92,7 @@ def complete(
     timeout: TimeoutOption = None,
     limits: LimitsOption = None,
     sampling: SamplingOption = None,
+    sub_sampling: SubSamplingOption = None,
     answer_at_limit: AnswerAtLimitOption = None,
     prompts: PromptsOption = "",
     prompt: PromptOption = None,
@@ -173,6 +175,7 @@ def complete(
                     "max_output_tokens": max_output_tokens,
                 },
                 sampling=sampling,
+                sub_sampling=sub_sampling,
                 answer_at_limit=answer_at_limit,
                 prompts=prompts,
                 prompt=prompt,

@@ -116,6 +116,10 @@ SamplingOption = Annotated[
         help="For the models: temperature, top_p, max_output_tokens (of a reply), reasoning_effort; several times.",
     ),
 ]
+SubSamplingOption = Annotated[
+    list[str] | None,
+    typer.Option("--sub-sampling", metavar="NAME=VALUE", help="The same for sub-calls and child RLMs; several times."),
+]
 PromptsOption = Annotated[
     str, typer.Option("--prompts", metavar="SET", help="Set of texts for models; `rlm prompts` lists them.")
 ]

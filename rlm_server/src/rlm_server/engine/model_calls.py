@@ -153,7 +153,7 @@ class ModelCaller:
         if run.spec.limits.max_cost_microdollars is not None:
             await self._tell_of_unknown_prices(node_id, models)
         input_tokens = self._bound.tokens(model, messages)
-        sampling = run.spec.sampling
+        sampling = run.spec.sampling_of(node_id)
         shares = self._shares.accounts(node_id)
         reservation = await run.budget.reserve(
             models, input_tokens, sampling.max_output_tokens or asked.max_output_tokens, shares

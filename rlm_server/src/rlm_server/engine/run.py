@@ -64,6 +64,7 @@ class CompletionSpec:
             at all means the sub-calls' model.
         limits: bounds of the whole tree.
         sampling: is passed to the models.
+        sub_sampling: is passed to those of sub-calls and children; None means the same.
         resolve_model: returns the name of the model that code asked for, or raises `UnknownModelError`.
         prompts: the texts that models are given.
         model_note: returns what a model is told besides, by its name; may be empty.
@@ -95,6 +96,7 @@ class CompletionSpec:
     model_note: Callable[[str], str]
     compaction: CompactionSpec
     model_names: Sequence[str] = ()
+    sub_sampling: Sampling | None = None
     cache_subcalls: bool = False
     tools: Sequence[Tool] = ()
     seed: int | None = None
@@ -109,6 +111,10 @@ class CompletionSpec:
     def answer_schema_of(self, node_id: str) -> AnswerSchema | None:
         """Returns what a node's answer must match. Children answer with text."""
         return self.answer_schema if node_id == ROOT_NODE_ID else None
+
+    def sampling_of(self, node_id: str) -> Sampling:
+        """Returns what is passed to a node's model."""
+        return self.sampling if node_id == ROOT_NODE_ID or self.sub_sampling is None else self.sub_sampling
 
     def child_model(self, depth: int) -> str:
         """Returns the model of an `rlm_query` child at a depth, where the code names none."""

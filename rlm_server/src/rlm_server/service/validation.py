@@ -99,9 +99,10 @@ class RequestValidator:
             request.contexts, self._contexts, self._settings.max_image_bytes, violations, earlier_names
         )
         limits = resolve_limits(request.limits, self._settings.default_limits, self._settings.max_limits, violations)
-        sampling = _check_sampling(request.sampling, violations)
+        sampling = _check_sampling(request.sampling, "sampling", violations)
         if request.HasField("seed"):
             sampling = dataclasses.replace(sampling, seed=request.seed)
+        sub_sampling = _check_sampling(request.sub_sampling, "sub_sampling", violations).or_else(sampling)
         _check_labels(request.labels, violations)
         violations.check(
             len(request.child_models) <= _MAX_CHILD_MODELS,
@@ -149,6 +150,7 @@ class RequestValidator:
             child_models=child_models,
             limits=limits,
             sampling=sampling,
+            sub_sampling=sub_sampling,
             wanted_files=wanted_files,
             resolve_model=self._models.resolve,
             prompts=prompts,
@@ -210,20 +212,18 @@ def _check_answer_schema(text: str, violations: Violations) -> AnswerSchema | No
         return None
 
 
-def _check_sampling(sampling: pb.Sampling, violations: Violations) -> Sampling:
+def _check_sampling(sampling: pb.Sampling, path: str, violations: Violations) -> Sampling:
     temperature = sampling.temperature if sampling.HasField("temperature") else None
     top_p = sampling.top_p if sampling.HasField("top_p") else None
     max_output_tokens = sampling.max_output_tokens if sampling.HasField("max_output_tokens") else None
     if temperature is not None and not 0 <= temperature <= 2:  # NaN fails as well
-        violations.add("sampling.temperature", f"is {temperature:g}; must be from 0 to 2")
+        violations.add(f"{path}.temperature", f"is {temperature:g}; must be from 0 to 2")
     if top_p is not None and not 0 < top_p <= 1:
-        violations.add("sampling.top_p", f"is {top_p:g}; must be over 0 and at most 1")
+        violations.add(f"{path}.top_p", f"is {top_p:g}; must be over 0 and at most 1")
     if max_output_tokens is not None and max_output_tokens < 1:
-        violations.add("sampling.max_output_tokens", f"is {max_output_tokens}; must be at least 1, or absent")
+        violations.add(f"{path}.max_output_tokens", f"is {max_output_tokens}; must be at least 1, or absent")
     if len(sampling.reasoning_effort) > _MAX_EFFORT_CHARS:
-        violations.add(
-            "sampling.reasoning_effort", f"is longer than {_MAX_EFFORT_CHARS} characters; as `low` or `high`"
-        )
+        violations.add(f"{path}.reasoning_effort", f"is longer than {_MAX_EFFORT_CHARS} characters; as `low` or `high`")
     return Sampling(temperature, top_p, max_output_tokens, sampling.reasoning_effort or None)
 
 

@@ -165,6 +165,7 @@ class CompleteRequest(message.Message):
     LOOK_REQUIRED_FIELD_NUMBER: builtins.int
     ANSWER_AT_LIMIT_FIELD_NUMBER: builtins.int
     RETURN_FILES_FIELD_NUMBER: builtins.int
+    SUB_SAMPLING_FIELD_NUMBER: builtins.int
     query: builtins.str
     """query is the question, or what is to be done, at most 100,000 characters. Required."""
     model: builtins.str
@@ -229,7 +230,7 @@ class CompleteRequest(message.Message):
 
     @builtins.property
     def sampling(self) -> Sampling:
-        """sampling is passed to the models. Default: the endpoints' defaults."""
+        """sampling is passed to the models. Default: the profiles', or else the endpoints'."""
 
     @builtins.property
     def tools(self) -> containers.RepeatedCompositeFieldContainer[Tool]:
@@ -269,6 +270,12 @@ class CompleteRequest(message.Message):
         earlier completions of a conversation, are not returned; the `local` executor has none. Default: none are.
         """
 
+    @builtins.property
+    def sub_sampling(self) -> Sampling:
+        """sub_sampling is passed in place of `sampling` to the models of sub-calls and of `rlm_query` children, at any depth;
+        what it leaves out is that of `sampling`. Default: `sampling` for all.
+        """
+
     def __init__(
         self,
         *,
@@ -295,10 +302,11 @@ class CompleteRequest(message.Message):
         look_required: builtins.bool | None = ...,
         answer_at_limit: builtins.bool | None = ...,
         return_files: ReturnFiles | None = ...,
+        sub_sampling: Sampling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "compaction", b"compaction", "conversation_time_to_live", b"conversation_time_to_live", "limits", b"limits", "look_required", b"look_required", "prompts", b"prompts", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed", "sub_sampling", b"sub_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit", "_look_required", b"_look_required", "_seed", b"_seed", "answer_at_limit", b"answer_at_limit", "answer_schema", b"answer_schema", "cache_subcalls", b"cache_subcalls", "child_models", b"child_models", "compaction", b"compaction", "contexts", b"contexts", "conversation_id", b"conversation_id", "conversation_time_to_live", b"conversation_time_to_live", "detached", b"detached", "direct_answer_allowed", b"direct_answer_allowed", "keep_conversation", b"keep_conversation", "labels", b"labels", "limits", b"limits", "look_required", b"look_required", "model", b"model", "prompts", b"prompts", "query", b"query", "request_id", b"request_id", "return_files", b"return_files", "sampling", b"sampling", "seed", b"seed", "sub_model", b"sub_model", "sub_sampling", b"sub_sampling", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_at_limit: _TypeAlias = typing.Literal["answer_at_limit"]  # noqa: Y015
     _WhichOneofArgType__answer_at_limit: _TypeAlias = typing.Literal["_answer_at_limit", b"_answer_at_limit"]  # noqa: Y015
