@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -97,6 +98,32 @@ async def test_the_messages_in_full_are_in_the_repl_and_the_variables_are_kept(s
     assert events.answer == '[5, "```repl\\nx = 5\\n```"]'
     assert "['user', 'assistant', 'user', 'assistant', 'user'" in events.output
     assert events.output.rstrip().endswith("True True")
+
+
+async def test_a_variable_history_of_the_codes_own_is_not_taken_from_it(stack: Stack) -> None:
+    check = "print(history, len(history_0) > 5)\nFINAL(history)"
+    turns = {1: "```repl\nhistory = 'mine'\n```", 12: f"```repl\n{check}\n```"}
+
+    def say(turn: int) -> str:
+        return turns.get(turn, f"```repl\nprint('output {turn} ' * 300)\n```")
+
+    events = await stack.play(Windowed(4000, say), compaction=window(5000))
+    assert len(events.of("compacted")) >= 2
+    assert (events.answer, events.output[-10:]) == ("mine", "mine True\n")
+
+
+async def test_a_summary_is_without_the_models_thinking_and_one_that_was_cut_is_told(stack: Stack) -> None:
+    model = Windowed(5000, prints_then("FINAL(x)", 4), summary="<think>Hm. What was it?</think>\nFound it.")
+
+    def cut(messages: Messages) -> ScriptedReply:
+        reply = model(messages)
+        return replace(reply, stop_reason="length") if is_summary_request(messages) else reply
+
+    events = await stack.play(cut, compaction=window(5000))
+    assert events.of("compacted")[0].summary == "Found it."
+    assert [one.message for one in events.of("warning") if "summary" in one.message] == [
+        "the summary of the messages was cut by the limit of tokens"
+    ]
 
 
 async def test_the_call_for_the_summary_is_counted_and_its_end_told(stack: Stack) -> None:

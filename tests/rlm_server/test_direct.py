@@ -111,7 +111,8 @@ async def test_pictures_are_shown_to_a_model_that_takes_them(model: ScriptedMode
         (f"<think>hm</think>\n**{CANNOT_ANSWER}**: there is too much to count", "cannot answer"),
         ("", "was empty"),
         ("<think>on and on", "was empty"),
-        (ScriptedReply("The answer is", stop_reason="length"), "was cut"),
+        (ScriptedReply("The answer is", stop_reason="length"), "was cut by the limit of tokens"),
+        (ScriptedReply("The answer is", stop_reason="content_filter"), "was cut by the endpoint's content filter"),
         (ScriptedReply(status=400, error={"message": "too long", "code": "context_length_exceeded"}), "too long"),
     ],
 )

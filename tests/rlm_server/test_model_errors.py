@@ -132,6 +132,16 @@ async def test_a_reply_cut_by_the_limit_of_tokens_is_told(stack: Stack) -> None:
     assert events.of("model_reply_finished")[0].stop_reason == "length"
 
 
+async def test_a_reply_cut_by_a_content_filter_is_told_to_people_and_to_the_model(stack: Stack) -> None:
+    cut = ScriptedReply("```repl\nx = llm_query('q')", stop_reason="content_filter")
+    events = await stack.complete(cut, ScriptedReply("half", stop_reason="content_filter: SAFETY"), "FINAL(x)")
+    assert [(event.node_id, event.warning.message) for event in events.events_of("warning")] == [
+        ("0", "the reply was cut by the endpoint's content filter"),
+        ("0.1", "the reply was cut by the endpoint's content filter"),
+    ]
+    assert "cut off by a content filter" in stack.shown_to_root(2)
+
+
 async def test_lone_surrogates_from_a_model_do_no_harm(stack: Stack) -> None:
     event = {"choices": [{"index": 0, "delta": {"content": "FINAL(\ud800!)"}, "finish_reason": "stop"}]}
     raw = f"data: {json.dumps(event)}\r\n\r\ndata: [DONE]".encode()

@@ -69,15 +69,27 @@ class Compactor:
         model: the node's.
         session: gets the messages in full, as a variable.
         history_index: n of that variable, `history_n`.
+        own_names: returns the names of the variables that the node's code has made.
     """
 
-    def __init__(self, tree: Tree, node: Node, model: str, session: Session, history_index: int = 0) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        node: Node,
+        model: str,
+        session: Session,
+        *,
+        history_index: int = 0,
+        own_names: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
         self._tree = tree
         self._run = tree.run
         self._node = node
         self._model = model
         self._session = session
         self._history_index = history_index
+        self._own_names = own_names
+        self._history_names: frozenset[str] = frozenset()
         self._spec = tree.run.spec.compaction
         self._gauge = TokenGauge()
         self._window = self._spec.window_tokens(model)
@@ -131,7 +143,7 @@ class Compactor:
         tokens_before = self._gauge.tokens(shown)
         reply = await self._summarize(shown[: len(shown) - len(kept)])
         summary = self._within_room(plain_reply(reply.text)) or "(The model gave no summary.)"
-        await self._session.set_inputs(history_inputs(self._history_index, transcript.history_json()))
+        await self._keep_history(transcript)
         text = fill(
             self._run.prompts.compacted,
             message_count=replaced,
@@ -164,6 +176,14 @@ class Compactor:
         # Where what cannot be compacted takes most of the room, there must be some left to work in.
         self._room = max(self._window * self._spec.threshold, (tokens_after + self._window) / 2)
         return True
+
+    async def _keep_history(self, transcript: Transcript) -> None:
+        """Puts all messages into the REPL. A variable `history` of the code's own stays what it is."""
+        name, taken = history_name(self._history_index), self._own_names() - self._history_names
+        histories = history_inputs(self._history_index, transcript.history_json())
+        histories = [one for one in histories if one.name == name or one.name not in taken]
+        await self._session.set_inputs(histories)
+        self._history_names |= {one.name for one in histories}
 
     def _kept(self, shown: Sequence[Message]) -> Sequence[Message]:
         """Returns the latest reply and its output, if there is something before them and they are not too large."""
@@ -199,6 +219,7 @@ class Compactor:
                 self._learn(asked, reply)
                 self._tree.add_usage(self._node.node_id, reply.usage)
                 await self._tree.caller.emit_usage(self._node.node_id)
+                await self._tree.caller.tell_of_cut(self._node.node_id, reply, "the summary of the messages")
                 return reply
         raise _too_long(
             f"the messages cannot be summed up: {self._model} refuses them as too long, however much is cut"

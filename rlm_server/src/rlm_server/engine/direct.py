@@ -91,7 +91,7 @@ class DirectAnswer:
         for mends_left in range(_MAX_MENDS, -1, -1):
             reply = await self._ask(messages)
             text = without_thinking(reply.text).strip()
-            problem = _problem_with(text, reply.stop_reason)
+            problem = _problem_with(text, reply)
             if problem or schema is None:
                 return text, "", problem
             checked = schema.check(Answer(text, AnswerForm.WRITTEN))
@@ -159,10 +159,10 @@ def estimate_context_tokens(contexts: Sequence[ContextPart]) -> int:
     )
 
 
-def _problem_with(text: str, stop_reason: str) -> str:
+def _problem_with(text: str, reply: ModelReply) -> str:
     """Returns why a reply is no answer, or an empty text."""
-    if stop_reason == "length":
-        return "the reply was cut by the limit of tokens"
+    if reply.cut:
+        return f"the reply was cut by {reply.cut}"
     if not text:
         return "the reply was empty"
     return "the model says that it cannot answer by reading alone" if _REFUSAL.fullmatch(text) else ""

@@ -66,7 +66,14 @@ class NodeLoop:
         self._subcalls = subcalls
         self._cells = CellRunner(tree, node, session)
         history_index = task.past.completion_count if task.past is not None else 0
-        self._compactor = Compactor(tree, node, task.model, session, history_index)
+        self._compactor = Compactor(
+            tree,
+            node,
+            task.model,
+            session,
+            history_index=history_index,
+            own_names=lambda: self._cells.value_names,
+        )
         self._gate = AnswerGate(tree.run, node, task)
         self._progress = Progress()
         earlier = [] if task.past is None else [part.name for part in task.past.parts]
@@ -185,16 +192,21 @@ class NodeLoop:
 
     async def _take_turn(self, model_reply: ModelReply, turn: _Turn) -> None:
         reply = parse_reply(model_reply.text)
-        if model_reply.stop_reason == "length":
-            await self._warn(event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens")
-            prompts = self._run.prompts
-            turn.notes.append(fill(prompts.thinking_cut if reply.is_empty else prompts.reply_truncated))
+        if model_reply.cut:
+            await self._tree.caller.tell_of_cut(self._node.node_id, model_reply)
+            turn.notes.append(self._note_on_cut(model_reply, reply))
         if reply.blocks:
             await self._take_code(reply, turn)
         elif reply.final is not None:
             await self._take_final(reply.final, turn)
         else:
             await self._take_idle(turn, empty=reply.is_empty)
+
+    def _note_on_cut(self, model_reply: ModelReply, reply: Reply) -> str:
+        prompts = self._run.prompts
+        if model_reply.is_filtered:
+            return fill(prompts.reply_filtered)
+        return fill(prompts.thinking_cut if reply.is_empty else prompts.reply_truncated)
 
     async def _take_code(self, reply: Reply, turn: _Turn) -> None:
         self._idle_replies = 0
@@ -314,6 +326,7 @@ class NodeLoop:
             await self._warn(event_pb2.WARNING_CODE_NO_LAST_ANSWER, f"there is no last answer: {error}")
             return result
         self.transcript.append(Message("assistant", reply.text))
+        await self._tree.caller.tell_of_cut(self._node.node_id, reply, "the last answer")
         answer = read_last_answer(reply.text)
         if answer is None:
             await self._warn(

@@ -42,6 +42,18 @@ class ModelReply:
     wall_time_seconds: float
     time_to_first_token_seconds: float
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the endpoint's content filter cut it."""
+        return self.stop_reason.startswith("content_filter")
+
+    @property
+    def cut(self) -> str:
+        """What it was cut by, for people; empty if it is whole."""
+        if self.is_filtered:
+            return "the endpoint's content filter"
+        return "the limit of tokens" if self.stop_reason == "length" else ""
+
 
 @dataclass
 class _Call:
@@ -198,6 +210,12 @@ class ModelCaller:
         if call.reservation is not None:
             self._run.budget.release(call.reservation)
             call.reservation = None
+
+    async def tell_of_cut(self, node_id: str, reply: ModelReply, what: str = "the reply") -> None:
+        """Warns if a reply was cut."""
+        if reply.cut:
+            code = event_pb2.WARNING_CODE_REPLY_TRUNCATED
+            await self._run.events.warn(node_id, code, f"{what} was cut by {reply.cut}")
 
     async def _tell_of_unknown_usage(self, node_id: str, model: str, usage: limits_pb2.TokenUsage) -> None:
         if usage.unreported_call_count and model not in self._models_without_usage:

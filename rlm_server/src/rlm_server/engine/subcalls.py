@@ -278,10 +278,7 @@ class Subcalls:
             return SubcallOutcome(event_pb2.FINISH_REASON_MODEL_ERROR, kind=error.kind.value, message=error.message)
         self._tree.add_usage(node_id, reply.usage)
         await self._tree.caller.emit_usage(node_id)
-        if reply.stop_reason == "length":
-            await self._run.events.warn(
-                node_id, event_pb2.WARNING_CODE_REPLY_TRUNCATED, "the reply was cut by the limit of tokens"
-            )
+        await self._tree.caller.tell_of_cut(node_id, reply)
         text = plain_reply(reply.text)
         if not text:
             message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"

@@ -69,6 +69,7 @@ class PromptSet:
         final_beside_code: a FINAL in the text of a reply with code was not taken.
         reply_truncated: the reply was cut by the limit on its length.
         thinking_cut: the same for a reply that was all thinking.
+        reply_filtered: the reply was cut by the endpoint's content filter.
         variables_lost: the sandbox was started afresh.
         variables_restored: the block was killed and had no effect.
         answer_not_taken: why an answer was not taken.
@@ -107,6 +108,7 @@ class PromptSet:
     final_beside_code: string.Template
     reply_truncated: string.Template
     thinking_cut: string.Template
+    reply_filtered: string.Template
     variables_lost: string.Template
     variables_restored: string.Template
     answer_not_taken: string.Template

@@ -209,7 +209,7 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     WARNING_CODE_ANSWER_WITHOUT_CODE: _WarningCode.ValueType  # 7
     """The answer was given before any code had looked at the context."""
     WARNING_CODE_REPLY_TRUNCATED: _WarningCode.ValueType  # 8
-    """The reply was cut by the endpoint's limit of tokens."""
+    """A reply was cut, by the limit of tokens or by the endpoint's content filter; the message says which."""
     WARNING_CODE_EMPTY_REPLY: _WarningCode.ValueType  # 9
     """The reply was empty."""
     WARNING_CODE_USAGE_UNKNOWN: _WarningCode.ValueType  # 10
@@ -271,7 +271,7 @@ WARNING_CODE_SUBCALL_REFUSED: WarningCode.ValueType  # 6
 WARNING_CODE_ANSWER_WITHOUT_CODE: WarningCode.ValueType  # 7
 """The answer was given before any code had looked at the context."""
 WARNING_CODE_REPLY_TRUNCATED: WarningCode.ValueType  # 8
-"""The reply was cut by the endpoint's limit of tokens."""
+"""A reply was cut, by the limit of tokens or by the endpoint's content filter; the message says which."""
 WARNING_CODE_EMPTY_REPLY: WarningCode.ValueType  # 9
 """The reply was empty."""
 WARNING_CODE_USAGE_UNKNOWN: WarningCode.ValueType  # 10
