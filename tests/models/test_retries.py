@@ -6,9 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2
 from rlm_server.models.openai_errors import retry_after_seconds
 
+from tests.support.pictures import png
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
 
@@ -116,6 +118,23 @@ async def test_a_fallback_is_asked_when_a_model_fails(
     assert events.of("model_reply_finished")[0].model == "second"
     assert other.requests[0]["model"] == "real-name"
     assert events.finished.usage.by_model["second"].input_tokens == 10
+
+
+async def test_a_fallback_that_takes_no_images_is_passed_over_for_those(
+    model: ScriptedModel, other: ScriptedModel
+) -> None:
+    models = {
+        "first": profile(model, fallbacks=["blind", "seeing"]),
+        "blind": profile(other, images=False),
+        "seeing": profile(model),
+    }
+    image = pb.ContextPart(image=pb.Image(data=png(), media_type="image/png"))
+    replies = ["```repl\nFINAL(llm_query(['What?', context]))\n```", ScriptedReply(status=503), "a picture"]
+    async with running_stack(model, models=models, default_model="first", default_sub_model=None) as stack:
+        events = await stack.complete(*replies, contexts=[image])
+    assert events.answer == "a picture"
+    assert other.requests == []
+    assert "seeing is asked instead" in events.of("warning")[0].message
 
 
 async def test_fallbacks_are_asked_in_their_order_and_the_last_failure_counts(

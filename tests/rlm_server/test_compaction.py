@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_api.rlm.v1 import limits_pb2
+from rlm_api.rlm.v1 import event_pb2, limits_pb2
 from rlm_server.engine.compaction import _share
-from rlm_server.engine.ports import Message
+from rlm_server.engine.cut_input import CutInput
+from rlm_server.engine.ports import Message, TokenCounts
 from rlm_server.engine.tokens import TokenGauge
 
 from tests.support.scripted_model import ScriptedReply
@@ -228,6 +229,55 @@ async def test_an_endpoint_that_reports_no_tokens_is_compacted_by_estimate(stack
     events = await stack.play(reply, compaction=window(5000))
     assert events.answer == "x"
     assert events.of("compacted")
+
+
+async def test_an_endpoint_that_cuts_what_it_is_sent_without_a_word_is_told_once(stack: Stack) -> None:
+    """As Ollama does, which then reports what it has read."""
+
+    def reply(messages: Messages) -> ScriptedReply:
+        tokens = min(2048, sum(len(one["content"]) for one in messages) // 4)
+        turn = len(messages) // 2
+        text = "FINAL(x)" if turn > 5 else f"```repl\nprint('output {turn} ' * 600)\n```"
+        return ScriptedReply(text, usage={"prompt_tokens": tokens, "completion_tokens": 10})
+
+    events = await stack.play(reply)
+    assert events.answer == "x"
+    assert events.warnings == ["INPUT_CUT"]
+    assert "the endpoint of root-model seems to cut what it is sent: it reports 2,048 tokens" in str(events.all)
+
+
+async def test_a_sub_call_whose_prompt_was_cut_is_told_at_its_node(stack: Stack) -> None:
+    def reply(messages: Messages) -> ScriptedReply:
+        is_root = messages[0]["role"] == "system"
+        text = "```repl\nFINAL(llm_query('word ' * 20_000))\n```" if is_root else "sub"
+        return ScriptedReply(text, usage={"prompt_tokens": 1000 if is_root else 4096, "completion_tokens": 10})
+
+    events = await stack.play(reply)
+    assert events.answer == "sub"
+    assert [(event.node_id, event.warning.code) for event in events.events_of("warning")] == [
+        ("0.1", event_pb2.WARNING_CODE_INPUT_CUT)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(4000, 1000), (9000, 2200)], False),  # grows as it should
+        ([(4000, 2000), (9000, 2000)], True),
+        ([(4000, 2000), (5000, 2000)], False),  # too little to be sure
+        ([(9000, 2000), (4000, 1000)], False),  # summed up
+        ([(4000, 10), (9000, 10)], False),  # counts something else
+        ([(40_000, 6000)], False),
+        ([(40_000, 4000)], True),
+    ],
+)
+def test_what_was_cut_is_seen_by_the_tokens(sizes: list[tuple[int, int]], expected: bool) -> None:
+    cut = CutInput()
+    for size, tokens in sizes:
+        messages = [Message("system", ""), Message("user", "x" * size)]
+        found = cut.see("0", "m", messages, TokenCounts(tokens, 1))
+    assert found is expected
+    assert not cut.see("0", "m", messages, TokenCounts(10, 1, cached_input_tokens=5))
 
 
 async def test_the_threshold_is_the_requests(stack: Stack) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
+from rlm_server.engine.cut_input import CutInput
 from rlm_server.engine.ports import (
     CallRepeated,
     ModelError,
@@ -100,6 +101,8 @@ class ModelCaller:
         self._run = run
         self._shares = shares
         self._bound = TokenBound()
+        self._cut_input = CutInput()
+        self._models_that_cut: set[str] = set()
         self._models_without_usage: set[str] = set()
         self._models_without_price: set[str] = set()
 
@@ -144,6 +147,7 @@ class ModelCaller:
             usage = self._settle(call)
         end_seconds = self._run.clock.monotonic_seconds()
         await self._tell_of_unknown_usage(node_id, call.asked.name, usage)
+        await self._tell_of_cut_input(node_id, call)
         return ModelReply(
             model=call.asked.name,
             text="".join(part.text for part in call.received if not part.reasoning),
@@ -216,6 +220,21 @@ class ModelCaller:
         if reply.cut:
             code = event_pb2.WARNING_CODE_REPLY_TRUNCATED
             await self._run.events.warn(node_id, code, f"{what} was cut by {reply.cut}")
+
+    async def _tell_of_cut_input(self, node_id: str, call: _Call) -> None:
+        """Warns, once for each model, if what was sent was likely cut."""
+        model, tokens = call.asked.name, call.end.tokens if call.end else None
+        if tokens is None or model in self._models_that_cut:
+            return
+        if self._cut_input.see(node_id, model, call.request.messages, tokens):
+            self._models_that_cut.add(model)
+            await self._run.events.warn(
+                node_id,
+                event_pb2.WARNING_CODE_INPUT_CUT,
+                f"the endpoint of {model} seems to cut what it is sent: it reports {tokens.input_tokens:,} tokens, too "
+                "few for that. Give the model a larger window there (with Ollama num_ctx), and its size here as "
+                "window_tokens",
+            )
 
     async def _tell_of_unknown_usage(self, node_id: str, model: str, usage: limits_pb2.TokenUsage) -> None:
         if usage.unreported_call_count and model not in self._models_without_usage:

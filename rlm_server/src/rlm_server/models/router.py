@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.images import images_of
 from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelRequest, ReplyEnd, TextPart
 from rlm_server.engine.token_estimate import estimate_tokens
 from rlm_server.models.openai_errors import EndpointError
@@ -93,7 +94,9 @@ class ModelRouter:
             ModelError: the call failed for good.
         """
         first = self._find(request.model)
-        targets = [first, *(self._find(name) for name in first.info.fallbacks)]
+        shows_images = any(images_of(message.parts) for message in request.messages)
+        others = [self._find(name) for name in first.info.fallbacks]
+        targets = [first, *(one for one in others if one.info.takes_images or not shows_images)]
         deadline = _Deadline(asyncio.get_running_loop().time() + first.total_timeout_seconds)
         for number, target in enumerate(targets):
             try:

@@ -250,6 +250,10 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """
     WARNING_CODE_FILES_NOT_RETURNED: _WarningCode.ValueType  # 27
     """Files that the request asks for with `return_files` are not returned; the message says how many, and why."""
+    WARNING_CODE_INPUT_CUT: _WarningCode.ValueType  # 28
+    """The endpoint seems to have cut what it was sent without a word, as it reports too few tokens for that: its window is
+    smaller than the server believes. Told once for each model.
+    """
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -312,6 +316,10 @@ to wait (`sandbox_patience_seconds`), after which the completion is parked. A wa
 """
 WARNING_CODE_FILES_NOT_RETURNED: WarningCode.ValueType  # 27
 """Files that the request asks for with `return_files` are not returned; the message says how many, and why."""
+WARNING_CODE_INPUT_CUT: WarningCode.ValueType  # 28
+"""The endpoint seems to have cut what it was sent without a word, as it reports too few tokens for that: its window is
+smaller than the server believes. Told once for each model.
+"""
 
 @typing.final
 class Event(message.Message):
