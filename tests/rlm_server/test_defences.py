@@ -157,9 +157,16 @@ async def test_what_is_no_answer_does_not_take_the_place_of_a_draft(stack: Stack
 async def test_code_that_is_repeated_is_told_and_ends_the_completion(stack: Stack) -> None:
     events = await stack.play(lambda _: "```repl\nprint(len(context))\n```")
     assert (events.reason, events.finished.iterations) == ("NO_PROGRESS", 6)
-    assert events.warnings == ["NO_PROGRESS"] * 5
+    assert events.warnings == [*["NO_PROGRESS"] * 5, "NO_LAST_ANSWER"]
     assert "running it again will not help" in stack.shown_to_root(3)
     assert "After 1 more such turns" in stack.shown_to_root(6)
+
+
+async def test_a_model_that_repeats_itself_is_asked_for_its_best_answer(stack: Stack) -> None:
+    events = await stack.complete(*["```repl\nprint(len(context))\n```"] * 6, "There are 3 characters.")
+    assert (events.reason, events.finished.answer) == ("NO_PROGRESS", "There are 3 characters.")
+    assert events.finished.partial
+    assert "5 turns in a row ran code that had run before" in stack.model.conversations[-1][-1]["content"]
 
 
 async def test_a_cycle_of_two_is_seen_as_well(local_stack: Stack) -> None:

@@ -19,7 +19,7 @@ from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_a
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
-from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress
+from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress, RepetitionError
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import NodeResult
 from rlm_server.engine.text import clean
@@ -236,7 +236,7 @@ class NodeLoop:
             event_pb2.WARNING_CODE_NO_PROGRESS, f"the model runs code that ran before and comes to the same, {times}"
         )
         if repeated >= MAX_REPEATED_TURNS:
-            raise LimitReachedError(
+            raise RepetitionError(
                 event_pb2.FINISH_REASON_NO_PROGRESS,
                 f"{repeated} turns in a row ran code that had run before, and came to the same",
             )
@@ -316,7 +316,8 @@ class NodeLoop:
     async def _at_limit(self, limit: LimitReachedError) -> NodeResult:
         """Ends the node with the best answer there is: what the model says to that, if it can be asked."""
         result = self._partial(limit.reason, limit.message)
-        if limit.reason not in LIMITS_WITH_A_LAST_ANSWER or not self._run.spec.answer_at_limit:
+        has_more_to_say = limit.reason in LIMITS_WITH_A_LAST_ANSWER or isinstance(limit, RepetitionError)
+        if not has_more_to_say or not self._run.spec.answer_at_limit:
             return result
         self.transcript.add_to_last(fill(self._run.prompts.last_answer, limit=limit.message))
         try:

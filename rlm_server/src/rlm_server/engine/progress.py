@@ -7,6 +7,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.accounts import LimitReachedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +22,10 @@ _MAX_READ_CHARS = 50_000
 """Longer code is compared as it stands."""
 
 _CELL_NAME = re.compile(r"<cell [^>\n]*>")
+
+
+class RepetitionError(LimitReachedError):
+    """A node goes round in circles. It may have seen enough for an answer nevertheless."""
 
 
 class Progress:

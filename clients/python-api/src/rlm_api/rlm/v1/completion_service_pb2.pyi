@@ -215,8 +215,8 @@ class CompleteRequest(message.Message):
     """
     answer_at_limit: builtins.bool
     """answer_at_limit asks a node's model once more, for its best answer from what is known, when a limit on iterations,
-    sub-calls or consecutive errors ends the node and what is left of tokens and money allows it. Default: the server's,
-    which is true unless its operator says otherwise.
+    sub-calls or consecutive errors ends the node, or turns that repeat themselves do, and what is left of tokens and money
+    allows it. Default: the server's, which is true unless its operator says otherwise.
     """
     @builtins.property
     def contexts(self) -> containers.RepeatedCompositeFieldContainer[ContextPart]:
