@@ -139,6 +139,11 @@ def test_a_source_whose_name_is_not_clear_is_refused(source: str, words: str):
 
 
 def test_a_function_without_source_is_refused():
+    with pytest.raises(ToolDefinitionError, match="a lambda has no source of its own"):
+        Tool.in_sandbox(lambda: 1, "one")
+    with pytest.raises(ToolDefinitionError, match="a lambda has no name"):
+        Tool.served(lambda: 1)
+    assert Tool.in_sandbox("async def one():\n    return 1").name == "one"
     with pytest.raises(ToolDefinitionError, match="cannot be found"):
         Tool.in_sandbox(len)
 

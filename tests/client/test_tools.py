@@ -62,6 +62,13 @@ async def test_what_a_function_raises_is_raised_in_the_sandbox(run: Any) -> None
     )
 
 
+async def test_a_function_that_exits_ends_its_call_and_nothing_else(run: Any) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    assert await run("try:\n    leave()\nexcept ToolError as e:\n    FINAL(str(e))", leave) == "SystemExit: 3"
+
+
 async def test_a_value_that_json_cannot_express_is_an_error(run: Any) -> None:
     answer = await run("try:\n    f()\nexcept ToolError as e:\n    FINAL(str(e))", Tool.served(object, name="f"))
     assert answer.startswith("TypeError: what the tool returned is not what JSON can express")

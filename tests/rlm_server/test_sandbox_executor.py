@@ -11,7 +11,7 @@ from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from tests.support.fake_sandbox import FakeSandbox, serving
 from tests.support.rlm_stack import Stack, running_stack
-from tests.support.statuses import assert_status
+from tests.support.statuses import assert_status, violations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,6 +52,48 @@ async def test_a_sandbox_that_refuses_more_sessions_is_unavailable(stack: Stack,
         await stack.complete("FINAL(x)")
     assert_status(failure.value, grpc.StatusCode.UNAVAILABLE, "SANDBOX_UNAVAILABLE")
     assert "RESOURCE_EXHAUSTED: refused by the test" in str(failure.value.details())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "problem"),
+    [
+        ({"contexts": [pb.ContextPart(text="x" * 40 * MIB)]}, "limits.cell.memory_bytes", "bytes were used"),
+        (
+            {"contexts": [pb.ContextPart(json=f"[{','.join(['[]'] * 2_000_000)}]")]},
+            "contexts",
+            "does not fit into limits.cell.memory_bytes; raise that",
+        ),
+        ({"limits": {"cell": {"memory_bytes": 1000}}}, "limits.cell.memory_bytes", "must be at least 67108864"),
+    ],
+)
+async def test_a_context_that_does_not_fit_into_a_sandbox_is_a_bad_request(
+    model: ScriptedModel, sandbox_address: str, fields: dict[str, Any], field: str, problem: str
+) -> None:
+    limits = limits_pb2.Limits(cell=limits_pb2.CellLimits(memory_bytes=68 * MIB))
+    async with running_stack(model, sandbox=sandbox_address, max_context_bytes=100 * MIB) as stack:
+        if "contexts" in fields and fields["contexts"][0].text:
+            fields = {"contexts": [pb.ContextPart(context_id=await upload(stack, fields["contexts"][0].text))]}
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stack.complete("FINAL(x)", **({"limits": limits} | fields))
+    assert_status(failure.value, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert problem in violations(failure.value)[field]
+    assert model.requests == []
+
+
+async def test_a_tools_source_that_does_not_end_is_a_bad_request(stack: Stack, sandbox: FakeSandbox) -> None:
+    sandbox.refuse_open = grpc.StatusCode.INVALID_ARGUMENT
+    sandbox.refusal = "open.limits: opening the sandbox failed: it took longer than 60 s"
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await stack.complete("FINAL(x)", tools=[pb.Tool(name="f", python_source="while True: pass")])
+    assert_status(failure.value, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert "it took longer than 60 s" in violations(failure.value)["tools[0].python_source"]
+
+
+async def upload(stack: Stack, text: str) -> str:
+    metadata = pb.ContextMetadata(format=pb.CONTEXT_FORMAT_TEXT)
+    chunks = [text[start : start + MIB].encode() for start in range(0, len(text), MIB)]
+    messages = [pb.UploadContextRequest(metadata=metadata), *(pb.UploadContextRequest(chunk=one) for one in chunks)]
+    return str((await stack.stub.UploadContext(iter(messages))).context_id)
 
 
 async def test_a_sandbox_that_dies_ends_the_completion_with_the_partial_answer(

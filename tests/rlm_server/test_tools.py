@@ -112,6 +112,25 @@ async def test_a_tool_can_call_what_the_repl_provides(stack: Stack) -> None:
     assert events.answer == "YES"
 
 
+async def test_a_tool_sees_the_context_of_its_node(stack: Stack) -> None:
+    tool = pb.Tool(name="size", python_source="def size():\n    return len(context)")
+    child = "```repl\nFINAL(size())\n```"
+    events = await stack.complete("```repl\nFINAL([size(), rlm_query('q', context='x' * 9)])\n```", child, tools=[tool])
+    assert events.answer == '[3, "9"]'
+
+
+async def test_names_of_a_source_win_over_those_of_the_context(stack: Stack) -> None:
+    tool = pb.Tool(name="get", python_source="context = 'mine'\ndef get():\n    return context")
+    assert (await stack.run_code("print(get(), context)", tools=[tool])).output == "mine abc\n"
+
+
+async def test_a_source_can_define_a_coroutine_function_and_the_model_is_told(stack: Stack) -> None:
+    tool = pb.Tool(name="ask", python_source="async def ask(x):\n    'Asks.'\n    return await llm_query_async(x)")
+    events = await stack.complete("```repl\nFINAL(await ask('a'))\n```", "yes", tools=[tool])
+    assert events.answer == "yes"
+    assert "- `ask(x)`: Asks. (await what it returns)" in stack.model.conversations[0][0]["content"]
+
+
 async def test_tools_of_one_source_share_its_globals(stack: Stack) -> None:
     source = "count = 0\ndef up():\n    global count\n    count += 1\ndef now():\n    return count"
     tools = [pb.Tool(name=name, python_source=source) for name in ("up", "now")]
@@ -325,6 +344,7 @@ async def test_a_result_that_nobody_waits_for_is_a_failed_precondition(
         ({}, "tool_result"),
         ({"tool_result": pb.ToolResult(call_id="0-1")}, "tool_result.result"),
         ({"tool_result": pb.ToolResult(call_id="0-1", value_json="{")}, "tool_result.value_json"),
+        ({"tool_result": pb.ToolResult(call_id="0-1", value_json="[" * 100_000)}, "tool_result.value_json"),
     ],
 )
 async def test_a_wrong_message_after_the_start_is_a_bad_request(stack: Stack, message: Any, field: str) -> None:

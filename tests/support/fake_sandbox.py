@@ -45,6 +45,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.uploads: list[str] = []
         self.inputs_set: list[pb.SetInputs] = []
         self.refuse_open: grpc.StatusCode | None = None
+        self.refusal = "refused by the test"
         self.break_on_code = ""
         self.break_once_on_code = ""
         self.all_closed = asyncio.Event()
@@ -72,7 +73,7 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
 
     async def Session(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.SessionResponse]:  # noqa: N802
         if self.refuse_open is not None:
-            await context.abort(self.refuse_open, "refused by the test")
+            await context.abort(self.refuse_open, self.refusal)
         self.open_sessions += 1
         self.all_closed.clear()
         session = _FakeSession(self, request_iterator)

@@ -102,7 +102,11 @@ def load_inputs(guest: Guest, inputs: Sequence[Input]) -> None:
             message = f"is not valid UTF-8 at byte {error.start}; send it as bytes, or mend it"
             raise SandboxOpenError(f"inputs[{index}]", message) from None
         except GuestFailedError as error:
-            raise SandboxOpenError(f"inputs[{index}]", f"cannot be loaded: {error}") from None
+            raise SandboxOpenError(f"inputs[{index}]", f"cannot be loaded: {_cause(error)}") from None
+
+
+def _cause(error: GuestFailedError) -> str:
+    return "it does not fit into limits.memory_bytes; raise that" if "MemoryError" in str(error) else str(error)
 
 
 def load_text(guest: Guest, text: str) -> None:

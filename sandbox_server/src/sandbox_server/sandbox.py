@@ -50,6 +50,8 @@ _KILLED = {
     End.EXITED: Outcome.EXITED,
     End.TRAP: Outcome.TRAP,
 }
+_NEARLY_ALL = 0.7
+"""The part of its memory that a guest has used which aborts for want of more: it asks for much at once."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,10 @@ class Sandbox:
         except GuestEndedError as error:
             if error.end is End.OUT_OF_MEMORY:
                 raise ShortOfMemoryError(f"{failure}: {error.message}") from None
+            used_bytes, most_bytes = self._guest.memory_bytes(), self._limits.memory_bytes
+            if error.end is End.TRAP and used_bytes > most_bytes * _NEARLY_ALL:  # the interpreter aborts without room
+                message = f"{failure}: {used_bytes:,} of {most_bytes:,} bytes were used, and more were needed; raise it"
+                raise SandboxOpenError("limits.memory_bytes", message) from None
             raise SandboxOpenError(field, f"{failure}: {error.message}") from None
         except GuestFailedError as error:
             raise SandboxOpenError(field, f"{failure}: {error}") from None

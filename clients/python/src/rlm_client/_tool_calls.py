@@ -80,7 +80,7 @@ class ToolThreads:
             if inspect.isawaitable(value):
                 value = asyncio.run(_wait_for(value))
             result = _returned(call.call_id, value)
-        except Exception as error:  # noqa: BLE001 - it is raised in the sandbox
+        except BaseException as error:  # noqa: BLE001 - it is raised in the sandbox; this thread has nobody else to tell
             result = _raised(call.call_id, error)
         with self._lock:
             if call.call_id in self._open:
@@ -143,7 +143,7 @@ class ToolTasks:
                 value = await asyncio.to_thread(function, **arguments)
                 value = await _wait_for(value) if inspect.isawaitable(value) else value
             result = _returned(call.call_id, value)
-        except Exception as error:  # noqa: BLE001 - it is raised in the sandbox
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised in the sandbox
             result = _raised(call.call_id, error)
         self._results[call.call_id] = result
         self._requests.put_nowait(pb.CompleteWithToolsRequest(tool_result=result))
@@ -174,6 +174,6 @@ def _returned(call_id: str, value: object) -> pb.ToolResult:
     return pb.ToolResult(call_id=call_id, value_json=value_json)
 
 
-def _raised(call_id: str, error: Exception) -> pb.ToolResult:
+def _raised(call_id: str, error: BaseException) -> pb.ToolResult:
     text = f"{type(error).__name__}: {error}"
     return pb.ToolResult(call_id=call_id, error=text.encode(errors="replace").decode())

@@ -71,8 +71,11 @@ class Tool:
         Raises:
             ToolDefinitionError: its parameters cannot be given by name, or a type hint has no JSON Schema.
         """
+        name = name or str(getattr(function, "__name__", ""))
+        if name == "<lambda>":
+            raise ToolDefinitionError("a lambda has no name that code could call; give one as Tool.served(..., name=)")
         return cls(
-            name=name or str(getattr(function, "__name__", "")),
+            name=name,
             description=inspect.getdoc(function) or "" if description is None else description,
             scope=scope,
             function=function,
@@ -93,7 +96,7 @@ class Tool:
 
         Args:
             source: Python source that defines a function, or a function whose source can be found. It has the standard
-                library and what the REPL provides, and nothing of this process.
+                library, `context` and its other parts, and what the REPL provides, and nothing of this process.
             name: the function's. Default: the one public function that the source defines.
             description: what the model is told. Default: the docstring.
             scope: which nodes have it.
@@ -102,6 +105,8 @@ class Tool:
             ToolDefinitionError: the source cannot be found, or the name is not clear.
         """
         if not isinstance(source, str):
+            if getattr(source, "__name__", "") == "<lambda>":
+                raise ToolDefinitionError("a lambda has no source of its own; define a function with `def`")
             name = name or source.__name__
             try:
                 source = textwrap.dedent(inspect.getsource(source))
@@ -165,5 +170,5 @@ def _public_functions(source: str) -> list[str]:
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         text = error.msg if isinstance(error, SyntaxError) else error
         raise ToolDefinitionError(f"the source of a tool is no Python{where}: {text}") from None
-    functions = (one.name for one in body if isinstance(one, ast.FunctionDef))
+    functions = (one.name for one in body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
     return list(dict.fromkeys(name for name in functions if not name.startswith("_")))

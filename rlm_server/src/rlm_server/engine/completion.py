@@ -22,6 +22,7 @@ from rlm_server.engine.reproducible import node_seed
 from rlm_server.engine.returned_files import return_files, warn_not_returned
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
 from rlm_server.engine.subcalls import Subcalls
+from rlm_server.engine.tools import blame_source
 from rlm_server.engine.tree import Tree
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Completion:
                 return await self._answer_directly() or await self._run_node(Node(ROOT_NODE_ID, 0), task)
         except SandboxOpenError as error:
             if not self._has_started:
-                raise
+                raise blame_source(error, spec.tools) from error
             return NodeResult(event_pb2.FINISH_REASON_SANDBOX_ERROR, "", partial=True, error=str(error))
         except TimeoutError:
             if not timeout.expired():

@@ -123,6 +123,9 @@ def _begin_completion(
     _set_images(images, [])
     _typed[:] = ["json"] if typed else []
     _given.update((name, variables[name]) for name in context_names)
+    for module in globals().get("_tool_modules", {}).values():
+        for name in context_names:
+            module.__dict__.setdefault(name, variables[name])
     _watch_inputs()
 
 

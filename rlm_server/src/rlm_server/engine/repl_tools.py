@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlm_server.engine.repl_errors import ToolError
-    from rlm_server.engine.repl_prelude import HostCallError, __all__, host_call
+    from rlm_server.engine.repl_prelude import HostCallError, __all__, _given, host_call
 
 _PROVIDED = tuple(__all__)
 _tool_modules: dict[str, types.ModuleType] = {}
@@ -37,6 +37,7 @@ def _add_tool_source(index: int, name: str, source: str, in_scope: bool) -> None
             module = _tool_modules[source] = types.ModuleType(f"tool_{name}")
             sys.modules[module.__name__] = module
             module.__dict__.update((provided, globals()[provided]) for provided in _PROVIDED)
+            module.__dict__.update(_given)
             exec(code, module.__dict__)  # noqa: S102 - the request says so
         function = module.__dict__[name]
     except BaseException as error:  # noqa: BLE001 - whatever it is, the client is told

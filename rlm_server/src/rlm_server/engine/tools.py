@@ -31,6 +31,7 @@ _TYPE_NAMES = {
     "object": "dict",
     "null": "None",
 }
+_OPENING_TOO_LONG = re.compile(r"INVALID_ARGUMENT: open\.limits: .*(it took longer than .*)", re.DOTALL)
 _SOURCE_PROBLEM = re.compile(r"ToolSourceError: tools\[(\d+)\]: (.*)", re.DOTALL)
 
 
@@ -94,12 +95,23 @@ class Tool:
         elif self.schema is not None:
             signature = _signature_of(self.schema)
         description = "\n  ".join((self.description or docstring).strip().splitlines())
+        if self.python_source is not None and _is_async(self.python_source, self.name):
+            description = f"{description.rstrip()} (await what it returns)".lstrip()
         return f"- `{self.name}{signature}`{f': {description}' if description else ''}"
 
 
 def tools_section(tools: Sequence[Tool]) -> str:
     """Returns the part of the system message that lists a node's tools; empty if there are none."""
     return "\n".join(tool.describe() for tool in tools)
+
+
+def blame_source(error: SandboxOpenError, tools: Sequence[Tool]) -> SandboxOpenError:
+    """Returns an error that is about a tool if a sandbox was not opened in time, and the source of one was to run."""
+    index = next((index for index, tool in enumerate(tools) if tool.python_source is not None), None)
+    found = _OPENING_TOO_LONG.search(str(error))
+    if index is None or found is None:
+        return error
+    return type(error)(f"ToolSourceError: tools[{index}]: with the sources of all tools {found[1]}")
 
 
 def source_problem(error: SandboxOpenError) -> tuple[int, str] | None:
@@ -125,12 +137,21 @@ def _signature_of(schema: Mapping[str, Any]) -> str:
 
 def _signature_in(source: str, name: str) -> tuple[str, str]:
     """Returns the signature and the docstring of a function, as far as the source shows them."""
+    function = _function_in(source, name)
+    if function is None:
+        return "(...)", ""
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    return f"({ast.unparse(function.args)}){returns}", ast.get_docstring(function) or ""
+
+
+def _is_async(source: str, name: str) -> bool:
+    return isinstance(_function_in(source, name), ast.AsyncFunctionDef)
+
+
+def _function_in(source: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return "(...)", ""  # the sandbox has a newer Python, and judges what is wrong
-    for statement in reversed(body):
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name == name:
-            returns = f" -> {ast.unparse(statement.returns)}" if statement.returns else ""
-            return f"({ast.unparse(statement.args)}){returns}", ast.get_docstring(statement) or ""
-    return "(...)", ""
+        return None  # the sandbox has a newer Python, and judges what is wrong
+    functions = (one for one in reversed(body) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    return next((one for one in functions if one.name == name), None)

@@ -7,12 +7,10 @@ import collections
 import contextlib
 from typing import TYPE_CHECKING, cast
 
-import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_common.errors import ServiceError, invalid_field
+from rlm_common.errors import ServiceError
 
 from rlm_server.engine.ports import SandboxOpenError
-from rlm_server.engine.tools import source_problem
 from rlm_server.journal.store import StorageUnavailableError
 from rlm_server.service.admission import Admission
 from rlm_server.service.conversations import Conversations
@@ -21,7 +19,7 @@ from rlm_server.service.housekeeping import keep_house
 from rlm_server.service.ownership import Ownership
 from rlm_server.service.persistence import Background
 from rlm_server.service.prompts import describe_prompts
-from rlm_server.service.refusals import storage_unavailable
+from rlm_server.service.refusals import no_sandbox, storage_unavailable
 from rlm_server.service.running import RunningCompletions
 from rlm_server.service.tool_results import ToolResults
 from rlm_server.service.tool_stream import ToolStream
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from rlm_server.service.rpc import Context
     from rlm_server.settings import Settings
 
-_RETRY_DELAY_SECONDS = 1.0
 _BREAK_SECONDS = 0.5
 
 _DEADLINE_SECONDS = 0.25
@@ -184,17 +181,7 @@ class CompletionService(DurableRpcs):
                 async for event in events:
                     yield event
         except SandboxOpenError as error:
-            problem = source_problem(error)
-            if problem is not None:
-                index, message = problem
-                raise invalid_field(f"tools[{index}].python_source", f"failed: {message}") from error
-            raise ServiceError(
-                grpc.StatusCode.UNAVAILABLE,
-                "SANDBOX_UNAVAILABLE",
-                f"no sandbox can be had from {self._executor.name}: {error}",
-                metadata={"sandbox": self._executor.name},
-                retry_delay_seconds=_RETRY_DELAY_SECONDS,
-            ) from error
+            raise no_sandbox(error, self._executor.name) from error
         except StorageUnavailableError as error:
             raise storage_unavailable(error) from error
 

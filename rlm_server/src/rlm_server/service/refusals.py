@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import grpc
-from rlm_common.errors import ServiceError
+from rlm_common.errors import ServiceError, invalid_field
+
+from rlm_server.engine.tools import source_problem
 
 if TYPE_CHECKING:
+    from rlm_server.engine.ports import SandboxOpenError
     from rlm_server.journal.completion_rows import ContextGoneError
     from rlm_server.journal.states import State
     from rlm_server.journal.store import StorageUnavailableError
 
 _RETRY_DELAY_SECONDS = 1.0
+_REFUSED_BY_SANDBOX = re.compile(
+    r"INVALID_ARGUMENT: \w+\.(?P<field>limits\.memory_bytes|inputs\[\d+\])[^:]*: (?P<message>.*)", re.DOTALL
+)
+"""What a sandbox server says of a request that has too little memory for its context."""
 
 
 def storage_unavailable(error: StorageUnavailableError | ContextGoneError) -> ServiceError:
@@ -21,6 +29,27 @@ def storage_unavailable(error: StorageUnavailableError | ContextGoneError) -> Se
         grpc.StatusCode.UNAVAILABLE,
         "STORAGE_UNAVAILABLE",
         f"the journal cannot be used at present, so nothing new is taken on; try again later: {error}",
+        retry_delay_seconds=_RETRY_DELAY_SECONDS,
+    )
+
+
+def no_sandbox(error: SandboxOpenError, executor_name: str) -> ServiceError:
+    """Returns the error of a request for which no sandbox could be had, which may be the fault of the request."""
+    problem = source_problem(error)
+    if problem is not None:
+        index, message = problem
+        return invalid_field(f"tools[{index}].python_source", f"failed: {message}")
+    refused = _REFUSED_BY_SANDBOX.search(str(error))
+    if refused is not None and refused["field"] == "limits.memory_bytes":
+        return invalid_field("limits.cell.memory_bytes", refused["message"])
+    if refused is not None:
+        message = refused["message"].replace("limits.memory_bytes", "limits.cell.memory_bytes")
+        return invalid_field("contexts", f"cannot be put into a sandbox: {message}")
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE,
+        "SANDBOX_UNAVAILABLE",
+        f"no sandbox can be had from {executor_name}: {error}",
+        metadata={"sandbox": executor_name},
         retry_delay_seconds=_RETRY_DELAY_SECONDS,
     )
 

@@ -69,5 +69,7 @@ def _check(result: pb.ToolResult) -> None:
     if result.WhichOneof("result") == "value_json":
         try:
             json.loads(result.value_json)
+        except RecursionError:
+            raise invalid_field("tool_result.value_json", "is not usable JSON: it is nested too deeply") from None
         except ValueError as error:
             raise invalid_field("tool_result.value_json", f"is not JSON: {error}") from None

@@ -640,8 +640,8 @@ class Tool(message.Message):
     """
     python_source: builtins.str
     """python_source defines a function of that name, and runs in the sandbox before the first block of code, at most
-    256 KiB. It can call what the REPL provides, as `llm_query`, and the other tools. Tools with the same
-    source share its globals.
+    256 KiB. It can use what the REPL provides, as `context` and `llm_query`, and the other tools. Tools with the
+    same source share its globals.
     """
     client_served: builtins.bool
     """client_served must be true: the client of `CompleteWithTools` runs it."""
