@@ -133,6 +133,7 @@ def test_what_is_kept_can_be_gone_on_with_listed_looked_into_and_closed(run_rlm:
         (("chat", "--context", "-"), "standard input has the questions"),
         (("chat", "--context", "pyproject.toml", "--limit", "max_dept=1"), "did you mean max_depth"),
         (("complete", "--context", "-", "--keep-for", "9", "?"), "give --keep or --conversation, too"),
+        (("complete", "--context", "-", "--detach", "--serve-tool", "t.py", "?"), "use --tool, or stay"),
     ],
 )
 def test_what_does_not_go_together_is_told(run_rlm: Any, arguments: tuple[str, ...], complaint: str) -> None:

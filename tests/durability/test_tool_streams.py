@@ -18,6 +18,7 @@ from tests.durability.proxy import Proxy
 from tests.durability.test_completions import get, until_ended
 from tests.durability.test_crashes import directory
 from tests.support.rlm_stack import Events, Stack, running_stack
+from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields
 
 if TYPE_CHECKING:
@@ -137,6 +138,40 @@ async def test_a_client_that_stays_away_has_its_completion_cancelled(model: Scri
         async with ToolClient(stack, **start()) as first:
             await first.until("tool_call")
         assert (await until_ended(stack, first.completion_id)).state == pb.COMPLETION_STATE_CANCELLED
+
+
+async def test_a_detached_completion_does_not_wait_for_the_tools_of_a_client_that_stays_away(
+    model: ScriptedModel,
+) -> None:
+    """Neither for the call that is open nor for those to come, each of which could take its whole time-out."""
+    patient = pb.Tool(name="look_up", client_served=True, timeout={"seconds": 3000})
+    code = "def asked(of):\n    try: return look_up(of=of)\n    except ToolError as e: return str(e)"
+    turns = [f"```repl\n{code}\nFINAL([asked('a'), asked('b')])\n```"]
+    async with running_stack(model, client_grace_seconds=0.3) as stack:
+        stack.model.follow(turns)
+        request = start(detached=True)
+        request["start"].tools[0].CopyFrom(patient)
+        async with ToolClient(stack, **request) as first:
+            await first.until("tool_call")
+        ended = await until_ended(stack, first.completion_id)
+    gone = "the client that serves tools has gone away"
+    assert json.loads(ended.finished.answer) == [gone, gone]
+
+
+async def test_a_client_that_comes_back_after_its_grace_time_serves_the_calls_to_come(model: ScriptedModel) -> None:
+    code = "try: look_up(of='a')\nexcept ToolError as e: print(e)\nx = llm_query('q')\nFINAL(look_up(of=x))"
+    release = asyncio.Event()
+    turns = [f"```repl\n{code}\n```", ScriptedReply("b", release=release)]
+    async with running_stack(model, client_grace_seconds=0.1) as stack:
+        stack.model.follow(turns)
+        async with ToolClient(stack, **start(detached=True)) as first:
+            await first.until("tool_call")
+        await stack.model.until_waiting()
+        async with ToolClient(stack, **resume(first)) as second:
+            await second.until("tool_call_finished")
+            release.set()
+            await second.answer((await second.until("tool_call")).call_id, "B")
+            assert (await second.until("finished")).answer == "B"
 
 
 async def test_a_result_for_a_call_that_there_was_not_is_refused_on_any_stream(stack: Stack) -> None:

@@ -148,6 +148,9 @@ def complete(
     if detach and save_files is not None:
         message = "--detach waits for no files: give --files '*', and --save-files to `rlm completions watch` later"
         exit_codes.fail(message, exit_codes.BAD_INPUT)
+    if detach and serve_tool:
+        message = "--detach leaves --serve-tool without this process, which runs its functions: use --tool, or stay"
+        exit_codes.fail(message, exit_codes.BAD_INPUT)
     if detach and server is None:
         exit_codes.fail("--detach needs --server: without one the server ends with this command", exit_codes.BAD_INPUT)
     try:

@@ -1,4 +1,7 @@
-"""Whether the clients of completions are there: one that is left by all is cancelled, unless it is detached."""
+"""Whether the clients of completions are there: one that is left by all is cancelled, unless it is detached.
+
+A detached one goes on, but waits no longer for the tools that a client would serve.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ if TYPE_CHECKING:
 
 _FIRST_CLIENT_SECONDS = 5.0
 _CLIENT_LEFT = "its client went away"
+_TOOLS_LEFT = "the client that serves tools has gone away"
 
 
 class ClientPresence:
-    """Cancels the completions of this server that no client of any server has watched for a while.
+    """Sees to the completions of this server that no client of any server has watched for a while.
 
     Args:
         runs: what runs here, by the completions' ids.
@@ -39,6 +43,14 @@ class ClientPresence:
             run.seen_time = asyncio.get_running_loop().time()
             self._check_later(completion_id, self._grace_seconds)
 
+    def seen(self, run: Run) -> None:
+        """Takes note that a client of another server watches a completion."""
+        run.seen_time = asyncio.get_running_loop().time()
+        if run.is_without_tools:
+            run.is_without_tools = False
+            run.client_tools.client_is_back()
+            self._check_later(run.stored.completion_id, self._grace_seconds)
+
     def _check_later(self, completion_id: str, delay_seconds: float) -> None:
         if delay_seconds:
             asyncio.get_running_loop().call_later(delay_seconds, self._cancel_if_left, completion_id)
@@ -47,10 +59,14 @@ class ClientPresence:
 
     def _cancel_if_left(self, completion_id: str) -> None:
         run = self._runs.get(completion_id)
-        if run is None or run.stored.detached or self._is_watched(completion_id):
+        if run is None or self._is_watched(completion_id):
             return
         unseen_seconds = asyncio.get_running_loop().time() - run.seen_time
         if unseen_seconds + 0.001 >= self._grace_seconds:
-            run.cancel(_CLIENT_LEFT)
+            if run.stored.detached:
+                run.is_without_tools = True
+                run.client_tools.client_is_gone(_TOOLS_LEFT)
+            else:
+                run.cancel(_CLIENT_LEFT)
         else:
             self._check_later(completion_id, self._grace_seconds - unseen_seconds)

@@ -34,6 +34,7 @@ class Run:
         seen_time: when a client of this or another server was last known to watch it, by the loop's clock.
         watched_time: what the journal says of that.
         repl: the conversation's, if the completion belongs to one.
+        is_without_tools: it is detached and goes on without the tools of its client, which has been away for a while.
     """
 
     stored: StoredCompletion
@@ -49,6 +50,7 @@ class Run:
     cancel_cause: str = ""
     parked_reason: str = ""
     has_begun: bool = False
+    is_without_tools: bool = False
     task: asyncio.Task[None] | None = None
 
     def stop(self) -> None:

@@ -173,7 +173,7 @@ class RunningCompletions:
             return
         if stored.watched_time != run.watched_time:
             run.watched_time = stored.watched_time
-            run.seen_time = asyncio.get_running_loop().time()
+            self._presence.seen(run)
         if stored.cancel_requested:
             run.cancel("it was cancelled")
 

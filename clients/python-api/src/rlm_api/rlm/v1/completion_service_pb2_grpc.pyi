@@ -62,7 +62,8 @@ class CompletionServiceStub:
     A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
     `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
     on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
-    than one result; the first that arrives counts.
+    than one result; the first that arrives counts. A detached completion goes on after that time: calls, open or to come,
+    raise ToolError in the sandbox until a client continues the stream.
 
     Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
     second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
@@ -161,7 +162,8 @@ class CompletionServiceAsyncStub(CompletionServiceStub):
     A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
     `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
     on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
-    than one result; the first that arrives counts.
+    than one result; the first that arrives counts. A detached completion goes on after that time: calls, open or to come,
+    raise ToolError in the sandbox until a client continues the stream.
 
     Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
     second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
@@ -269,7 +271,8 @@ class CompletionServiceServicer(metaclass=_abc_1.ABCMeta):
         A stream that breaks is continued with `resume`, on any server that shares the journal, within the grace time that
         `Complete` tells of. Calls that were open then are open still, and are not told again: the client sends their results
         on the new stream, and once more those that it had sent for calls without `tool_call_finished`. A call never gets more
-        than one result; the first that arrives counts.
+        than one result; the first that arrives counts. A detached completion goes on after that time: calls, open or to come,
+        raise ToolError in the sandbox until a client continues the stream.
 
         Errors: as `Complete` and `WatchCompletion`, and FAILED_PRECONDITION (a result for a call that there was not, or a
         second result on a stream that did not break). A result that comes when its call is over already, as after a timeout,
