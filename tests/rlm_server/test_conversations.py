@@ -153,7 +153,7 @@ async def test_the_answer_dict_begins_empty_in_each_completion(stack: Stack) -> 
     kept = await begin(stack, "```repl\nanswer['content'] = 'old'\nanswer['ready'] = True\n```")
     events = await go_on(stack, kept, "```repl\nprint(answer)\n```", limits=limits_pb2.Limits(max_iterations=1))
     assert events.output == "{'content': '', 'ready': False}\n"
-    assert (events.reason, events.finished.answer) == ("MAX_ITERATIONS", "```repl\nprint(answer)\n```")
+    assert (events.reason, events.finished.answer) == ("MAX_ITERATIONS", "")
 
 
 async def test_a_later_part_is_put_back_when_code_rebinds_it(stack: Stack) -> None:

@@ -86,7 +86,7 @@ TESTS = {
     ],
     "a limit is reached": [
         "rlm_server/test_limits.py::test_max_iterations_gives_the_content_of_answer",
-        "rlm_server/test_limits.py::test_without_content_the_last_text_is_the_partial_answer",
+        "rlm_server/test_limits.py::test_without_content_what_was_said_beside_code_is_the_partial_answer",
         "rlm_server/test_limits.py::test_wall_time_interrupts_running_code_at_once",
     ],
     "taken for text": [

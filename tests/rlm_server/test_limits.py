@@ -37,9 +37,24 @@ async def test_max_iterations_gives_the_content_of_answer(stack: Stack) -> None:
     assert len(stack.model.requests) == 2
 
 
-async def test_without_content_the_last_text_is_the_partial_answer(stack: Stack) -> None:
-    events = await stack.complete("I think it is 7.\n```repl\nx=1\n```", limits=limits_pb2.Limits(max_iterations=1))
-    assert_partial(events, "MAX_ITERATIONS", "I think it is 7.\n```repl\nx=1\n```")
+@pytest.mark.parametrize(
+    "replies",
+    [
+        ["I think it is 7.\n```repl\nx=1\n```"],
+        ["I think it is 7.\n```repl\nx=1\n```", "```repl\nx=2\n```"],
+        ["<think>Hm.</think>I think it is 7.", "<think>Hm.</think>", ""],
+    ],
+)
+async def test_without_content_what_was_said_beside_code_is_the_partial_answer(
+    local_stack: Stack, replies: list[str]
+) -> None:
+    events = await local_stack.complete(*replies, limits=limits_pb2.Limits(max_iterations=len(replies)))
+    assert_partial(events, "MAX_ITERATIONS", "I think it is 7.")
+
+
+async def test_code_alone_is_no_answer(local_stack: Stack) -> None:
+    events = await local_stack.complete("```repl\nx=1\n```", limits=limits_pb2.Limits(max_iterations=1))
+    assert_partial(events, "MAX_ITERATIONS", "")
 
 
 def using(text: str, sent: int = 10, made: int = 5) -> ScriptedReply:
@@ -95,7 +110,7 @@ async def test_a_batch_beyond_the_limit_is_refused_as_a_whole_before_it_costs_an
 async def test_code_that_cannot_do_without_more_subcalls_ends_the_completion(stack: Stack) -> None:
     limits = limits_pb2.Limits(max_subcalls=0, max_consecutive_errors=2)
     events = await stack.play(lambda _: "```repl\nllm_query('x')\n```", limits=limits)
-    assert_partial(events, "MAX_SUBCALLS", "```repl\nllm_query('x')\n```")
+    assert_partial(events, "MAX_SUBCALLS", "")
 
 
 async def test_the_subcalls_of_children_come_out_of_the_same_budget(stack: Stack) -> None:
@@ -111,7 +126,7 @@ async def test_the_subcalls_of_children_come_out_of_the_same_budget(stack: Stack
 async def test_consecutive_errors_end_the_completion(stack: Stack) -> None:
     replies = ["```repl\n1/0\n```", "```repl\nx=1\n```", "```repl\n1/0\n```", "```repl\n1/0\n```"]
     events = await stack.complete(*replies, limits=limits_pb2.Limits(max_consecutive_errors=2))
-    assert_partial(events, "MAX_ERRORS", "```repl\n1/0\n```")
+    assert_partial(events, "MAX_ERRORS", "")
     assert events.finished.iterations == 4
 
 

@@ -1,11 +1,11 @@
-"""The last call of a node that a limit has stopped: the best answer from what is known."""
+"""The best answer of a node that a limit has stopped: by one last call, or from what its model has said."""
 
 from __future__ import annotations
 
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.fences import split
+from rlm_server.engine.fences import split, without_thinking
 from rlm_server.engine.parsing import FinalKind, parse_reply
 from rlm_server.engine.python_source import is_computed
 from rlm_server.engine.text import clean
@@ -39,3 +39,9 @@ def read_last_answer(text: str) -> Answer | None:
     # An answer may be fenced, as JSON is; without thinking there is nothing else to take away.
     written = text if blocks else prose
     return Answer(clean(written.strip()), AnswerForm.WRITTEN)
+
+
+def said_beside_code(text: str) -> str:
+    """Returns what a reply says besides its code and its thinking; may be empty."""
+    said = split(text)[1] if parse_reply(text).blocks else without_thinking(text)
+    return clean(said.strip())

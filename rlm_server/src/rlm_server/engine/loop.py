@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.final_code import final_code
-from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer
+from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer, said_beside_code
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 _MAX_IDLE_REPLIES = 5
 """Replies in a row without code or answer after which a node gives up."""
+
+_KEPT_REPLIES = 10
+"""In how many replies words are looked for, where there is nothing better for an answer."""
 
 
 @dataclass
@@ -80,7 +84,7 @@ class NodeLoop:
         self._provided_values = frozenset({"answer", "context", *earlier, *(part.value.name for part in task.contexts)})
         self.transcript = Transcript(conversation.opening(tree, node, task))
         """What the node and its model have said."""
-        self._last_text = ""
+        self._last_replies: collections.deque[str] = collections.deque(maxlen=_KEPT_REPLIES)
         self._idle_replies = 0
         self._failed_turns = 0
         self.iterations = 0
@@ -89,7 +93,7 @@ class NodeLoop:
     @property
     def best_answer(self) -> str:
         """What there is of an answer so far."""
-        return self._cells.draft or self._last_text
+        return self._cells.draft or next(filter(None, map(said_beside_code, reversed(self._last_replies))), "")
 
     @property
     def written_files(self) -> WrittenFiles:
@@ -151,8 +155,7 @@ class NodeLoop:
     async def _ask(self) -> ModelReply:
         self._run.budget.record_iteration()
         reply = await self._ask_for_turn(self.iterations)
-        if reply.text.strip():
-            self._last_text = reply.text.strip()
+        self._last_replies.append(reply.text)
         return reply
 
     async def _ask_for_turn(self, iteration: int, *, is_last_answer: bool = False) -> ModelReply:
