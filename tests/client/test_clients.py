@@ -212,13 +212,15 @@ async def test_a_directory_is_sent_as_documents_and_what_was_left_out_is_told(cl
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "two.txt").write_text("two")
     (tmp_path / "one.txt").write_text("one")
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0")
+    (tmp_path / "picture.png").write_bytes(png())
+    (tmp_path / "program").write_bytes(b"\x7fELF\0")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     completion = await client.completion(tmp_path, "?")
     documents = json.loads(service.requests[0].contexts[0].json)
     assert [(one["id"], one["text"]) for one in documents] == [("b/two.txt", "two"), ("one.txt", "one")]
     assert {(skipped.path.name, skipped.reason) for skipped in completion.skipped_files} == {
-        ("picture.png", "binary"),
+        ("picture.png", "a picture, which must be a context of its own"),
+        ("program", "binary"),
         ("latin.txt", "not utf-8 at byte 3"),
     }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
+from rlm_api.rlm.v1 import limits_pb2
 from rlm_client import AsyncClient
 from rlm_server.demo_model import running_demo_model
 from rlm_server.engine.direct import CANNOT_ANSWER
@@ -15,11 +16,11 @@ from rlm_server.server import create_server
 from rlm_server.settings import Settings
 
 from tests.support.pictures import png
-from tests.support.rlm_stack import running_stack
+from tests.support.rlm_stack import Events, running_stack
 from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
-    from tests.support.rlm_stack import Events, Stack
+    from tests.support.rlm_stack import Stack
     from tests.support.scripted_model import ScriptedModel
 
 CODE = "```repl\nFINAL(len(context))\n```"
@@ -101,6 +102,30 @@ async def test_pictures_are_shown_to_a_model_that_takes_them(model: ScriptedMode
         assert kinds == ["text", "text", "image_url"]
         events = await ask(stack, "```repl\nFINAL(context.media_type)\n```", contexts=parts, model="blind")
         assert not was_direct(events)
+
+
+@pytest.mark.parametrize(
+    ("failure", "limits", "reason"),
+    [
+        (ScriptedReply(status=400), {}, "MODEL_ERROR"),
+        (ScriptedReply("never"), {"max_output_tokens": 20}, "MAX_TOKENS"),
+        (ScriptedReply("never", release=asyncio.Event()), {"wall_time": {"seconds": 1}}, "WALL_TIME"),
+    ],
+)
+async def test_an_answer_that_cannot_be_mended_any_more_is_a_partial_one(
+    local_stack: Stack, failure: ScriptedReply, limits: dict[str, Any], reason: str
+) -> None:
+    first = ScriptedReply("not a list", usage={"prompt_tokens": 10, "completion_tokens": 10})
+    local_stack.model.follow([first, failure])
+    request = pb.CompleteRequest(
+        query="What is it?",
+        contexts=[pb.ContextPart(text="abc")],
+        direct_answer_allowed=True,
+        answer_schema='{"type": "array"}',
+        limits=limits_pb2.Limits(**limits),
+    )
+    events = Events([response.event async for response in local_stack.stub.Complete(request)])
+    assert (events.reason, events.finished.answer, events.finished.partial) == (reason, "not a list", True)
 
 
 @pytest.mark.parametrize(

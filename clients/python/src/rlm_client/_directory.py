@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlm_client._image import media_type_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -75,7 +77,10 @@ def read_directory(path: Path, *, glob: str = "*", exclude: Sequence[str] = (), 
         if data is None:
             skipped.append(SkippedFile(file, "not a regular file"))
         elif b"\0" in data[:8192]:
-            skipped.append(SkippedFile(file, "binary"))
+            is_picture = bool(media_type_of(data))
+            skipped.append(
+                SkippedFile(file, "a picture, which must be a context of its own" if is_picture else "binary")
+            )
         else:
             try:
                 text = data.decode("utf-8-sig" if charset == "utf-8" else charset)

@@ -34,13 +34,14 @@ class Image:
             data = self.source.read_bytes() if isinstance(self.source, Path) else self.source
         except OSError as error:
             raise ContextError(label, f"cannot be read: {error.strerror or error}") from error
-        media_type = self.media_type or _media_type_of(data)
+        media_type = self.media_type or media_type_of(data)
         if not media_type:
             raise ContextError(label, "it is no PNG, JPEG, GIF or WebP picture")
         return data, media_type
 
 
-def _media_type_of(data: bytes) -> str:
+def media_type_of(data: bytes) -> str:
+    """Returns the type of a picture by its bytes; empty if they are of none that is known."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):

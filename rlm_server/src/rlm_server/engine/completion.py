@@ -77,6 +77,7 @@ class Completion:
         self._repl = repl
         self._tree = Tree(run)
         self._root_loop: NodeLoop | None = None
+        self._direct = DirectAnswer(self._tree)
         self._are_files_returned = False
         self._stop_the_clock: Callable[[], None] = lambda: None
         self._has_started = False
@@ -122,11 +123,10 @@ class Completion:
 
     async def _answer_directly(self) -> NodeResult | None:
         """Answers by one plain call, if the request allows it and the context fits; None means that the loop must."""
-        direct = DirectAnswer(self._tree)
-        if self._repl is not None or not direct.is_possible:
+        if self._repl is not None or not self._direct.is_possible:
             return None
         await self._start()
-        return await direct.attempt()
+        return await self._direct.attempt()
 
     async def _run_node(self, node: Node, task: NodeTask) -> NodeResult:
         """Runs a node in a sandbox of its own.
@@ -241,7 +241,7 @@ class Completion:
         """Tells the end of what was running, innermost first, and returns the best that there is."""
         root = self._root_loop
         if root is None:
-            return NodeResult(reason, "", partial=True, error=message)
+            return NodeResult(reason, self._direct.best_answer, partial=True, error=message)
         await self._tree.end_below(ROOT_NODE_ID, reason, message)
         # A conversation's variables outlive the block that was killed, in its sandbox or another; any other's are gone.
         variables = VariablesState.LOST if self._repl is None else VariablesState.KEPT

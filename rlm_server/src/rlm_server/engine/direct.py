@@ -54,6 +54,8 @@ class DirectAnswer:
         self._spec = tree.run.spec
         self.context_tokens = estimate_context_tokens(self._spec.contexts)
         """The estimated size of the context."""
+        self.best_answer = ""
+        """What there is of an answer so far: one that does not match the schema, or was cut."""
 
     @property
     def is_possible(self) -> bool:
@@ -71,11 +73,12 @@ class DirectAnswer:
         try:
             text, answer_json, problem = await self._answer()
         except LimitReachedError as error:
-            return NodeResult(error.reason, "", partial=True, error=error.message)
+            return NodeResult(error.reason, self.best_answer, partial=True, error=error.message)
         except ModelError as error:
             await self._tree.caller.emit_usage(ROOT_NODE_ID)
             if error.kind is not ModelErrorKind.CONTEXT_TOO_LONG:
-                return NodeResult(event_pb2.FINISH_REASON_MODEL_ERROR, "", partial=True, error=error.message)
+                reason = event_pb2.FINISH_REASON_MODEL_ERROR
+                return NodeResult(reason, self.best_answer, partial=True, error=error.message)
             text, answer_json, problem = "", "", "the context is too long for one call"
         if problem:
             code = event_pb2.WARNING_CODE_NOT_ANSWERED_DIRECTLY
@@ -92,6 +95,8 @@ class DirectAnswer:
             reply = await self._ask(messages)
             text = without_thinking(reply.text).strip()
             problem = _problem_with(text, reply)
+            if not _REFUSAL.fullmatch(text):
+                self.best_answer = text
             if problem or schema is None:
                 return text, "", problem
             checked = schema.check(Answer(text, AnswerForm.WRITTEN))
