@@ -97,8 +97,8 @@ async def run(environment: Environment) -> PartResult:
         model, cell = statistics.median(kept.model_client), statistics.median(kept.cell_client)
         total = statistics.median([seconds for seconds_of_one in kept.overhead for seconds in seconds_of_one])
         notes.append(
-            f"{kind}, {transport}: of the {total * 1e3:.2f} ms, {model * 1e3:.2f} are the model's client (`openai` "
-            f"package, parsing, text events), {cell * 1e3:.2f} the way to the sandbox and back, "
+            f"{kind}, {transport}: of the {total * 1e3:.2f} ms, {model * 1e3:.2f} are the call to the model (request, "
+            f"reply, journal, text events), {cell * 1e3:.2f} the way to the sandbox and back, "
             f"{(total - model - cell) * 1e3:.2f} the rest of the turn."
         )
     return PartResult(NAME, "One iteration of the loop, without model and cell", rows, notes)
