@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
+import json
 import secrets
 import time
 import uuid
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from aiohttp import web
 
 from rlm_server.demo_model.policy import reply_to
 from rlm_server.demo_model.protocol import (
@@ -32,9 +29,6 @@ from rlm_server.demo_model.wire import ChatCompletions, Responses
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
-
     from rlm_server.demo_model.wire import Wire
 
 
@@ -49,39 +43,26 @@ _ERRORS = {
 """Status and code of faults that are errors of HTTP."""
 
 
-class BrokenStreamError(ConnectionError):
-    """Raised inside a response to make the HTTP server cut the connection, as the fault `broken` asks for."""
-
-
-class _UnwatchedStream(StreamingResponse):
-    """A stream that does not look whether its caller is still there, which takes longer than to send a short reply."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as Starlette has it
-        await self.stream_response(send)
-
-
-def create_app(settings: DemoModelSettings | None = None) -> Starlette:
-    """Returns the demo model as an ASGI application.
+def create_app(settings: DemoModelSettings | None = None) -> web.Application:
+    """Returns the demo model as an application of aiohttp. Its runner must cancel handlers whose callers leave.
 
     Args:
         settings: how it behaves. Default: at once, without faults, for any key.
     """
     model = _DemoModel(settings or DemoModelSettings())
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", _answering_errors(model.chat_completions), methods=["POST"]),
-            Route("/v1/responses", _answering_errors(model.responses), methods=["POST"]),
-            Route("/v1/models", _answering_errors(model.models), methods=["GET"]),
-            Route(
-                "/openai/deployments/{deployment}/chat/completions",
-                _answering_errors(model.chat_completions),
-                methods=["POST"],
-            ),
-            Route("/openai/responses", _answering_errors(model.responses), methods=["POST"]),
-            Route("/openai/models", _answering_errors(model.models), methods=["GET"]),
-            Route("/v1/models/{name}", _answering_errors(model.one_model), methods=["GET"]),
+    app = web.Application(client_max_size=0)  # which stands for any
+    app.add_routes(
+        [
+            web.post("/v1/chat/completions", _answering_errors(model.chat_completions)),
+            web.post("/v1/responses", _answering_errors(model.responses)),
+            web.get("/v1/models", _answering_errors(model.models)),
+            web.get("/v1/models/{name}", _answering_errors(model.one_model)),
+            web.post("/openai/deployments/{deployment}/chat/completions", _answering_errors(model.chat_completions)),
+            web.post("/openai/responses", _answering_errors(model.responses)),
+            web.get("/openai/models", _answering_errors(model.models)),
         ]
     )
+    return app
 
 
 class _DemoModel:
@@ -89,30 +70,30 @@ class _DemoModel:
         self._settings = settings
         self._call_numbers = itertools.count(1)
 
-    async def models(self, request: Request) -> Response:
+    async def models(self, request: web.Request) -> web.StreamResponse:
         self._check_key(request)
-        return JSONResponse({"object": "list", "data": [_model_object(name) for name in MODEL_IDS]})
+        return web.json_response({"object": "list", "data": [_model_object(name) for name in MODEL_IDS]})
 
-    async def one_model(self, request: Request) -> Response:
+    async def one_model(self, request: web.Request) -> web.StreamResponse:
         self._check_key(request)
-        return JSONResponse(_model_object(_known_model(request.path_params["name"])))
+        return web.json_response(_model_object(_known_model(request.match_info["name"])))
 
-    async def chat_completions(self, request: Request) -> Response:
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         self._check_key(request)
-        return await self._answer(request, parse_request(await request.body()), ChatCompletions())
+        return await self._answer(request, parse_request(await request.read()), ChatCompletions())
 
-    async def responses(self, request: Request) -> Response:
+    async def responses(self, request: web.Request) -> web.StreamResponse:
         self._check_key(request)
-        return await self._answer(request, parse_response_request(await request.body()), Responses())
+        return await self._answer(request, parse_response_request(await request.read()), Responses())
 
-    async def _answer(self, request: Request, chat: ChatRequest, wire: Wire) -> Response:
+    async def _answer(self, request: web.Request, chat: ChatRequest, wire: Wire) -> web.StreamResponse:
         name = _known_model(chat.model)
         try:
             behaviour = self._settings.behaviour_of(chat.model, request.headers)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_demo_setting", param="model") from None
         fault = behaviour.fault_of_call(next(self._call_numbers))
-        await _pause(request, None if fault is Fault.HANG else behaviour.latency_seconds)
+        await _pause(None if fault is Fault.HANG else behaviour.latency_seconds)
         if fault is Fault.RATE_LIMIT:
             headers = {"retry-after": f"{behaviour.retry_after_seconds:g}"}
             raise ApiError(429, "demo-model: asked to fail with 429", "rate_limit_exceeded", headers=headers)
@@ -123,17 +104,15 @@ class _DemoModel:
         broken = fault is Fault.BROKEN_STREAM
         if chat.stream:
             events = _events(reply, wire, chat, behaviour, broken=broken)
-            stream = StreamingResponse if behaviour.chunk_seconds else _UnwatchedStream
-            return stream(events, media_type="text/event-stream")
+            return await _send(request, events, {"content-type": "text/event-stream"}, broken=broken)
         if broken:
-            body = JSONResponse(wire.body(reply)).body
-            length = {"content-length": str(len(body))}
-            return StreamingResponse(_half(bytes(body)), media_type="application/json", headers=length)
-        return JSONResponse(wire.body(reply))
+            body = json.dumps(wire.body(reply)).encode()
+            return await _send(request, _half(body), {"content-length": str(len(body))}, broken=True)
+        return web.json_response(wire.body(reply))
 
-    def _check_key(self, request: Request) -> None:
-        is_azure = request.scope["path"].startswith("/openai/")
-        if is_azure and "api-version" not in request.query_params:
+    def _check_key(self, request: web.Request) -> None:
+        is_azure = request.path.startswith("/openai/")
+        if is_azure and "api-version" not in request.query:
             raise ApiError(404, "Azure's paths need the query api-version", "missing_api_version")
         if self._settings.api_key is None:
             return
@@ -144,15 +123,25 @@ class _DemoModel:
             raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
 
 
-async def _pause(request: Request, seconds: float | None) -> None:
-    """Waits, for ever if no time is given, but not longer than the caller does."""
-    if seconds == 0:
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-        raise ClientDisconnect
+async def _pause(seconds: float | None) -> None:
+    """Waits, for ever if no time is given; a caller that leaves cancels it."""
+    if seconds is None:
+        await asyncio.get_running_loop().create_future()
+    elif seconds:
+        await asyncio.sleep(seconds)
+
+
+async def _send(
+    request: web.Request, parts: AsyncIterator[bytes], headers: dict[str, str], *, broken: bool
+) -> web.StreamResponse:
+    """Sends a reply part by part, and then cuts the connection if the reply is to be broken."""
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    async for part in parts:
+        await response.write(part)
+    if broken and request.transport is not None:
+        request.transport.close()
+    return response
 
 
 def _reply(chat: ChatRequest, model: str, fault: Fault) -> Reply:
@@ -173,28 +162,27 @@ def _reply(chat: ChatRequest, model: str, fault: Fault) -> Reply:
 
 async def _events(
     reply: Reply, wire: Wire, chat: ChatRequest, behaviour: Behaviour, *, broken: bool
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     parts = [
         reply.text[start : start + behaviour.chunk_chars] for start in range(0, len(reply.text), behaviour.chunk_chars)
     ]
     ready = wire.beginning(reply)  # what nothing is waited for goes out with what follows
     for number, part in enumerate(parts):
         if number:
-            yield ready
+            yield ready.encode()
             ready = ""
         if number and behaviour.chunk_seconds:
             await asyncio.sleep(behaviour.chunk_seconds)
         if broken and number >= len(parts) // 2:
             if ready:
-                yield ready
-            raise BrokenStreamError
+                yield ready.encode()
+            return
         ready += wire.part(reply, part)
-    yield ready + wire.end(reply, include_usage=chat.include_usage)
+    yield (ready + wire.end(reply, include_usage=chat.include_usage)).encode()
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:
     yield body[: len(body) // 2]
-    raise BrokenStreamError
 
 
 def _known_model(name: str) -> str:
@@ -211,14 +199,12 @@ def _model_object(name: str) -> dict[str, str | int]:
 
 
 def _answering_errors(
-    endpoint: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
+    endpoint: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await endpoint(request)
         except ApiError as error:
-            return error.response()
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody is there to read it
+            return web.json_response(error.body, status=error.status, headers=error.headers)
 
     return answer

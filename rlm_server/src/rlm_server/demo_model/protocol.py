@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,10 +36,6 @@ class ApiError(Exception):
         self.status = status
         self.body = {"error": {"message": message, "type": _error_type(status), "param": param, "code": code}}
         self.headers = headers or {}
-
-    def response(self) -> JSONResponse:
-        """Returns the answer."""
-        return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import uvicorn
+from aiohttp import web
 
-from rlm_server.demo_model.app import BrokenStreamError, create_app
+from rlm_server.demo_model.app import create_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from rlm_server.demo_model.settings import DemoModelSettings
+
+_KEEPALIVE_SECONDS = 600.0
+"""Longer than clients keep connections that they do not use, lest one sends a request on one that is being closed."""
+
+_SHUTDOWN_SECONDS = 1.0
+_BACKLOG = 1024
 
 
 @dataclass(frozen=True)
@@ -52,70 +56,49 @@ async def running_demo_model(
     Raises:
         OSError: the address cannot be listened on.
     """
+    async with serving(create_app(settings), host, port) as real_port:
+        yield RunningDemoModel(host, real_port)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serves an application until the block ends; returns the port.
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
     listener = _listen(host, port)
-    config = uvicorn.Config(
-        create_app(settings),
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-        ws="none",
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        handle_signals=False,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
     )
-    server = _Server(config)
-    # Being cut off on purpose is no news for the log.
-    logging.getLogger("uvicorn.error").addFilter(_is_no_planned_break)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await server.listening(task)
-        yield RunningDemoModel(host, listener.getsockname()[1])
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        yield listener.getsockname()[1]
     finally:
-        server.should_exit = True
-        await task
+        await runner.cleanup()
         listener.close()
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that tells when it listens, and that leaves signals to the program around it."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._listens = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listens.set()
-
-    async def listening(self, serving: asyncio.Task[None]) -> None:
-        """Waits until the server listens, or fails as its task does."""
-        waiting = asyncio.create_task(self._listens.wait())
-        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if serving.done():
-            serving.result()
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named as asyncio turns Nagle's algorithm off only then; with it, parts of replies wait for 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
     listener.setblocking(False)
     return listener
-
-
-def _is_no_planned_break(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return not isinstance(error, BrokenStreamError)
