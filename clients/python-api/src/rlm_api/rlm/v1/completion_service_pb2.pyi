@@ -404,10 +404,10 @@ class ContextPart(message.Message):
     ENCODED_FIELD_NUMBER: builtins.int
     IMAGE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """name is the variable's name in the REPL: a Python identifier, no keyword, no function of Python as `list`, and
-    none that the REPL provides, as `history`. Default: `context` for a single part; the n-th of several, counted from 0, is `context_n`, and `context`
-    is a dict of all by name. In a conversation the parts of all completions are counted, `context_0` being the first
-    even if it is the only one, and `context` stays what the first completion had.
+    """name is the variable's name in the REPL: a Python identifier, no keyword, no function of Python as `list`, and none
+    that the REPL provides, as `history`. Default: `context` for a single part; the n-th of several, counted from 0, is
+    `context_n`, and `context` is a dict of all by name. In a conversation the parts of all completions are counted,
+    `context_0` being the first even if it is the only one, and `context` stays what the first completion had.
     """
     description: builtins.str
     """description tells the model what it is, at most 1000 characters. Default empty."""
