@@ -247,7 +247,8 @@ class NodeLoop:
 
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
         self._idle_replies = 0
-        code = final_code(final, self._cells.value_names, self._provided_values)
+        variables = self._cells.value_names | ({"answer"} if self._cells.draft else set())
+        code = final_code(final, variables, self._provided_values)
         if code:
             await self._run_blocks((code,), turn)
         else:

@@ -38,6 +38,8 @@ _final: list[dict[str, str]] = []
 
 def FINAL(value: object) -> None:  # noqa: N802 - the name that models were taught
     """Gives the answer and ends the block."""
+    if isinstance(value, dict) and value.keys() == {"content", "ready"}:  # the dict `answer`
+        value = value["content"]
     given = _as_answer(value)
     if not given["text"].strip():
         raise ValueError("the answer is empty")
@@ -58,6 +60,8 @@ def FINAL_VAR(name_or_value: object) -> None:  # noqa: N802 - the name that mode
             FINAL(variables[name])
         # `FINAL_VAR(result)` instead of `FINAL_VAR("result")`: what arrives is a variable's value.
         is_value = any(value is name_or_value for value in variables.values())
+        if not is_value and name.endswith("]") and name.partition("[")[0] in variables:
+            FINAL(eval(name, {}, variables))  # noqa: S307 - `FINAL_VAR("results[0]")`, by code that may run anything
         if name.isidentifier() and not is_value:
             known = ", ".join(list(map(str, _user_variables()))[:_MAX_LISTED_VARIABLES]) or "none"
             raise UnknownVariableError(f"there is no variable {name!r}; there are: {known}. FINAL(...) gives a value")
