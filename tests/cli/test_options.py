@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_client import ContextError, ToolDefinitionError
@@ -68,6 +70,19 @@ def test_tools_have_the_scope_that_stands_before_the_file(tmp_path, monkeypatch)
     assert tools[1].function() == 1
 
 
+def test_a_file_that_is_served_can_import_its_neighbours_and_have_dataclasses(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    (tmp_path / "neighbour_of_tools.py").write_text("N = 7")
+    (tmp_path / "json.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport neighbour_of_tools\n"
+        "@dataclass\nclass P:\n    n: int\ndef number() -> int:\n    return P(neighbour_of_tools.N).n\n"
+    )
+    (tool,) = read_tools([], [str(tmp_path / "json.py")])
+    assert tool.function() == 7
+    assert "loads" in vars(sys.modules["json"])
+
+
 @pytest.mark.parametrize(
     ("in_sandbox", "served", "message"),
     [
@@ -76,6 +91,7 @@ def test_tools_have_the_scope_that_stands_before_the_file(tmp_path, monkeypatch)
         ([], ["nowhere.py"], "nowhere.py is no Python file that is there"),
         ([], ["broken.py"], "broken.py cannot be imported: SyntaxError"),
         ([], ["raises.py"], "raises.py cannot be imported: ZeroDivisionError: division by zero"),
+        ([], ["exits.py"], "exits.py cannot be imported: SystemExit: 3"),
         ([], ["empty.py"], "empty.py defines no public function"),
         ([], ["odd.py"], "odd"),
     ],
@@ -84,6 +100,7 @@ def test_a_file_without_tools_is_told(tmp_path, monkeypatch, in_sandbox, served,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("x = 1\ndef f(")
     (tmp_path / "raises.py").write_text("1 / 0")
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)")
     (tmp_path / "empty.py").write_text("from os import getcwd")
     (tmp_path / "odd.py").write_text("def odd(a: open): pass")
     with pytest.raises(ToolDefinitionError) as error:

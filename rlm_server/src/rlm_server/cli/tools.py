@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -56,12 +57,14 @@ def _split(option: str) -> tuple[_Scope, str]:
 
 
 def _imported(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    """Imports a file; modules in its directory can be imported by it, as where it is run."""
+    spec = importlib.util.spec_from_file_location(f"rlm_tools_{Path(path).stem}", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ToolDefinitionError(f"{path} is no Python file that is there")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look their module up
+    sys.path.append(str(Path(path).resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ToolDefinitionError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
