@@ -88,13 +88,27 @@ PLANS = [
     "**Step 1:** Inspect the data.",
     "We need to analyze the log first.",
     "Now I'm going to run the batch.",
+    "I'm now going to run the batch.",
+    "Here's my plan:\n1. Load the text.",
+    "**Plan**: search, then count",
+    "Approach: read all of it",
+    "My approach will be to split the document.",
+    "I am going to use llm_query on each line.",
+    "I would start by searching for the term.",
+    "The next step is to run the code.",
+    "I need more information before I can answer.",
+    "Let me think step by step.",
 ]
-PLACEHOLDERS = ["your answer", "<your answer>", "...", "[answer]", "final answer", "TODO"]
+PLACEHOLDERS = ["your answer", "<your answer>", "...", "[answer]", "final answer", "TODO", "final_answer", "See above"]
 ANSWERS = [
     "42",
     "I will always love you",
     "Let me not to the marriage of true minds",
     "The plan was to attack at dawn.",
+    "The plan raises prices by 3 %.",
+    "The next steps are to sign the contract and to pay.",
+    "Looking at the documents, the fee is 3 %.",
+    "We should review the contract.",
     "First, the fee rose; then it fell.",
     "He said that he would look for it.",
     "I need a doctor!",
