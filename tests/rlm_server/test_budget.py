@@ -15,6 +15,7 @@ from rlm_server.engine.budget import Budget, cost_microdollars
 from rlm_server.engine.clock import SystemClock
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.ports import Message, ModelInfo, Price, TokenCounts
+from rlm_server.engine.reported_prices import ReportedPrices
 from rlm_server.engine.token_estimate import TokenBound
 
 from tests.support.rlm_stack import running_stack
@@ -179,6 +180,63 @@ async def test_the_cost_that_an_endpoint_reports_counts_where_there_is_no_price(
     replies = using("```repl\nx=1\n```", cost=0.002), using("never")
     events = await complete(model, *replies, price=None, max_cost_microdollars=2000)
     assert (events.reason, events.finished.usage.total.cost_microdollars) == ("MAX_COST", 2000)
+
+
+async def test_a_batch_without_a_price_is_bounded_by_what_the_endpoint_reports(model: ScriptedModel) -> None:
+    """Sixteen calls at once at a cent each, of which five cents allow no more than five."""
+
+    def reply(messages: Messages) -> ScriptedReply:
+        if messages[0]["role"] == "system":
+            return using(
+                "```repl\nr = llm_query_batched(['q'] * 40)\nFINAL(len([x for x in r if x.__class__ is str]))\n```"
+            )
+        return using("x", 1000, 100, cost=0.01)
+
+    models = {"m": {"base_url": model.base_url}, "sub": {"base_url": model.base_url}}
+    async with running_stack(model, models=models, default_model="m", default_sub_model="sub") as stack:
+        events = await stack.play(reply, limits=limits_pb2.Limits(max_cost_microdollars=50_000))
+    assert 2 <= int(events.answer) <= 5
+    assert events.finished.usage.total.cost_microdollars <= 50_000
+
+
+async def test_a_model_whose_endpoint_reports_no_cost_is_asked_at_once(model: ScriptedModel) -> None:
+    release = asyncio.Event()
+    asked = 0
+
+    def reply(messages: Messages) -> ScriptedReply:
+        nonlocal asked
+        if messages[0]["role"] == "system":
+            return using("```repl\nllm_query('first')\nFINAL(len(llm_query_batched(['q'] * 5)))\n```")
+        asked += 1
+        if asked == 6:
+            release.set()
+        return ScriptedReply("x", release=release if asked > 1 else None)
+
+    async with running_stack(model) as stack:
+        events = await stack.play(reply, limits=limits_pb2.Limits(max_cost_microdollars=50_000))
+    assert events.answer == "5"
+
+
+@pytest.mark.parametrize(
+    ("calls", "price"),
+    [
+        ([TokenCounts(1000, 0, cost_microdollars=2000)], Price(2, 20)),
+        ([TokenCounts(1000, 100, cost_microdollars=3000)], Price(3, 30)),
+        ([TokenCounts(1000, 500, cost_microdollars=3000)], Price(3, 6)),
+        ([TokenCounts(10, 500, cost_microdollars=3000)], Price(6, 6)),
+        ([TokenCounts(1000, 100, 900, cost_microdollars=1200)], Price(12, 12)),
+        ([TokenCounts(1000, 100, cost_microdollars=3000), TokenCounts(10, 500, cost_microdollars=3000)], Price(3, 6)),
+        ([TokenCounts(1000, 100)], None),
+        ([TokenCounts(0, 0, cost_microdollars=1)], None),
+        ([TokenCounts(1000, 100, cost_microdollars=0)], Price(0, 0)),
+    ],
+)
+def test_a_price_is_bounded_by_what_calls_have_cost(calls: list[TokenCounts], price: Price | None) -> None:
+    prices = ReportedPrices()
+    for call in calls:
+        prices.learn(ModelInfo("m"), call)
+    assert prices.price(ModelInfo("m")) == price
+    assert prices.price(MODEL) == MODEL.price
 
 
 async def test_without_usage_the_limits_are_kept_by_estimates(model: ScriptedModel) -> None:

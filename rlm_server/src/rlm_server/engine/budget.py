@@ -15,6 +15,7 @@ from rlm_api.rlm.v1 import limits_pb2
 
 from rlm_server.engine.accounts import LEAST_REPLY_TOKENS, Account, Amounts
 from rlm_server.engine.limits import to_duration
+from rlm_server.engine.reported_prices import ReportedPrices
 from rlm_server.engine.text import count
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Reservation:
         output_tokens: tokens that its reply may have; None means that it has no limit.
         amounts: what it can take.
         accounts: those in which that is set aside.
+        model: the one that is asked.
     """
 
     output_tokens: int | None
     amounts: Amounts = field(default_factory=Amounts)
     accounts: Sequence[Account] = ()
+    model: ModelInfo | None = None
 
 
 class Budget:
@@ -67,6 +70,7 @@ class Budget:
         self._total = limits_pb2.TokenUsage()
         self.account = Account(limits.max_input_tokens, limits.max_output_tokens, limits.max_cost_microdollars)
         """The tree's tokens and money."""
+        self._prices = ReportedPrices()
         self._reserved_count = 0
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -117,6 +121,7 @@ class Budget:
                     for account in accounts:
                         account.reserved.add(fitting.amounts)
                     self._reserved_count += 1
+                    self._prices.begin(models[0])
                     return fitting
                 await self._settled.wait()
 
@@ -126,6 +131,8 @@ class Budget:
             for account in reservation.accounts:
                 account.reserved.subtract(reservation.amounts)
             self._reserved_count -= 1
+            if reservation.model is not None:
+                self._prices.end(reservation.model)
             self._settled.set()
 
     def _fit(
@@ -136,8 +143,11 @@ class Budget:
         Raises:
             LimitReachedError: it will not be enough then, either.
         """
-        input_price = max((one.price.input for one in models if one.price), default=0.0)
-        output_price = max((one.price.output for one in models if one.price), default=0.0)
+        if self.limits.max_cost_microdollars is not None and not self._prices.may_begin(models[0]):
+            return None
+        prices = [price for price in map(self._prices.price, models) if price]
+        input_price = max((price.input for price in prices), default=0.0)
+        output_price = max((price.output for price in prices), default=0.0)
         input_cost = input_tokens * input_price
         for account in accounts:
             account.check_input(input_tokens, input_cost)
@@ -147,7 +157,7 @@ class Budget:
         rooms_now = [one.reply_room(input_tokens, input_cost, output_price, one.reserved) for one in accounts]
         now = min((room for room in rooms_now if room is not None), default=None)
         if now is None:
-            return Reservation(wanted, Amounts(input_tokens, wanted or 0, input_cost), accounts)
+            return Reservation(wanted, Amounts(input_tokens, wanted or 0, input_cost), accounts, models[0])
         if at_best is None:
             return None
         asked = wanted or _usual_reply(at_best, models, input_tokens)
@@ -156,7 +166,8 @@ class Budget:
         if now < min(asked, at_best) and self._reserved_count:
             return None
         reply = min(asked, now)
-        return Reservation(reply, Amounts(input_tokens, reply, input_cost + reply * output_price), accounts)
+        amounts = Amounts(input_tokens, reply, input_cost + reply * output_price)
+        return Reservation(reply, amounts, accounts, models[0])
 
     def reserve_subcalls(self, number: int) -> None:
         """Takes sub-calls out of the budget, all or none, so that a batch cannot overshoot it.
@@ -188,6 +199,8 @@ class Budget:
         """
         usage = limits_pb2.TokenUsage(call_count=1)
         charged = tokens or estimate
+        if charged is not None:  # or else it was refused, which tells nothing
+            self._prices.learn(model, tokens)
         if tokens is None:
             usage.unreported_call_count = 1
         else:

@@ -252,8 +252,8 @@ class ModelCaller:
                 await self._run.events.warn(
                     node_id,
                     event_pb2.WARNING_CODE_PRICE_UNKNOWN,
-                    f"the price of {model.name} is not configured, so the limit on cost holds only for what its "
-                    "endpoint reports itself, and after the fact",
+                    f"the price of {model.name} is not configured, so the limit on cost holds only as far as its "
+                    "endpoint reports itself what calls cost",
                 )
 
     async def _tell_repeated(self, node_id: str, repeated: CallRepeated) -> None:
