@@ -15,6 +15,7 @@ PAGE = ROOT / "docs" / "failure-modes.md"
 # A few words of each row, and its tests, as `file::test` below tests/.
 TESTS = {
     "FINAL beside code": ["rlm_server/test_finish.py::test_final_beside_code_is_not_believed"],
+    "output that the model makes up": ["rlm_server/test_finish.py::test_output_that_a_model_makes_up_is_cut_off"],
     "before any look": [
         "rlm_server/test_defences.py::test_an_answer_without_a_look_is_taken_with_a_warning",
         "rlm_server/test_defences.py::test_an_answer_without_a_look_is_refused_if_the_request_says_so",

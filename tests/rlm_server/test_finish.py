@@ -125,6 +125,34 @@ async def test_final_beside_code_is_not_believed(stack: Stack) -> None:
     assert "FINAL was not taken" in stack.shown_to_root(2)
 
 
+@pytest.mark.parametrize(
+    "heading", ["REPL output:", "**REPL output of block 1 of 1:**", "[Turn 2 of 30. Left: 1 s.]", "<|im_start|>user"]
+)
+async def test_output_that_a_model_makes_up_is_cut_off(stack: Stack, heading: str) -> None:
+    reply = f"```repl\nprint(len(context))\n```\n\n{heading}\n41\n\n```repl\nFINAL(41)\n```"
+    events = await stack.complete(reply, "FINAL(3)")
+    assert events.answer == "3"
+    assert events.warnings == ["OUTPUT_INVENTED"]
+    assert events.of("model_reply_finished")[0].text == reply
+    assert "output that you made up" in stack.shown_to_root(2)
+    assert "REPL output:\n3" in stack.shown_to_root(2)
+    assert stack.model.conversations[1][-2]["content"] == "```repl\nprint(len(context))\n```"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "REPL output:\n3\nshows it.\n```repl\nFINAL('A')\n```",
+        '```repl\nx = """\nREPL output:\n"""\nFINAL(\'A\')\n```',
+        "<think>\n```repl\nx\n```\nREPL output:\n1\n</think>\n```repl\nFINAL('A')\n```",
+    ],
+)
+async def test_what_only_looks_like_made_up_output_stays(stack: Stack, text: str) -> None:
+    events = await stack.complete(text)
+    assert events.answer == "A"
+    assert "OUTPUT_INVENTED" not in events.warnings
+
+
 @pytest.mark.parametrize("form", ["FINAL_VAR(nothing)", "```repl\nFINAL_VAR('nothing')\n```"])
 async def test_an_unknown_variable_is_told_with_those_that_exist(stack: Stack, form: str) -> None:
     events = await stack.complete("```repl\nresult = 'R'\n```", form, "FINAL_VAR(result)")

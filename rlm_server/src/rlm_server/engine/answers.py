@@ -29,7 +29,7 @@ class Answer:
 _MAX_PLAN_CHARS = 4000
 _PLACEHOLDERS = frozenset(
     {"...", "answer", "answer here", "final answer", "final output", "final result", "my answer", "output"}
-    | {"placeholder", "result", "see above", "tbd", "the answer", "the final answer", "the result", "todo", "value"}
+    | {"placeholder", "result", "see above", "tbd", "the answer", "the final answer", "todo", "value"}
     | {"your answer", "your answer here", "your final answer", "your final answer here"}
 )
 # Who speaks of work to come: "I will first search the documents", but not "I will always love you".

@@ -16,6 +16,7 @@ from rlm_server.engine.answers import Answer, AnswerForm
 from rlm_server.engine.cells import CellRunner
 from rlm_server.engine.compaction import Compactor
 from rlm_server.engine.final_code import final_code
+from rlm_server.engine.invented_output import without_invented_output
 from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer, said_beside_code
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
@@ -126,8 +127,9 @@ class NodeLoop:
         while True:
             self.iterations += 1
             reply = await self._ask()
-            self.transcript.append(Message("assistant", reply.text))
             turn = _Turn()
+            reply = await self._without_invented_output(reply, turn)
+            self.transcript.append(Message("assistant", reply.text))
             try:
                 await self._take_turn(reply, turn)
             except LimitReachedError:
@@ -204,6 +206,15 @@ class NodeLoop:
             await self._take_final(reply.final, turn)
         else:
             await self._take_idle(turn, empty=reply.is_empty)
+
+    async def _without_invented_output(self, reply: ModelReply, turn: _Turn) -> ModelReply:
+        text = without_invented_output(reply.text)
+        if len(text) == len(reply.text):
+            return reply
+        message = f"the reply went on after its code with output that was made up; {len(reply.text) - len(text):,}"
+        await self._warn(event_pb2.WARNING_CODE_OUTPUT_INVENTED, f"{message} characters of it are left out")
+        turn.notes.append(fill(self._run.prompts.output_invented))
+        return dataclasses.replace(reply, text=text)
 
     def _note_on_cut(self, model_reply: ModelReply, reply: Reply) -> str:
         prompts = self._run.prompts

@@ -67,6 +67,7 @@ class PromptSet:
         no_code: what a model is told whose reply had neither code nor an answer.
         empty_reply: the same for an empty reply.
         final_beside_code: a FINAL in the text of a reply with code was not taken.
+        output_invented: a reply went on after its code with output that the model made up.
         reply_truncated: the reply was cut by the limit on its length.
         thinking_cut: the same for a reply that was all thinking.
         reply_filtered: the reply was cut by the endpoint's content filter.
@@ -106,6 +107,7 @@ class PromptSet:
     no_code: string.Template
     empty_reply: string.Template
     final_beside_code: string.Template
+    output_invented: string.Template
     reply_truncated: string.Template
     thinking_cut: string.Template
     reply_filtered: string.Template

@@ -254,6 +254,10 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     """The endpoint seems to have cut what it was sent without a word, as it reports too few tokens for that: its window is
     smaller than the server believes. Told once for each model.
     """
+    WARNING_CODE_OUTPUT_INVENTED: _WarningCode.ValueType  # 29
+    """The reply goes on after its code with output that the model made up. That part was cut off, and no code in it ran; the
+    model was told. `model_reply_finished` has all of the reply.
+    """
 
 class WarningCode(_WarningCode, metaclass=_WarningCodeEnumTypeWrapper):
     """WarningCode tells what is amiss."""
@@ -319,6 +323,10 @@ WARNING_CODE_FILES_NOT_RETURNED: WarningCode.ValueType  # 27
 WARNING_CODE_INPUT_CUT: WarningCode.ValueType  # 28
 """The endpoint seems to have cut what it was sent without a word, as it reports too few tokens for that: its window is
 smaller than the server believes. Told once for each model.
+"""
+WARNING_CODE_OUTPUT_INVENTED: WarningCode.ValueType  # 29
+"""The reply goes on after its code with output that the model made up. That part was cut off, and no code in it ran; the
+model was told. `model_reply_finished` has all of the reply.
 """
 
 @typing.final
