@@ -16,7 +16,7 @@ from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply
 
 if TYPE_CHECKING:
-    from tests.support.scripted_model import ScriptedModel
+    from tests.support.scripted_model import ScriptedModel, ScriptedModels
 
 
 REFUSALS = [json.loads(line) for line in (Path(__file__).parent / "refusals.jsonl").read_text().splitlines()]
@@ -59,6 +59,39 @@ async def test_a_refusal_with_a_good_status_is_read_all_the_same(
     """Routers of models answer with 200 before they know that the model refuses."""
     model.follow([ScriptedReply(raw=json.dumps(said["body"]).encode(), content_type="application/json")])
     assert (await failure_of(endpoint)).kind == said["kind"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (
+            ScriptedReply(status=404, raw=b"404 page not found"),
+            "404: 404 page not found (check the base URL, which",
+        ),
+        (ScriptedReply(status=405, raw=b""), "answered with 405 (check the base URL, which usually ends in /v1, and"),
+    ],
+)
+async def test_a_wrong_base_url_is_told_as_such(
+    endpoint: OpenAIEndpoint, model: ScriptedModel, reply: ScriptedReply, message: str
+) -> None:
+    model.follow([reply])
+    failure = await failure_of(endpoint)
+    assert failure.kind == "bad_request"
+    assert message in failure.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_an_endpoint_that_has_moved_is_told_and_not_followed_with_key_and_context(
+    models: ScriptedModels, status: int
+) -> None:
+    elsewhere, moved = models.new_model(), models.new_model()
+    location = f"{elsewhere.base_url}/chat/completions"
+    moved.follow([ScriptedReply(status=status, headers={"location": location})])
+    endpoint = OpenAIEndpoint(EndpointOptions(base_url=moved.base_url, api_key="sesame"))
+    failure = await failure_of(endpoint)
+    await endpoint.close()
+    assert f"it has moved to {location}" in failure.message
+    assert elsewhere.requests == []
 
 
 async def test_an_error_object_in_a_stream_is_no_empty_reply(endpoint: OpenAIEndpoint, model: ScriptedModel) -> None:

@@ -63,6 +63,7 @@ class HttpSession:
             url,
             data=body,
             headers=headers,
+            allow_redirects=False,  # the key, and what the context says, are for this endpoint alone
             proxy=self._proxy(url),
             timeout=aiohttp.ClientTimeout(
                 total=total, sock_connect=self._connect_timeout_seconds, sock_read=self._silence_timeout_seconds

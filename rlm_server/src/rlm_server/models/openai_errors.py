@@ -60,6 +60,9 @@ class EndpointError(ModelError):
         self.refused_reply = refused_reply
 
 
+_NOT_FOUND_REMEDY = "check the base URL, which usually ends in /v1, and the model's name"
+
+
 def model_error(
     kind: ModelErrorKind,
     model: str,
@@ -68,9 +71,10 @@ def model_error(
     retry_after_seconds: float | None = None,
     may_pass: bool | None = None,
     refused_reply: RefusedReply | None = None,
+    remedy: str = "",
 ) -> EndpointError:
     """Returns an error whose message names the model, what happened and the remedy."""
-    message = f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({_REMEDIES[kind]})"
+    message = f"{model}: {preview(clean(what), _MAX_MESSAGE_CHARS)} ({remedy or _REMEDIES[kind]})"
     return EndpointError(
         kind, message, retry_after_seconds=retry_after_seconds, may_pass=may_pass, refused_reply=refused_reply
     )
@@ -80,6 +84,8 @@ def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
     if isinstance(error, openai.APIStatusError):
         headers, words = error.response.headers, words_of(error.body)
+        if 300 <= error.status_code < 400:
+            words = f"it has moved to {headers.get('location', 'another address')}; set its base URL accordingly"
         return model_error(
             kind_of(error.status_code, error.body),
             model,
@@ -87,6 +93,7 @@ def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
             retry_after_seconds=retry_after_seconds(headers),
             may_pass={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
             refused_reply=refused_reply(words),
+            remedy=_NOT_FOUND_REMEDY if error.status_code in (301, 302, 303, 307, 308, 404, 405) else "",
         )
     return model_error(ModelErrorKind.BAD_REQUEST, model, str(error))
 
