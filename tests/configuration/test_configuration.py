@@ -294,6 +294,23 @@ def test_what_is_shown_is_a_file_that_gives_the_same_settings(file: Path, tmp_pa
     assert load(config_file=again, environment={}).settings() == configuration.settings()
 
 
+def test_what_is_shown_is_what_became_of_a_text(file: Path) -> None:
+    configuration = loaded(file, RLM_ANSWER_AT_LIMIT="no", RLM_GRACE_SECONDS="5", RLM_MODELS__M__STREAM="off")
+    lines = list(showing.lines(configuration))
+    assert "answer_at_limit = false  # RLM_ANSWER_AT_LIMIT" in lines
+    assert "grace_seconds = 5  # RLM_GRACE_SECONDS" in lines
+    assert "models.m.stream = false  # RLM_MODELS__M__STREAM" in lines
+
+
+def test_a_tilde_is_the_home_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = 'data_dir = "~/rlm"\nprompts_dir = "~nobody-of-this-name/x"\n[models.m]\napi_key_file = "~/key"'
+    settings = loaded(file, text).settings()
+    assert str(settings.data_dir) == "/home/me/rlm"
+    assert str(settings.prompts_dir) == "~nobody-of-this-name/x"
+    assert str(settings.models["m"].api_key_file) == "/home/me/key"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

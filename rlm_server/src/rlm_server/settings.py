@@ -15,7 +15,7 @@ from rlm_common.addresses import is_loopback, listen_problem, target_problem
 from rlm_server.engine.images import DEFAULT_MAX_IMAGE_BYTES
 from rlm_server.engine.limits import GREATEST_LIMITS, CompletionLimits, limits_problem
 from rlm_server.engine.prompts import DEFAULT_PROMPTS
-from rlm_server.models.profile import ModelProfile, url_problem
+from rlm_server.models.profile import ModelProfile, expand_home, url_problem
 
 LOCAL_SANDBOX = "local"
 """Value of `Settings.sandbox` that runs code in the server's own process."""
@@ -150,6 +150,7 @@ class Settings:
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
+        expand_home(self)
         if not self.default_model and self.models:
             object.__setattr__(self, "default_model", next(iter(self.models)))
         if not self.default_model:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 from rlm_server.configuration import schema
 from rlm_server.configuration.configuration import SETTINGS_TABLE, Configuration
+from rlm_server.configuration.layers import Value
 from rlm_server.masking import MASK, masked
+from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +40,27 @@ def entries(configuration: Configuration) -> Iterator[tuple[Path, Any, str]]:
             known = names.setdefault(path[:length], [])
             if isinstance(node, schema.NamedTables) and path[length] not in known:
                 known.append(path[length])
+    try:
+        settings: Any = configuration.settings()
+    except SettingsError:
+        settings = None
     for path in schema.paths(SETTINGS_TABLE, names):
         found = configuration.values.get(path)
         if found is None:
             continue
         node = schema.find(SETTINGS_TABLE, path)
         is_secret = isinstance(node, schema.Leaf) and node.secret
+        effective = _effective(settings, path)
+        is_read = isinstance(found.value, str) and isinstance(effective, int | float | pathlib.Path)
+        if is_read or isinstance(effective, bool):  # it may be `no` in the environment
+            found = Value(effective, found.origin)
         yield path, MASK if is_secret and found.value is not None else masked(found.value), found.origin
+
+
+def _effective(settings: Any, path: Path) -> Any:
+    for name in path:
+        settings = settings.get(name) if isinstance(settings, dict) else getattr(settings, name, None)
+    return settings
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import urllib.parse
 from dataclasses import field
@@ -81,6 +83,7 @@ class ModelProfile:
     max_concurrent_calls: int | None = None
 
     def __post_init__(self) -> None:
+        expand_home(self)
         if self.provider == "azure" and not (self.base_url and self.api_version):
             raise ValueError("Azure needs base_url (the resource's endpoint) and api_version")
         if self.provider == "openai" and self.api_version:
@@ -124,3 +127,12 @@ def url_problem(url: str) -> str:
     except ValueError:  # as of a port that is none
         pass
     return "must be an http or https URL with a host, as http://127.0.0.1:8000/v1"
+
+
+def expand_home(settings: Any) -> None:
+    """Puts the home directory in the place of the `~` that paths of a dataclass begin with, as a shell does."""
+    for field_ in dataclasses.fields(settings):
+        path = getattr(settings, field_.name)
+        if isinstance(path, Path) and path.parts[:1] and path.parts[0].startswith("~"):
+            with contextlib.suppress(RuntimeError):  # as there is no such user
+                object.__setattr__(settings, field_.name, path.expanduser())
