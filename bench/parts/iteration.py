@@ -109,7 +109,7 @@ async def _one(
 ) -> tuple[TimedEvents, list[float]]:
     await client.get_json("/recorded")  # what is from before is of no interest
     # Each turn's code must be new: the same again and again ends a completion.
-    replies = [reply.replace("```repl\n", f"```repl\n# turn {turn}\n", 1) for turn in range(count)]
+    replies = [reply.replace("```repl\n", f"```repl\nturn = {turn}\n", 1) for turn in range(count)]
     events = await complete(channel, replies, pb.ContextPart(text="some text"))
     bodies = [body.encode() for body in await client.get_json("/recorded")]
     exchanges = []

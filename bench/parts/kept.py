@@ -28,7 +28,7 @@ NAME = "kept"
 _TAKEOVER = Target(10.0, absolute=True)
 _RECOVERY = Target(2.0, absolute=True)
 _TARGET_CELLS = 50
-_SUBCALLS = "```repl\n# turn {turn}\nfor n in range({count}):\n    llm_query(f'Say something about {{n}}.')\n```"
+_SUBCALLS = "```repl\nturn = {turn}\nfor n in range({count}):\n    llm_query(f'Say something about {{n}}.')\n```"
 _WAIT = "```repl\nllm_query('Wait.', model='{model}')\n```"
 _SLOW_MODEL = "demo-model?latency_seconds={seconds}"
 _CELL = "```repl\nlines = ['record %d of {turn}' % i for i in range(100)]\nprint(lines[-1])\n```"
