@@ -73,5 +73,10 @@ async def _measure(names: Sequence[str], *, quick: bool) -> list[PartResult]:
     async with Environment(quick=quick) as environment:
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            results.append(await PARTS[name](environment))
+            if quick:
+                results.append(await PARTS[name](environment))
+                continue
+            before = machine.loop_seconds()
+            result = await PARTS[name](environment)
+            results.append(dataclasses.replace(result, loop_seconds=(before, machine.loop_seconds())))
     return results

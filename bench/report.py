@@ -40,7 +40,8 @@ def as_text(run: RunResult) -> str:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
         ]
-        blocks.append("\n".join([f"{part.name}: {part.title}", *lines, *part.notes]))
+        pace = _pace(part).strip()
+        blocks.append("\n".join([f"{part.name}: {part.title}", *lines, *part.notes, *([pace] if pace else [])]))
     return "\n\n".join(blocks)
 
 
@@ -68,8 +69,15 @@ def _section(part: PartResult, run: RunResult) -> str:
     table = [_HEADERS, ["---"] * len(_HEADERS), *(_cells(row) for row in part.rows)]
     lines = [f"| {' | '.join(line)} |" for line in table]
     quick = " With `--quick`: the counts are too small to mean anything." if run.quick else ""
-    caption = f"Measured {run.machine.date}, commit {run.machine.commit}.{quick}"
+    caption = f"Measured {run.machine.date}, commit {run.machine.commit}.{_pace(part)}{quick}"
     return "\n".join([*lines, "", *(f"- {note}" for note in part.notes), *([""] if part.notes else []), caption])
+
+
+def _pace(part: PartResult) -> str:
+    if part.loop_seconds is None:
+        return ""
+    before, after = part.loop_seconds
+    return f" Ten million additions in Python took {before:.2f} s before, {after:.2f} s after."
 
 
 def _cells(row: Row) -> tuple[str, ...]:

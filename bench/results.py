@@ -77,6 +77,7 @@ class PartResult:
         rows: the figures.
         notes: more that was found, a sentence each.
         details: the same for programs.
+        loop_seconds: how long `machine.loop_seconds` took just before and just after; None if nobody looked.
     """
 
     name: str
@@ -84,6 +85,7 @@ class PartResult:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    loop_seconds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class RunResult:
                     "rows": [_row_json(row) for row in part.rows],
                     "notes": list(part.notes),
                     "details": part.details,
+                    "loop_seconds": part.loop_seconds,
                 }
                 for part in self.parts
             ],

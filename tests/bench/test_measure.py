@@ -86,3 +86,13 @@ def test_a_document_without_a_place_for_a_table_is_refused_and_left_alone(tmp_pa
     with pytest.raises(MarkerError, match="no place for fresh-run: add the lines <!-- bench:fresh-run -->"):
         update_document(document, RunResult("python -m bench", quick=True, machine=describe(), parts=[part]))
     assert document.read_text() == "nothing"
+
+
+def test_a_table_says_how_fast_the_machine_was(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text(
+        "\n".join(f"<!-- bench:{name} -->\n<!-- bench:{name} end -->" for name in ("fresh-run", "machine"))
+    )
+    part = PartResult("fresh-run", "title", [Row(_series(1))], loop_seconds=(0.28, 0.314))
+    update_document(document, RunResult("python -m bench", quick=False, machine=describe(), parts=[part]))
+    assert "Ten million additions in Python took 0.28 s before, 0.31 s after." in document.read_text()
