@@ -90,8 +90,10 @@ def test_a_model_without_an_endpoint_is_refused_before_anything_starts(run_rlm, 
 
 
 def test_a_sandbox_that_is_not_there_is_told(run_rlm, documents, tmp_path):
-    done = run_rlm("complete", "--sandbox", f"unix:{tmp_path}/none.sock", "--context", str(documents), QUERY)
+    nowhere = ("--sandbox", f"unix:{tmp_path}/none.sock", "--set", "sandbox_patience_seconds=0.5")
+    done = run_rlm("complete", *nowhere, "--context", str(documents), QUERY)
     assert done.returncode == 3
+    assert "no sandbox can be had" in done.stderr
     assert "Traceback" not in done.stderr
 
 
