@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.python_source import parses, without_needless_indentation, without_prompts
-from rlm_server.engine.special_tokens import without_special
+from rlm_server.engine.special_tokens import THINKING_TAGS, without_special
 from rlm_server.engine.text_finals import find_span_end
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>
 _OPENING_AFTER_PROSE = re.compile(r"^(?P<prose>[^`]*[^`\s])[ \t]*(?P<fence>```)(?P<info>\w+)[ \t]*$")
 _LANGUAGE = re.compile(r"\{?\.?(\w*)")
 _THINKING = re.compile(
-    r"\s*(?:<(?P<tag>(?:seed:)?think|thinking|thought|reasoning)(?:\s+\w+=[^<>\n]{0,50})?>|(?P<bracket>\[THINK\]))",
+    rf"\s*(?:<(?P<tag>{THINKING_TAGS})(?:\s+\w+=[^<>\n]{{0,50}})?>|(?P<bracket>\[THINK\]))",
     re.IGNORECASE,
 )
 _PROSE = re.compile(r"[A-Z][\w'\u2019]*,? \w|FINAL(?:_VAR)?\(")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 
-_THINKING_TAG = re.compile(r"<(?:(?:seed:)?think|thinking|thought|reasoning)\b", re.IGNORECASE)
+THINKING_TAGS = r"(?:seed:)?think|thinking|thought|reasoning"
+"""Names of the tags around what models think, as alternatives of a regular expression."""
+
+_THINKING_TAG = re.compile(rf"<(?:{THINKING_TAGS})\b", re.IGNORECASE)
 _THINKING_WITHOUT_BEGINNING = re.compile(
-    r"</(?:(?:seed:)?think|thinking|thought|reasoning)>[ \t]*(?=\n|\Z|```|~~~|FINAL)"
+    rf"</(?:{THINKING_TAGS})>[ \t]*(?=\n|\Z|```|~~~|FINAL)"
     r"|<\|channel\|>final[^<>\n]{0,50}<\|message\|>",
     re.IGNORECASE,
 )
 # What models end their replies with, and some endpoints do not take away.
 _SPECIAL_TOKENS = re.compile(r"(?:\s*(?:<[|\uff5c][\w\u2581 ]{2,30}[|\uff5c]>|</s>|<end_of_turn>))+\s*\Z")
 _THINKING_FIRST = re.compile(
-    r"\s*(?:<(?P<tag>(?:seed:)?think|thinking|thought|reasoning)>.*?(?:</(?P=tag)>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))",
+    rf"\s*(?:<(?P<tag>{THINKING_TAGS})>.*?(?:</(?P=tag)>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))",
     re.DOTALL | re.IGNORECASE,
 )
 _MAX_SPECIAL_CHARS = 200
