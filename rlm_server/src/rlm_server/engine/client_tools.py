@@ -49,6 +49,10 @@ class _OpenCall:
     answer: asyncio.Future[str]
 
 
+async def _keep_nothing(call_id: str, answer: object | HostCallError) -> None:
+    """Does without a record."""
+
+
 class ClientTools:
     """The calls of one completion to tools that its client serves.
 
@@ -65,11 +69,24 @@ class ClientTools:
         self._answered: set[str] = set()
         self._gone = ""
         self._has_open = asyncio.Event()
-        self.keep: Callable[[str, object | HostCallError], Awaitable[None]] | None = None
-        """Is given each answer of the client by the call's id, and waited for, before the call is told to be over."""
 
-    async def call(self, node_id: str, call_id: str, tool: Tool, arguments: Mapping[str, object]) -> object:
+    async def call(
+        self,
+        node_id: str,
+        call_id: str,
+        tool: Tool,
+        arguments: Mapping[str, object],
+        *,
+        keep: Callable[[str, object | HostCallError], Awaitable[None]] = _keep_nothing,
+    ) -> object:
         """Has the client run a tool; returns the tool's value.
+
+        Args:
+            node_id: the node whose code calls.
+            call_id: names the call.
+            tool: is called.
+            arguments: by parameter.
+            keep: is given the client's answer by the call's id, and waited for, before the call is told to be over.
 
         Raises:
             HostCallError: the arguments are wrong, or the tool failed, or the client did not answer.
@@ -99,13 +116,11 @@ class ClientTools:
         try:
             value_json = call.answer.result()
         except HostCallError as error:
-            if self.keep is not None:
-                await self.keep(call_id, error)
+            await keep(call_id, error)
             await self._finish(call_id, error=error.message)
             raise
         value: object = json.loads(value_json)
-        if self.keep is not None:
-            await self.keep(call_id, value)
+        await keep(call_id, value)
         await self._finish(call_id, result_chars=len(value_json))
         return value
 

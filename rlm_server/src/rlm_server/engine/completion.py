@@ -93,15 +93,22 @@ class Completion:
             SandboxOpenError: there is no sandbox for the root; nothing was told.
         """
         try:
-            result = await self._run_root()
+            return await self._finish(await self._run_unless_cancelled(cancel_cause))
+        finally:
+            # They know the completion. What holds itself would stay, contexts and all, until garbage is collected.
+            self._root_loop = None
+            self._tree.forget_loops()
+
+    async def _run_unless_cancelled(self, cancel_cause: Callable[[], str]) -> NodeResult:
+        try:
+            return await self._run_root()
         except asyncio.CancelledError:
             cause = cancel_cause()
             task = asyncio.current_task()
             if not cause or task is None:
                 raise
             task.uncancel()
-            result = await self._interrupted(event_pb2.FINISH_REASON_CANCELLED, cause)
-        return await self._finish(result)
+            return await self._interrupted(event_pb2.FINISH_REASON_CANCELLED, cause)
 
     async def _run_root(self) -> NodeResult:
         spec = self._run.spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from rlm_api.rlm.v1 import event_pb2
@@ -73,9 +74,9 @@ class EventStream:
 
     def __init__(self, completion_id: str, clock: Clock, sink: EventSink, *, reproducible: bool = False) -> None:
         self.completion_id = completion_id
-        self._clock = clock
         self._sink = sink
         self._pieces = TextPieces() if reproducible else None
+        self._put = functools.partial(_put, sink, clock)
         self._paced = PacedText(self._put)
 
     async def emit(self, node_id: str, kind: EventKind) -> None:
@@ -119,5 +120,6 @@ class EventStream:
             await self._paced.flush(node_id)
         await self._put(node_id, kind)
 
-    async def _put(self, node_id: str, kind: EventKind) -> None:
-        await self._sink.put(make_event(node_id, kind, self._clock))
+
+async def _put(sink: EventSink, clock: Clock, node_id: str, kind: EventKind) -> None:
+    await sink.put(make_event(node_id, kind, clock))

@@ -69,7 +69,7 @@ class NodeLoop:
         self._node = node
         self._task = task
         self._subcalls = subcalls
-        self._cells = CellRunner(tree, node, session)
+        self._cells = cells = CellRunner(tree, node, session)
         history_index = task.past.completion_count if task.past is not None else 0
         self._compactor = Compactor(
             tree,
@@ -77,7 +77,7 @@ class NodeLoop:
             task.model,
             session,
             history_index=history_index,
-            own_names=lambda: self._cells.value_names,
+            own_names=lambda: cells.value_names,
         )
         self._gate = AnswerGate(tree.run, node, task)
         self._progress = Progress()

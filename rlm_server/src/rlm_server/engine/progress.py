@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import functools
 import hashlib
 import re
 from typing import TYPE_CHECKING
@@ -39,7 +41,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._seen: set[tuple[bytes, tuple[int, ...]]] = set()
+        self._seen: collections.defaultdict[tuple[bytes, tuple[int, ...]], list[_Code]] = collections.defaultdict(list)
+        """The code of the turns that came to the same."""
         self._seen_outputs: set[bytes] = set()
         self.repeated_turns = 0
         """How many of the last turns brought nothing new."""
@@ -57,14 +60,34 @@ class Progress:
             outputs: what its blocks wrote, and the errors that they ended with, of that.
             asked: what stands for the calls of its code to sub-models.
         """
-        turn = _digest([*map(_essence, blocks), *(_CELL_NAME.sub("<cell>", text) for text in shown)]), asked
-        self.repeated_turns = self.repeated_turns + 1 if turn in self._seen else 0
-        self._seen.add(turn)
+        code = _Code(blocks)
+        alike = self._seen[_digest([_CELL_NAME.sub("<cell>", text) for text in shown]), asked]
+        if any(code.essence == earlier.essence for earlier in alike):
+            self.repeated_turns += 1
+        else:
+            self.repeated_turns = 0
+            alike.append(code)
         if not any(outputs) and not asked:
             return
         output = _digest([_CELL_NAME.sub("<cell>", text) for text in outputs])
         self.stale_turns = self.stale_turns + 1 if output in self._seen_outputs and not asked else 0
         self._seen_outputs.add(output)
+
+
+class _Code:
+    """The code of a turn, which is read when there is other code to compare it with.
+
+    Args:
+        blocks: the code.
+    """
+
+    def __init__(self, blocks: Sequence[str]) -> None:
+        self._blocks = blocks
+
+    @functools.cached_property
+    def essence(self) -> bytes:
+        """Stands for what the code consists of."""
+        return _digest([_essence(block) for block in self._blocks])
 
 
 def _essence(code: str) -> str:

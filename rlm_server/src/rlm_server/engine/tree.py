@@ -136,6 +136,10 @@ class Tree:
         """Forgets a loop that has come to its end."""
         del self._loops[node_id]
 
+    def forget_loops(self) -> None:
+        """Forgets all loops, of which some were broken off."""
+        self._loops.clear()
+
     def iterations_of(self, node_id: str) -> int:
         """Returns how many turns a node has begun whose loop runs."""
         return self._loops[node_id].iterations

@@ -52,7 +52,7 @@ class SandboxSession:
         self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(_OUTGOING_MESSAGES)
         self._call = stub.Session()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._host_calls = HostCalls(on_host_call, self._send_result, self._fail)
+        self._host_calls = HostCalls(on_host_call)
         self._cell: Cell | None = None
         self._cell_count = 0
         self._inputs_set: asyncio.Future[None] | None = None
@@ -234,7 +234,7 @@ class SandboxSession:
         kind = response.WhichOneof("response")
         cell = self._cell
         if kind == "host_call":
-            await self._host_calls.take(response.host_call)
+            await self._host_calls.take(response.host_call, self._send_result, self._fail)
         elif kind == "host_call_abandoned":
             self._host_calls.abandon(response.host_call_abandoned.call_id)
         elif kind == "output" and cell is not None and response.output.cell_id == cell.cell_id:

@@ -22,24 +22,26 @@ class HostCalls:
 
     Args:
         answer: answers one.
-        send: sends a result, or a part of one.
-        fail: is told of what is no host call's error.
     """
 
-    def __init__(
-        self,
-        answer: Callable[[HostCall], Awaitable[object]],
-        send: Callable[[pb.HostCallResult], Awaitable[None]],
-        fail: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, answer: Callable[[HostCall], Awaitable[object]]) -> None:
         self._answer = answer
-        self._send = send
-        self._fail = fail
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._parts: dict[int, list[str]] = {}
 
-    async def take(self, message: pb.HostCall) -> None:
-        """Takes a call, or a part of one, and begins to answer it once it is whole."""
+    async def take(
+        self,
+        message: pb.HostCall,
+        send: Callable[[pb.HostCallResult], Awaitable[None]],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        """Takes a call, or a part of one, and begins to answer it once it is whole.
+
+        Args:
+            message: the call, or the part.
+            send: sends a result, or a part of one.
+            fail: is told of what is no host call's error.
+        """
         parts = self._parts.setdefault(message.call_id, [])
         parts.append(message.arguments_json)
         if message.partial:
@@ -47,7 +49,9 @@ class HostCalls:
         del self._parts[message.call_id]
         # Here and not in the task, so that a call with little to read does not get ahead of one with much.
         call = await _load(message.function, "".join(parts))
-        task = self._tasks[message.call_id] = asyncio.create_task(self._answer_in_parts(message.call_id, call))
+        task = self._tasks[message.call_id] = asyncio.create_task(
+            self._answer_in_parts(message.call_id, call, send, fail)
+        )
         task.add_done_callback(lambda _: self._tasks.pop(message.call_id, None))
 
     def abandon(self, call_id: int) -> None:
@@ -65,20 +69,26 @@ class HostCalls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer_in_parts(self, call_id: int, call: HostCall) -> None:
+    async def _answer_in_parts(
+        self,
+        call_id: int,
+        call: HostCall,
+        send: Callable[[pb.HostCallResult], Awaitable[None]],
+        fail: Callable[[Exception], None],
+    ) -> None:
         try:
             try:
                 value_json = await _dump(await self._answer(call))
             except HostCallError as error:
                 failure = pb.HostCallError(type=error.type_name, message=error.message)
-                await self._send(pb.HostCallResult(call_id=call_id, error=failure))
+                await send(pb.HostCallResult(call_id=call_id, error=failure))
                 return
             for start in range(0, len(value_json), _PART_CHARS):
                 part = value_json[start : start + _PART_CHARS]
                 is_partial = start + _PART_CHARS < len(value_json)
-                await self._send(pb.HostCallResult(call_id=call_id, value_json=part, partial=is_partial))
+                await send(pb.HostCallResult(call_id=call_id, value_json=part, partial=is_partial))
         except Exception as error:  # noqa: BLE001 - it is raised where the cell is waited for
-            self._fail(error)
+            fail(error)
 
 
 async def _load(function: str, text: str) -> HostCall:

@@ -159,7 +159,7 @@ def _add_what_belongs_to_it(
     if payload.blob:
         take_back(connection, [payload.announcement])
     # Only now, as nobody deletes their bytes from here on: another server may have evicted them a moment ago.
-    if not set(new.contexts) <= known_digests(connection, new.contexts):
+    if new.contexts and not set(new.contexts) <= known_digests(connection, new.contexts):
         raise ContextGoneError("an uploaded context was evicted meanwhile")
 
 

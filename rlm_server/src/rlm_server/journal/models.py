@@ -83,8 +83,7 @@ class JournaledModels:
             if error.kind in _PASSING_KINDS and self._may_park(node_id, error):
                 self._park(error.message)
                 await never()
-            record.error = error
-            await self._recorder.record(key, record.encode())
+            await self._recorder.record(key, ModelRecord(record.parts, error=error).encode())
             raise
         await self._recorder.record(key, record.encode())
         self._has_reply = True

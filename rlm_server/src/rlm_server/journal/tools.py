@@ -31,7 +31,6 @@ class JournaledTools:
         self._tools = tools
         self._recorder = recorder
         self._recorded: set[str] = set()
-        tools.keep = self._record
 
     async def call(self, node_id: str, call_id: str, tool: Tool, arguments: Mapping[str, object]) -> object:
         """Has the client run a tool; see `ToolCaller.call`."""
@@ -45,7 +44,7 @@ class JournaledTools:
         if repeats_finished_work():
             await never()
         try:
-            return await self._tools.call(node_id, call_id, tool, arguments)
+            return await self._tools.call(node_id, call_id, tool, arguments, keep=self._record)
         except HostCallError as error:
             if call_id not in self._recorded:  # it did not get as far as the client
                 await self._record(call_id, error)

@@ -58,6 +58,8 @@ class EndpointError(ModelError):
         self.retry_after_seconds = retry_after_seconds
         self.may_pass = kind in _PASSING if may_pass is None else may_pass
         self.refused_reply = refused_reply
+        self.reply_had_begun = False
+        """Whether some of a reply had come before."""
 
 
 _NOT_FOUND_REMEDY = "check the base URL, which usually ends in /v1, and the model's name"

@@ -105,16 +105,16 @@ class ModelRouter:
                         if isinstance(part, ReplyEnd) and target is not first:
                             part = dataclasses.replace(part, model=target.name)  # noqa: PLW2901
                         yield part
-            except _FailedError as failure:
+            except EndpointError as error:
                 rest = targets[number + 1 :]
                 is_over = asyncio.get_running_loop().time() >= deadline.seconds
-                if not rest or is_over or failure.error.kind not in _FALLBACK_KINDS:
-                    raise failure.error from failure.error.__cause__
+                if not rest or is_over or error.kind not in _FALLBACK_KINDS:
+                    raise
                 yield CallRepeated(
-                    failure.error.kind,
-                    f"{failure.error.message}; {rest[0].name} is asked instead",
+                    error.kind,
+                    f"{error.message}; {rest[0].name} is asked instead",
                     model=rest[0].name,
-                    reply_had_begun=failure.reply_had_begun,
+                    reply_had_begun=error.reply_had_begun,
                 )
             else:
                 return
@@ -125,7 +125,7 @@ class ModelRouter:
         """Calls one model, as often as it takes and its profile allows.
 
         Raises:
-            _FailedError: it failed for good.
+            EndpointError: it failed for good.
         """
         loop = asyncio.get_running_loop()
         own = self._with_room(target, target.request(request))
@@ -154,7 +154,8 @@ class ModelRouter:
                 delay_seconds = self._delay_seconds(attempt, error, request)
                 is_last = attempt == target.max_retries or loop.time() + delay_seconds >= deadline.seconds
                 if is_last or not error.may_pass:
-                    raise _FailedError(error, reply_had_begun=reply_has_begun) from error
+                    error.reply_had_begun = reply_has_begun
+                    raise
                 message = (
                     f"{error.message}; it is asked again in {delay_seconds:.1f} s, "
                     f"for the {attempt + 2}. of at most {target.max_retries + 1} times"
@@ -208,12 +209,3 @@ class _Deadline:
     """When a reply must be there, by the event loop's clock."""
 
     seconds: float
-
-
-class _FailedError(Exception):
-    """A model failed for good."""
-
-    def __init__(self, error: EndpointError, *, reply_had_begun: bool) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.reply_had_begun = reply_had_begun

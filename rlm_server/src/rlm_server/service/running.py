@@ -120,7 +120,7 @@ class RunningCompletions:
             stored,
             self._clock,
             on_event=on_event,
-            on_lost=lambda: self._lose(run),
+            on_lost=lambda: self._lose(stored.completion_id, stored.epoch),
             reproducible=reproducible,
         )
         events = EventStream(stored.completion_id, self._clock, recorder, reproducible=reproducible)
@@ -169,7 +169,7 @@ class RunningCompletions:
         if run is None or run.stored.epoch != epoch:
             return
         if stored is None:
-            self._lose(run)
+            self._lose(completion_id, epoch)
             return
         if stored.watched_time != run.watched_time:
             run.watched_time = stored.watched_time
@@ -292,9 +292,12 @@ class RunningCompletions:
             await self._journal.release_contexts(run.stored.completion_id)
         return True
 
-    def _lose(self, run: Run) -> None:
+    def _lose(self, completion_id: str, epoch: int) -> None:
         """Stops a run whose completion another server has taken over."""
-        _log.warning("completion %s runs on another server now", run.stored.completion_id)
+        run = self._runs.get(completion_id)
+        if run is None or run.stored.epoch != epoch:
+            return
+        _log.warning("completion %s runs on another server now", completion_id)
         run.cancel_cause = run.parked_reason = ""
         run.stop()
 
