@@ -31,9 +31,8 @@ _PASSING_KINDS = frozenset(
 class JournaledModels:
     """Records the calls of one completion.
 
-    A reply is given to the engine in parts as it comes, but its end only once all of it is committed. What was
-    committed is never asked for again; a call whose reply was lost with its server is made anew, as nobody knows what
-    it said.
+    A call is made once all that led to it is committed. What was committed is never asked for again; a call whose reply
+    was lost with its server is made anew, as nobody knows what it said.
 
     Args:
         models: makes the calls.
@@ -70,6 +69,7 @@ class JournaledModels:
             return
         if repeats_finished_work():
             await never()
+        await self._recorder.settled()
         record = ModelRecord([])
         try:
             async with contextlib.aclosing(self._models.stream(request)) as parts:

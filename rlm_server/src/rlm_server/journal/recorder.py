@@ -59,8 +59,9 @@ def context_of_repeated_work() -> contextvars.Context:
 class Recorder:
     """The journal of one completion while it runs here.
 
-    Nothing that a model said, and no result of a block, is acted on before it is committed; events are told to clients
-    once they are. The order in the journal is the order of the calls.
+    What leaves the server waits until all before it is committed: a call to a model waits for `settled`, and events are
+    told to clients once they are committed themselves. What stays inside does not wait: a block runs in its sandbox
+    while the reply that has it is committed. The order in the journal is the order of the calls.
 
     Args:
         journal: where to.
@@ -96,6 +97,7 @@ class Recorder:
         self._reproducible = reproducible
         self._room = asyncio.Semaphore(_MAX_UNCOMMITTED_EVENTS)
         self._numbering = asyncio.Lock()
+        self._last_step: asyncio.Future[None] | None = None
         self._consumed = 0
         self.is_repetition = False
         """Whether an earlier run has recorded something."""
@@ -138,18 +140,30 @@ class Recorder:
         return key in self._steps
 
     async def record(self, key: str, data: bytes) -> None:
-        """Records a step; returns once it is committed.
-
-        Raises:
-            StorageUnavailableError: a large one cannot be stored.
-        """
+        """Records a step; `settled` returns once it is committed."""
         payload = await self._payload(data)
         append = Append(self.completion_id, self.epoch, steps=[(key, payload)], running_time=self.running_time())
+        self._last_step = self._journal.append(append)
+        self._last_step.add_done_callback(self._on_step_appended)
+
+    async def settled(self) -> None:
+        """Returns once all steps that were recorded before are committed.
+
+        Raises:
+            StorageUnavailableError: they are not, since the journal is closed.
+        """
+        step = self._last_step  # before which all others are committed
+        if step is None:
+            return
+        await asyncio.wait({step})
         try:
-            await self._journal.append(append)
+            step.result()
         except FencedError:
-            self._on_lost()
             await never()
+
+    def _on_step_appended(self, step: asyncio.Future[None]) -> None:
+        if isinstance(step.exception(), FencedError):
+            self._on_lost()
 
     async def until_quiet(self) -> None:
         """Returns once repeated work that goes on by itself has used up what is recorded of it."""
