@@ -70,10 +70,14 @@ class LiveCalls:
 
     Args:
         on_host_call: the engine's.
+        settled: returns once what led to a call is committed.
     """
 
-    def __init__(self, on_host_call: Callable[[HostCall], Awaitable[object]]) -> None:
+    def __init__(
+        self, on_host_call: Callable[[HostCall], Awaitable[object]], settled: Callable[[], Awaitable[None]]
+    ) -> None:
         self._on_host_call = on_host_call
+        self._settled = settled
         self._calls: list[_Live] = []
         self._earlier: list[_Live] = []
         self._earlier_order = _Order()
@@ -135,6 +139,7 @@ class LiveCalls:
         await self._drop([*self._calls, *self._earlier])
 
     async def _ask(self, call: HostCall) -> object:
+        await self._settled()
         return await self._on_host_call(call)
 
     async def _drop(self, calls: Sequence[_Live]) -> None:

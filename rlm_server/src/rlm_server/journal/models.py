@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.ports import CallRepeated, ModelError, ModelErrorKind, ReplyEnd, TextPart
+from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.recorder import never, repeats_finished_work
 from rlm_server.journal.records import ModelRecord
 
@@ -31,8 +32,9 @@ _PASSING_KINDS = frozenset(
 class JournaledModels:
     """Records the calls of one completion.
 
-    A call is made once all that led to it is committed. What was committed is never asked for again; a call whose reply
-    was lost with its server is made anew, as nobody knows what it said.
+    A call is made once all that led to it is committed: of a sub-call's first one that is so when its host call is
+    answered. What was committed is never asked for again; a call whose reply was lost with its server is made anew, as
+    nobody knows what it said.
 
     Args:
         models: makes the calls.
@@ -69,7 +71,8 @@ class JournaledModels:
             return
         if repeats_finished_work():
             await never()
-        await self._recorder.settled()
+        if self._has_history(node_id):
+            await self._recorder.settled()
         record = ModelRecord([])
         try:
             async with contextlib.aclosing(self._models.stream(request)) as parts:
@@ -95,5 +98,8 @@ class JournaledModels:
 
         Code can deal with a sub-call that failed; a loop whose own model does not answer cannot go on.
         """
-        has_loop = self._calls[node_id] > 1 or node_id == "0"
-        return self._has_reply and (has_loop or error.kind is ModelErrorKind.UNREACHABLE)
+        return self._has_reply and (self._has_history(node_id) or error.kind is ModelErrorKind.UNREACHABLE)
+
+    def _has_history(self, node_id: str) -> bool:
+        """Tells whether a node's call follows others of its own, or is the root's; a plain sub-call's does not."""
+        return self._calls[node_id] > 1 or node_id == ROOT_NODE_ID

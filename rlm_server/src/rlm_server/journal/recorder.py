@@ -59,9 +59,10 @@ def context_of_repeated_work() -> contextvars.Context:
 class Recorder:
     """The journal of one completion while it runs here.
 
-    What leaves the server waits until all before it is committed: a call to a model waits for `settled`, and events are
-    told to clients once they are committed themselves. What stays inside does not wait: a block runs in its sandbox
-    while the reply that has it is committed. The order in the journal is the order of the calls.
+    What leaves the server waits until all that led to it is committed: a loop's calls to its model, and what blocks
+    call, wait for `settled`; events are told to clients once they are committed themselves. What stays inside does not
+    wait: a block runs in its sandbox while the reply that has it is committed. The order in the journal is the order of
+    the calls.
 
     Args:
         journal: where to.

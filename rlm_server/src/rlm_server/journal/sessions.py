@@ -128,7 +128,7 @@ class JournaledSession:
         return await (await self._sandbox.ready()).variables()
 
     async def _run(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellRecord:
-        calls = LiveCalls(self._spec.on_host_call)
+        calls = LiveCalls(self._spec.on_host_call, self._recorder.settled)
         output = BlockOutput(on_output)
         losses = 0
         try:
