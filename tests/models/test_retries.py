@@ -9,6 +9,7 @@ import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2
 from rlm_server.models.openai_errors import retry_after_seconds
+from rlm_server.models.refusals import wait_seconds
 
 from tests.support.pictures import png
 from tests.support.rlm_stack import running_stack
@@ -48,16 +49,23 @@ async def test_a_call_that_fails_is_made_again_and_told(model: ScriptedModel, fa
     assert events.finished.usage.total.call_count == 1
 
 
-async def test_the_wait_that_an_endpoint_asks_for_is_kept(model: ScriptedModel) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(ScriptedReply(status=429, headers={"retry-after": "0.7"}), id="in-a-header"),
+        pytest.param(ScriptedReply(status=429, error={"message": "Please try again in 700ms."}), id="in-words"),
+    ],
+)
+async def test_the_wait_that_an_endpoint_asks_for_is_kept(model: ScriptedModel, refusal: ScriptedReply) -> None:
     times = []
 
     def reply(_: Any) -> Any:
         times.append(asyncio.get_running_loop().time())
-        return ScriptedReply(status=429, headers={"retry-after": "0.3"}) if len(times) == 1 else "FINAL(x)"
+        return refusal if len(times) == 1 else "FINAL(x)"
 
     async with running_stack(model, model_max_retries=1) as stack:
         assert (await stack.play(reply)).answer == "x"
-    assert 0.3 <= times[1] - times[0] < 2
+    assert 0.7 <= times[1] - times[0] < 3
 
 
 async def test_a_reply_that_breaks_off_is_void_and_begins_anew(model: ScriptedModel) -> None:
@@ -185,3 +193,27 @@ async def test_a_subcall_tells_of_its_retry_at_its_own_node(model: ScriptedModel
 )
 def test_a_wait_is_read_in_each_form(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_seconds(headers) == seconds
+
+
+# --- the body
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ({"message": "Rate limit reached. Please try again in 7.66s. Visit the console.", "code": 429}, 7.66),
+        ({"message": "Rate limit reached. Please try again in 120ms."}, 0.12),
+        ({"error": {"message": "Limit 100000, Used 99994. Please try again in 6m0s."}}, 360.0),
+        ({"message": "Please try again in 1h2m3.5s."}, 3723.5),
+        ({"message": "Please retry in 20.064s."}, 20.064),
+        ([{"error": {"code": 429, "details": [{"@type": "x.RetryInfo", "retryDelay": "39s"}]}}], 39.0),
+        ({"message": "m", "details": [{"@type": "x.Help"}, {"@type": "x.RetryInfo", "retryDelay": "1.5s"}]}, 1.5),
+        ({"message": "m", "details": [{"retryDelay": "soon"}, "x"]}, None),
+        ({"message": "Please try again in a moment."}, None),
+        ("Please try again later", None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_wait_is_read_in_the_body_of_a_refusal(body: object, seconds: float | None) -> None:
+    assert wait_seconds(body) == seconds

@@ -12,7 +12,7 @@ import openai
 
 from rlm_server.engine.ports import ModelError, ModelErrorKind
 from rlm_server.engine.text import clean, preview
-from rlm_server.models.refusals import RefusedReply, kind_of, refused_reply, status_in, words_of
+from rlm_server.models.refusals import RefusedReply, kind_of, refused_reply, status_in, wait_seconds, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,13 +86,14 @@ def from_sdk(error: openai.OpenAIError, model: str) -> EndpointError:
     """Returns the engine's error for one of the `openai` package."""
     if isinstance(error, openai.APIStatusError):
         headers, words = error.response.headers, words_of(error.body)
+        asked_seconds = retry_after_seconds(headers)
         if 300 <= error.status_code < 400:
             words = f"it has moved to {headers.get('location', 'another address')}; set its base URL accordingly"
         return model_error(
             kind_of(error.status_code, error.body),
             model,
             f"the endpoint answered with {error.status_code}" + (f": {words}" if words else ""),
-            retry_after_seconds=retry_after_seconds(headers),
+            retry_after_seconds=wait_seconds(error.body) if asked_seconds is None else asked_seconds,
             may_pass={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
             refused_reply=refused_reply(words),
             remedy=_NOT_FOUND_REMEDY if error.status_code in (301, 302, 303, 307, 308, 404, 405) else "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlm_server.engine.ports import ModelErrorKind
 
@@ -88,6 +88,9 @@ _WINDOW_AND_SENT = re.compile(
 
 _LEAST_REPLY_TOKENS = 16
 
+_WAIT = re.compile(r"(?:try again|retry) in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(m?s)\b)?", re.IGNORECASE)
+"""How long to wait, as OpenAI, Google and Groq say it in words: `1m30s`, `7.66s`, `20ms`."""
+
 
 def kind_of(status: int, body: object) -> ModelErrorKind:
     """Returns why an endpoint refused a call.
@@ -147,6 +150,23 @@ def refused_reply(message: str) -> RefusedReply | None:
     return RefusedReply(window - sent, is_of_model=False) if window - sent >= _LEAST_REPLY_TOKENS else None
 
 
+def wait_seconds(body: object) -> float | None:
+    """Returns how long the body of a refusal asks to wait, or None if it does not.
+
+    Google has a `google.rpc.RetryInfo` there, others say it in words.
+    """
+    for detail in _details(body):
+        delay = detail.get("retryDelay")
+        if isinstance(delay, str) and re.fullmatch(r"\d+(?:\.\d+)?s", delay):
+            return float(delay[:-1])
+    found = _WAIT.search(words_of(body))
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, number, unit = found.groups()
+    seconds = float(number or 0) / (1000 if unit and unit.lower() == "ms" else 1)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds
+
+
 def words_of(body: object) -> str:
     """Returns what an endpoint says to a refusal, for people."""
     if isinstance(body, list) and len(body) == 1:
@@ -185,6 +205,15 @@ def _names(body: object) -> Iterator[str]:
     details = body.get("details")
     for detail in details if isinstance(details, list) else ():
         yield from _names(detail)
+
+
+def _details(body: object) -> list[dict[str, Any]]:
+    """Returns the details of an error of Google's."""
+    if isinstance(body, list):
+        body = body[0] if body else None
+    error = body.get("error", body) if isinstance(body, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
 
 
 def _number(text: str) -> int:
