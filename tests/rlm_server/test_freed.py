@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf import duration_pb2
+from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.context_parts import ContextPart
 from rlm_server.engine.loop import NodeLoop
+from rlm_server.engine.ports import InputValue
 from rlm_server.engine.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
 from rlm_server.executors.sandbox_session import SandboxSession
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _OF_A_COMPLETION = (
     Completion,
     ContextPart,
+    InputValue,
     JournaledSession,
     NodeLoop,
     Recorder,
@@ -53,7 +56,7 @@ def without_collections() -> Iterator[None]:
         gc.enable()
 
 
-def _left() -> dict[str, int]:
+def _left() -> collections.Counter[str]:
     """Returns how many objects there are of each type that belongs to one completion."""
     return collections.Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, _OF_A_COMPLETION))
 
@@ -121,3 +124,15 @@ async def test_nothing_of_a_completion_is_left_whose_client_has_gone(
                 call.cancel()
                 break
     assert _left() == before
+
+
+@pytest.mark.usefixtures("without_collections")
+async def test_a_conversation_keeps_no_context_and_no_messages_beside_its_sandbox(
+    model: ScriptedModel, sandbox_address: str
+) -> None:
+    before = _left()
+    async with running_stack(model, sandbox=sandbox_address) as stack:
+        events = await stack.complete("```repl\nx = 1\n```", "FINAL(done)", keep_conversation=True)
+        conversation_id = events.all[0].started.conversation_id
+        await stack.stub.ListVariables(pb.ListVariablesRequest(conversation_id=conversation_id))  # which waits for it
+        assert _left() - before == {"Recorder": 1, "SandboxSession": 1}

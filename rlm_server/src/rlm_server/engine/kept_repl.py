@@ -290,7 +290,8 @@ class KeptRepl:
         return session
 
     async def _open(self, spec: SessionSpec) -> Session:
-        opening = self._executor.open(dataclasses.replace(spec, on_host_call=self._answer))
+        # The session outlives the completion, which is not to be kept for it.
+        opening = self._executor.open(dataclasses.replace(spec, on_host_call=self._answer, on_wait=None))
         self._session = await self._resources.enter_async_context(opening)
         self._done_count = 0
         return self._session

@@ -63,6 +63,7 @@ class SandboxExecutor:
             SandboxOpenError: none can be had.
         """
         server, session = await self._open_anywhere(spec)
+        del spec  # the sandbox has its inputs now, which may be large
         server.session_count += 1
         try:
             yield session
