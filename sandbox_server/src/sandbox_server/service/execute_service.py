@@ -115,7 +115,7 @@ class ExecuteService(pb_grpc.ExecuteServiceServicer):
             context.add_done_callback(lambda _: session.kill())  # type: ignore[arg-type] # the stubs want a class
             reading = asyncio.create_task(session.serve(request_iterator))
             try:
-                async for message in session.outbox.messages():
+                async for message in session.messages():
                     yield message
             finally:
                 reading.cancel()

@@ -61,7 +61,7 @@ class LiveSession:
         grant: Grant,
         hold: Callable[[list[Blob]], None],
     ) -> None:
-        self.outbox = Outbox(self._on_taken)
+        self.outbox = Outbox()
         self._session_id = session_id
         self._pool = pool
         self._reader = reader
@@ -89,6 +89,14 @@ class LiveSession:
             opened = self._session is not None
             self.outbox.close(None if opened else invalid_field("open", "the first message must be `open`"))
 
+    def messages(self) -> AsyncIterator[pb.SessionResponse]:
+        """Yields what is for the client, until the session's end.
+
+        Raises:
+            Exception: what the stream is to end with.
+        """
+        return self.outbox.messages(self._on_taken)
+
     def kill(self) -> None:
         """Kills what runs, at once."""
         if self._session is not None:
@@ -99,7 +107,9 @@ class LiveSession:
         if self._cell is not None:
             self._cell.cancel()
         if self._session is not None:
-            await self._session.close()
+            # Which knows this. What does not hold itself is freed at once, and not by a collection of garbage.
+            session, self._session = self._session, None
+            await session.close()
 
     def on_output(self, output: int, text: str) -> None:
         """Hears output."""

@@ -27,13 +27,9 @@ class Outbox:
     """A queue that the stream empties. Output that piles up is joined.
 
     A cell waits while there is too much of it, see `backlog`.
-
-    Args:
-        on_taken: hears, now and then, how many more characters of output and arguments the client has taken.
     """
 
-    def __init__(self, on_taken: Callable[[int], None]) -> None:
-        self._on_taken = on_taken
+    def __init__(self) -> None:
         self._taken_chars = 0
         self._messages: deque[pb.SessionResponse] = deque()
         self._changed = asyncio.Event()
@@ -85,8 +81,11 @@ class Outbox:
         """Waits until the client has taken nearly everything."""
         await self._drained.wait()
 
-    async def messages(self) -> AsyncIterator[pb.SessionResponse]:
+    async def messages(self, on_taken: Callable[[int], None]) -> AsyncIterator[pb.SessionResponse]:
         """Yields messages until `close`.
+
+        Args:
+            on_taken: hears, now and then, how many more characters of output and arguments the client has taken.
 
         Raises:
             Exception: the error that `close` was given.
@@ -97,7 +96,7 @@ class Outbox:
                 if len(self._messages) < _DRAINED_BELOW:
                     self._drained.set()
                 yield message
-                self._note_taken(message)
+                self._note_taken(message, on_taken)
             elif self._closed:
                 if self._error is not None:
                     raise self._error
@@ -106,12 +105,12 @@ class Outbox:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _note_taken(self, message: pb.SessionResponse) -> None:
+    def _note_taken(self, message: pb.SessionResponse, on_taken: Callable[[int], None]) -> None:
         kind = message.WhichOneof("response")
         if kind == "output":
             self._taken_chars += len(message.output.text)
         elif kind == "host_call":
             self._taken_chars += len(message.host_call.arguments_json)
         if self._taken_chars >= TAKEN_STEP_CHARS:
-            self._on_taken(self._taken_chars)
+            on_taken(self._taken_chars)
             self._taken_chars = 0
