@@ -115,6 +115,14 @@ async def test_the_messages_of_earlier_completions_are_lists_of_dicts(stack: Sta
     )
 
 
+@pytest.mark.parametrize("own", ["'mine'", "[]", "[{'role': 'user'}]"])
+async def test_a_variable_history_of_the_codes_own_is_not_taken_from_it(local_stack: Stack, own: str) -> None:
+    kept = await begin(local_stack, f"```repl\nhistory = {own}\nFINAL('x')\n```")
+    check = f"```repl\nFINAL([history == {own}, len(history_0)])\n```"
+    for _ in range(2):
+        assert (await go_on(local_stack, kept, check)).answer == "[true, 2]"
+
+
 async def test_the_model_is_told_what_was_asked_and_answered_before_and_what_is_there(stack: Stack) -> None:
     kept = await begin(stack, "FINAL(forty two)", query="What is it?", contexts=[text("abc")])
     await go_on(stack, kept, "FINAL(x)", query="And now?", contexts=[text("more")])
@@ -123,7 +131,7 @@ async def test_the_model_is_told_what_was_asked_and_answered_before_and_what_is_
     for line in (
         "- `context_1`: str",
         "- `context_0`: str, 3 characters (from before)",
-        "`history_0` (also `history`)",
+        "`history_0` (also `history`, unless that is a variable of yours)",
     ):
         assert line in told
     assert "- `context`: the same value as `context_0`" in told
@@ -140,7 +148,7 @@ async def test_of_many_completions_the_model_is_told_the_latest(stack: Stack) ->
     assert "(2 earlier turns left out here)" in told
     assert "3. Question" in told
     assert "answer 12" in told
-    assert "`history_0` (also `history`) to `history_11`" in told
+    assert "`history_0` (also `history`, unless that is a variable of yours) to `history_11`" in told
 
 
 async def test_an_answer_that_was_not_final_is_told_as_such(stack: Stack) -> None:

@@ -98,6 +98,11 @@ async def test_text_that_mixes_up_the_ways_to_finish_is_read_as_it_is_meant(
     assert (await stack.complete(f"```repl\n{code}\n```", text)).answer == expected
 
 
+async def test_the_word_answer_is_itself_where_the_dict_has_no_content(local_stack: Stack) -> None:
+    events = await local_stack.complete("```repl\nprint(context)\n```", "FINAL(answer)", "FINAL(answer)")
+    assert (events.answer, events.warnings) == ("answer", ["ANSWER_DOUBTFUL", "ANSWER_DOUBTFUL"])
+
+
 async def test_text_that_computes_what_fails_is_no_answer(stack: Stack) -> None:
     events = await stack.complete("```repl\nresult = 1\n```", "FINAL(f'It is {results}')", "FINAL(It is 1)")
     assert events.answer == "It is 1"

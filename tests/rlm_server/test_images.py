@@ -348,6 +348,13 @@ async def test_a_picture_of_a_follow_up_is_one_as_well(stack: Stack) -> None:
     assert events.answer == '["photo"]'
 
 
+async def test_models_are_told_how_to_show_pictures_of_earlier_questions(local_stack: Stack) -> None:
+    events = await local_stack.complete("FINAL(x)", contexts=[part()], keep_conversation=True)
+    conversation_id = events.all[0].started.conversation_id
+    await local_stack.complete("FINAL(x)", contexts=[], conversation_id=conversation_id)
+    assert '`llm_query(["What is in it?", image])`' in local_stack.model.conversations[-1][0]["content"]
+
+
 # --- with the demo model, from the Python client
 
 

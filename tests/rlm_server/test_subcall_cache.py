@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from tests.rlm_server.test_subcalls import policy
@@ -79,6 +80,41 @@ async def test_a_failure_is_shared_with_those_that_wait_and_not_kept(stack: Stac
     assert events.output == "['bad_request', 'bad_request'] better\n"
     reasons = [one.finish_reason for one in events.of("subcall_finished")]
     assert reasons[:2] == [event_pb2.FINISH_REASON_MODEL_ERROR] * 2
+
+
+@pytest.mark.parametrize(("function", "expected"), [("llm_query_async", "now now"), ("rlm_query_async", "four four")])
+async def test_a_call_that_waits_for_one_which_code_cancels_is_made_itself(
+    stack: Stack, function: str, expected: str
+) -> None:
+    first = asyncio.Event()
+
+    def reply(messages: list[dict[str, str]]) -> ScriptedReply | str:
+        if messages[0]["role"] == "system" and "What is it?" in messages[1]["content"]:
+            return f"```repl\n{code}\n```" if len(messages) == 2 else "FINAL(done)"
+        if not first.is_set():
+            first.set()
+            return ScriptedReply("late", release=asyncio.Event())
+        return "now" if messages[0]["role"] == "user" else "FINAL(four)"
+
+    code = (
+        f"import asyncio\none, two, three = [{function}('same') for _ in range(3)]\n"
+        "try:\n    await asyncio.wait_for(one, 0.2)\nexcept TimeoutError:\n    print(await two, await three)"
+    )
+    events = await stack.play(reply, cache_subcalls=True)
+    assert events.output == f"{expected}\n"
+    assert [one.cached for one in events.of("subcall_finished") if not one.error] == [False, True]
+    assert events.finished.usage.subcall_count == 2
+
+
+async def test_a_call_that_waits_for_one_which_code_cancels_keeps_within_the_limit(local_stack: Stack) -> None:
+    code = (
+        "one, two = [llm_query_async('same') for _ in range(2)]\none.cancel()\n"
+        "try:\n    two.result()\nexcept SubcallError as error:\n    print(error.kind)"
+    )
+    script = policy(code, lambda prompt: ScriptedReply(prompt, release=asyncio.Event()))
+    limits = limits_pb2.Limits(max_subcalls=1)
+    events = await local_stack.play(script, cache_subcalls=True, limits=limits)
+    assert (events.output, events.warnings) == ("refused\n", ["SUBCALL_REFUSED"])
 
 
 async def test_a_block_that_leaves_a_call_behind_leaves_nothing_in_the_cache(stack: Stack) -> None:

@@ -145,6 +145,15 @@ async def test_a_partial_answer_that_matches_is_json_too(local_stack: Stack) -> 
     assert (events.reason, json.loads(events.finished.answer_json)) == ("MAX_ITERATIONS", ADA)
 
 
+@pytest.mark.parametrize("reply", ["FINAL(Ada, I think)", "```repl\nFINAL({'name': 'Ada'})\n```"])
+async def test_a_draft_that_matches_outlives_later_answers_that_do_not(local_stack: Stack, reply: str) -> None:
+    draft = f"```repl\nanswer['content'] = {ADA}\n```"
+    limits = limits_pb2.Limits(max_iterations=3)
+    events = await complete(local_stack, draft, reply, "It may be Ada.", limits=limits)
+    assert (events.reason, json.loads(events.finished.answer_json)) == ("MAX_ITERATIONS", ADA)
+    assert events.warnings == ["ANSWER_MISMATCH", "NO_LAST_ANSWER"]
+
+
 async def test_a_partial_answer_at_the_end_of_the_time_is_json_too(local_stack: Stack) -> None:
     code = "answer['content'] = {'name': 'Ada', 'age': 36}"
     limits = limits_pb2.Limits(wall_time=duration_pb2.Duration(seconds=1))

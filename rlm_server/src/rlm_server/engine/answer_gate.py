@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.accounts import LimitReachedError
-from rlm_server.engine.answers import is_no_answer
+from rlm_server.engine.answers import Answer, AnswerForm, is_no_answer
 from rlm_server.engine.prompts import fill
 
 if TYPE_CHECKING:
     from rlm_server.engine.answer_schema import AnswerSchema
-    from rlm_server.engine.answers import Answer
     from rlm_server.engine.run import Node, NodeTask, Run
 
 _MAX_REFUSALS = 5
@@ -79,6 +78,10 @@ class AnswerGate:
                 message = f"{_MAX_REFUSALS} answers were not taken; the one that is given is the last of them"
                 raise LimitReachedError(event_pb2.FINISH_REASON_NO_PROGRESS, message)
         return verdict
+
+    def matches(self, draft: str) -> bool:
+        """Whether there is a schema, and what there is of an answer matches it."""
+        return bool(draft and self.json_of(Answer(draft, AnswerForm.WRITTEN)))
 
     def json_of(self, answer: Answer) -> str:
         """Returns an answer as JSON if it matches the schema; empty if it does not, or there is none."""

@@ -100,6 +100,8 @@ class CellRunner:
         self._running: _Running | None = None
         self.draft = ""
         """The content of `answer` as far as it is known."""
+        self.holds_answer = False
+        """Whether the dict `answer` has content, as of the last block that told."""
         self.ran_count = 0
         """How many blocks have run."""
         self.value_names: frozenset[str] = frozenset()
@@ -188,6 +190,7 @@ class CellRunner:
         given = final or answer
         if result.variables is VariablesState.KEPT and result.after_cell is not None:
             self.draft = _text_of(report, "draft") or self.draft
+            self.holds_answer = bool(_text_of(report, "draft") or report.get("answer"))
             self.value_names = frozenset(_texts_of(report, "names"))
         error = ""
         if result.outcome != event_pb2.CODE_OUTCOME_OK:

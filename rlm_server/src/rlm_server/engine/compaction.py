@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from rlm_server.engine.prompts import fill
 from rlm_server.engine.special_tokens import plain_reply
 from rlm_server.engine.text import count
 from rlm_server.engine.tokens import TokenGauge, size_bytes
-from rlm_server.engine.transcript import history_inputs, history_name
+from rlm_server.engine.transcript import HISTORY_ALIAS, history_input, history_name
 from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Compactor:
         self._session = session
         self._history_index = history_index
         self._own_names = own_names
-        self._history_names: frozenset[str] = frozenset()
+        self._has_alias = False
         self._spec = tree.run.spec.compaction
         self._gauge = TokenGauge()
         self._window = self._spec.window_tokens(model)
@@ -179,11 +180,12 @@ class Compactor:
 
     async def _keep_history(self, transcript: Transcript) -> None:
         """Puts all messages into the REPL. A variable `history` of the code's own stays what it is."""
-        name, taken = history_name(self._history_index), self._own_names() - self._history_names
-        histories = history_inputs(self._history_index, transcript.history_json())
-        histories = [one for one in histories if one.name == name or one.name not in taken]
+        history = history_input(self._history_index, transcript.history_json())
+        histories = [history]
+        if not self._history_index and (self._has_alias or HISTORY_ALIAS not in self._own_names()):
+            histories.append(dataclasses.replace(history, name=HISTORY_ALIAS))
+            self._has_alias = True
         await self._session.set_inputs(histories)
-        self._history_names |= {one.name for one in histories}
 
     def _kept(self, shown: Sequence[Message]) -> Sequence[Message]:
         """Returns the latest reply and its output, if there is something before them and they are not too large."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.accounts import dollars
 from rlm_server.engine.follow_ups import earlier_parts, follow_up
+from rlm_server.engine.outlines import IMAGE_TYPE_NAME
 from rlm_server.engine.ports import Message, VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.run import ROOT_NODE_ID
@@ -66,6 +67,8 @@ def system_message(run: Run, node: Node, task: NodeTask) -> str:
     schema = run.spec.answer_schema_of(node.node_id)
     recursive = node.depth < limits.max_depth
     has_images = any(part.image or part.inner_images for part in task.contexts)
+    if task.past is not None:  # its pictures are still there
+        has_images = has_images or any(part.type_name == IMAGE_TYPE_NAME for part in task.past.parts)
     return fill(
         prompts.system,
         rlm_query_note=fill(prompts.rlm_query_recursive if recursive else prompts.rlm_query_plain),

@@ -45,7 +45,7 @@ def _render(number: int, exchange: Exchange) -> str:
 
 
 def _histories(completion_count: int) -> str:
-    first = f"`{history_name(0)}` (also `history`)"
+    first = f"`{history_name(0)}` (also `history`, unless that is a variable of yours)"
     if completion_count == 1:
         return first
     last = f"`{history_name(completion_count - 1)}`"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.memory import memory_bytes
 from rlm_server.engine.ports import HostCallError, Prelude, SandboxError, SandboxOpenError, VariablesState
-from rlm_server.engine.transcript import history_inputs
+from rlm_server.engine.transcript import history_input
 from rlm_server.engine.truncation import cut_middle
 from rlm_server.engine.turns import EarlierPart, Exchange, Past, Restoration, TurnEnd, TurnStart
 
@@ -238,7 +238,7 @@ class KeptRepl:
             self._was_opened = True
             if not self._earlier_count:
                 return await self._open(spec)
-            inputs = [*spec.inputs, *history_inputs(self._earlier_count - 1, self._history)]
+            inputs = [*spec.inputs, history_input(self._earlier_count - 1, self._history)]
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     session = await self._up_to_date(self._turn, self._earlier_count, inputs)

@@ -258,7 +258,7 @@ class NodeLoop:
 
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
         self._idle_replies = 0
-        variables = self._cells.value_names | ({"answer"} if self._cells.draft else set())
+        variables = self._cells.value_names | ({"answer"} if self._cells.holds_answer else set())
         code = final_code(final, variables, self._provided_values)
         if code:
             await self._run_blocks((code,), turn)
@@ -271,9 +271,11 @@ class NodeLoop:
         try:
             verdict = await self._gate.judge(answer, is_last_turn=is_last_turn)
         except LimitReachedError:
-            self._cells.draft = answer.text
+            if not self._gate.matches(self._cells.draft):
+                self._cells.draft = answer.text
             raise
-        if not (verdict.is_doubtful and self._cells.draft):
+        is_worse = verdict.is_doubtful or (verdict.refusal and self._gate.matches(self._cells.draft))
+        if not (is_worse and self._cells.draft):
             self._cells.draft = answer.text
         if verdict.refusal:
             turn.notes.append(verdict.refusal)
@@ -349,7 +351,12 @@ class NodeLoop:
                 event_pb2.WARNING_CODE_NO_LAST_ANSWER, "there is no last answer: the reply has code or nothing in it"
             )
             return result
-        return dataclasses.replace(result, answer=answer.text, answer_json=self._gate.json_of(answer))
+        answer_json = self._gate.json_of(answer)
+        if not answer_json and self._gate.matches(result.answer):
+            message = "the last answer does not match the schema, so the one before it stands, which does"
+            await self._warn(event_pb2.WARNING_CODE_NO_LAST_ANSWER, message)
+            return result
+        return dataclasses.replace(result, answer=answer.text, answer_json=answer_json)
 
     def _partial(self, reason: event_pb2.FinishReason.ValueType, error: str) -> NodeResult:
         return NodeResult(reason, self.best_answer, partial=True, error=error, iterations=self.iterations)

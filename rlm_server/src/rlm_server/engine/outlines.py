@@ -14,6 +14,9 @@ from rlm_server.engine.text import count
 if TYPE_CHECKING:
     from rlm_server.engine.images import ImageInfo
 
+IMAGE_TYPE_NAME = "Image"
+"""The type of a picture."""
+
 _HEAD_CHARS = 240
 _TAIL_CHARS = 120
 _VALUE_CHARS = 80
@@ -86,7 +89,7 @@ def outline_text(text: str) -> Outline:
 def outline_image(image: ImageInfo) -> Outline:
     """Returns the outline of a picture."""
     size = f"{image.media_type}, {image.width:,} x {image.height:,} pixels, {count(image.size_bytes, 'byte')}"
-    return Outline("Image", size, "", 0)
+    return Outline(IMAGE_TYPE_NAME, size, "", 0)
 
 
 def outline_json(text: str) -> Outline:

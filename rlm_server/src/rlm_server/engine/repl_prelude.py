@@ -57,6 +57,8 @@ _MISSING = object()
 answer: dict[str, Any] = {"content": "", "ready": False}
 _given: dict[str, Any] = {}
 _typed: list[str] = []
+_has_alias: list[bool] = []
+"""Is not empty once it is decided whether `history` is another name of `history_0`."""
 
 
 def budget() -> dict[str, Any]:
@@ -120,6 +122,8 @@ def _begin_completion(
 ) -> None:
     """Makes a REPL that has been kept ready for the next completion. The engine calls this, before it runs code."""
     answer.update(content="", ready=False)
+    if not _has_alias:
+        _alias_history()
     _set_images(images, [])
     _typed[:] = ["json"] if typed else []
     _given.update((name, variables[name]) for name in context_names)
@@ -127,6 +131,24 @@ def _begin_completion(
         for name in context_names:
             module.__dict__.setdefault(name, variables[name])
     _watch_inputs()
+
+
+def _alias_history() -> None:
+    """Gives `history_0` the name `history`, too, unless code has a variable of that name.
+
+    What a compaction has left there is no variable of the code's: it is the beginning of the same messages.
+    """
+    messages, known = variables["history_0"], variables.get("history", _MISSING)
+    if known is _MISSING or _begins_with(messages, known):
+        variables["history"] = messages
+    _has_alias.append(True)
+
+
+def _begins_with(messages: list[Any], known: Any) -> bool:
+    try:
+        return type(known) is list and 0 < len(known) <= len(messages) and bool(messages[: len(known)] == known)
+    except Exception:  # noqa: BLE001 - of a value that code has put in
+        return False
 
 
 def _configure(context_names: list[str], *, typed: bool = False, in_order: bool = False) -> None:

@@ -24,6 +24,7 @@ from rlm_server.engine.text import count, preview
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from rlm_server.engine.ports import HostCall
     from rlm_server.engine.subcall_request import SubcallItem, SubcallRequest
@@ -229,20 +230,51 @@ class Subcalls:
         if call.outcome is not None and call.cached:
             await self._start(call)
             outcome = await asyncio.shield(call.outcome)
+            if outcome is _OVER or outcome.kind == "refused":
+                return await self._make_after_all(call)
             await self._finish(call, outcome)
             return outcome
-        depth, model = self._node.depth + 1, call.request.model
-        slots = self._tree.slots
-        async with slots.child(depth) if call.recursive else slots.model_call(depth, model):
+        async with self._slot(call):
             await self._start(call)
-            if call.recursive:
-                outcome = await self._ask_child(Node(call.node_id, depth), call.item, model)
-            else:
-                outcome = await self._ask_model(call.node_id, call.item, model)
-            if call.outcome is not None:
-                self._tree.cache.finish(call.key, call.outcome, outcome)
-            await self._finish(call, outcome)
+            return await self._make_started(call)
+
+    def _slot(self, call: _Call) -> AbstractAsyncContextManager[None]:
+        depth, slots = self._node.depth + 1, self._tree.slots
+        return slots.child(depth) if call.recursive else slots.model_call(depth, call.request.model)
+
+    async def _make_started(self, call: _Call) -> SubcallOutcome:
+        if call.recursive:
+            child = Node(call.node_id, self._node.depth + 1)
+            outcome = await self._ask_child(child, call.item, call.request.model)
+        else:
+            outcome = await self._ask_model(call.node_id, call.item, call.request.model)
+        if call.outcome is not None:
+            self._tree.cache.finish(call.key, call.outcome, outcome)
+        await self._finish(call, outcome)
         return outcome
+
+    async def _make_after_all(self, call: _Call) -> SubcallOutcome:
+        """Makes a call that has waited for an identical one, which was stopped, or refused where that was made."""
+        while (found := self._tree.cache.find(call.key)) is not None:
+            outcome = await asyncio.shield(found)
+            if outcome is not _OVER and outcome.kind != "refused":
+                await self._finish(call, outcome)
+                return outcome
+        try:
+            self._tree.shares.reserve_subcalls(self._node.node_id, 1)
+        except SubcallsExhaustedError as error:
+            await self._warn_refused(str(error))
+            outcome = SubcallOutcome(event_pb2.FINISH_REASON_MAX_SUBCALLS, kind="refused", message=str(error))
+            await self._finish(dataclasses.replace(call, cached=False), outcome)
+            return outcome
+        call = dataclasses.replace(call, outcome=self._tree.cache.begin(call.key), cached=False)
+        if call.recursive:
+            self._tree.shares.give(self._node.node_id, [call.node_id])
+        try:
+            async with self._slot(call):
+                return await self._make_started(call)
+        finally:
+            self._forget([call])
 
     async def _start(self, call: _Call) -> None:
         request, item = call.request, call.item

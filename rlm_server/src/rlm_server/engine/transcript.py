@@ -11,6 +11,9 @@ from rlm_server.engine.ports import InputValue, Message, ValueFormat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+HISTORY_ALIAS = "history"
+"""Another name of `history_0`, unless code has a variable of that name. In conversations the REPL itself gives it."""
+
 
 class Transcript:
     """The messages of a node, from the system message and the question on.
@@ -45,15 +48,14 @@ class Transcript:
         return json.dumps([{"role": one.role, "content": one.content} for one in self._log], ensure_ascii=False)
 
 
-def history_inputs(index: int, history_json: str) -> list[InputValue]:
-    """Returns the variables that hold the messages of the completion of that index in its conversation.
+def history_input(index: int, history_json: str) -> InputValue:
+    """Returns the variable that holds the messages of the completion of that index in its conversation.
 
     Args:
-        index: n of `history_n`; `history` is the same as `history_0`.
+        index: n of `history_n`.
         history_json: the messages.
     """
-    names = [history_name(index)] if index else ["history", history_name(0)]
-    return [InputValue(name, ValueFormat.JSON, history_json) for name in names]
+    return InputValue(history_name(index), ValueFormat.JSON, history_json)
 
 
 def history_name(index: int) -> str:

@@ -19,7 +19,7 @@ from rlm_server.engine.ports import (
     VariablesState,
 )
 from rlm_server.engine.run import ROOT_NODE_ID
-from rlm_server.engine.transcript import history_inputs
+from rlm_server.engine.transcript import history_input
 from rlm_server.engine.turns import EarlierPart, Recipe, TurnEnd, TurnStart
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
@@ -160,7 +160,7 @@ def _recipe_of(turns: Sequence[RecordedTurn], done_count: int, *, variables_lost
     taken: list[Step] = []
     for index, turn in enumerate(turns[done_count:], done_count):
         if index:
-            inputs = [*turn.start.spec.inputs, *history_inputs(index - 1, turns[index - 1].end.history)]
+            inputs = [*turn.start.spec.inputs, history_input(index - 1, turns[index - 1].end.history)]
             taken += [InputsSet(inputs), CompletionBegun(turn.start.spec.begin_code)]
         number = 0
         for action in turn.actions:

@@ -182,9 +182,9 @@ class CompleteRequest(message.Message):
     """conversation_id continues a conversation, with its variables and history, on any server that shares the journal; it
     is kept after the completion, too. Where its sandbox is lost or is another server's, `sandbox_restored` follows
     `started`. The completions before are variables there: `history_n` has the messages of the n-th, counted from 0, as
-    a list of dicts with `role` and `content`, and `history` is `history_0`. What a sandbox is opened with is that of
-    the first completion: the limit on memory, the seed, and the tools, of which later ones give the same, or none for
-    those that run in the sandbox. Default: none.
+    a list of dicts with `role` and `content`, and `history` is `history_0`, unless code has a variable of that name. What
+    a sandbox is opened with is that of the first completion: the limit on memory, the seed, and the tools, of which
+    later ones give the same, or none for those that run in the sandbox. Default: none.
     """
     keep_conversation: builtins.bool
     """keep_conversation keeps the REPL after the completion, as a new conversation, however the completion ends. `started`

@@ -1121,7 +1121,7 @@ class Compacted(message.Message):
     """summary is the text that replaces them."""
     history_variable: builtins.str
     """history_variable is the variable in the REPL that holds the messages in full: a list of dicts with `role` and
-    `content`, without the system message. `history` is the same as `history_0`.
+    `content`, without the system message. `history` is the same as `history_0`, unless code has a variable of that name.
     """
     @builtins.property
     def usage(self) -> limits_pb2.TokenUsage:
