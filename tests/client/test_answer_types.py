@@ -84,9 +84,9 @@ def test_a_dataclass_of_many_kinds_is_built_from_json():
 
 
 def test_its_schema_says_what_the_server_checks():
-    from rlm_server.engine.answer_schema import AnswerSchema
-    from rlm_server.engine.answers import Answer, AnswerForm
-    from rlm_server.engine.json_schema import JsonSchema
+    from rlm_server.engine.answers.answer import Answer, AnswerForm
+    from rlm_server.engine.answers.answer_schema import AnswerSchema
+    from rlm_server.engine.schemas.json_schema import JsonSchema
 
     schema = json.loads(resolve(Node).schema_json)
     assert schema["$ref"] == "#/$defs/Node"

@@ -68,10 +68,10 @@ def test_all_error_reasons_are_there_with_their_status(number: int, enum: EnumTy
 
 def test_what_a_failed_sub_call_may_say_is_there() -> None:
     from rlm_server.engine.ports import ModelErrorKind
-    from rlm_server.engine.subcalls import FINISH_KINDS
+    from rlm_server.engine.subcalls.subcalls import FINISH_KINDS
 
-    engine = ROOT / "rlm_server/src/rlm_server/engine"
-    source = "".join(path.read_text(encoding="utf-8") for path in sorted(engine.glob("subcall*.py")))
+    subcalls = ROOT / "rlm_server/src/rlm_server/engine/subcalls"
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted(subcalls.glob("*.py")))
     literals = set(re.findall(r'HostCallError\("(\w+)"|kind="(\w+)"|(?:failure=|, )\("(\w+)"', source))
     kinds = {name for found in literals for name in found if name}
     kinds |= set(FINISH_KINDS.values()) | {kind.value for kind in ModelErrorKind}

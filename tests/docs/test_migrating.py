@@ -8,7 +8,7 @@ import re
 
 import rlm_client
 from rlm_api.rlm.v1 import event_pb2
-from rlm_server.engine.prelude import REPL_NAMES
+from rlm_server.engine.repl.prelude import REPL_NAMES
 from rlm_server.models.profile import ModelProfile
 
 from tests.support.documents import ROOT, tables

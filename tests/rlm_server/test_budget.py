@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
-from rlm_server.engine.accounts import LimitReachedError
-from rlm_server.engine.budget import Budget, cost_microdollars
+from rlm_server.engine.budgets.accounts import LimitReachedError
+from rlm_server.engine.budgets.budget import Budget, cost_microdollars
+from rlm_server.engine.budgets.reported_prices import ReportedPrices
+from rlm_server.engine.budgets.token_estimate import TokenBound
 from rlm_server.engine.clock import SystemClock
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.ports import Message, ModelInfo, Price, TokenCounts
-from rlm_server.engine.reported_prices import ReportedPrices
-from rlm_server.engine.token_estimate import TokenBound
 
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
-from rlm_server.engine.compaction import _share
+from rlm_server.engine.budgets.tokens import TokenGauge
 from rlm_server.engine.cut_input import CutInput
+from rlm_server.engine.messages.compaction import _share
 from rlm_server.engine.ports import Message, TokenCounts
-from rlm_server.engine.tokens import TokenGauge
 
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields

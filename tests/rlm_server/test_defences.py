@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.answers import is_no_answer
+from rlm_server.engine.answers.answer import is_no_answer
 from rlm_server.models.profile import ModelProfile
 
 from tests.support.rlm_stack import running_stack

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.last_answer import read_last_answer
+from rlm_server.engine.answers.last_answer import read_last_answer
 
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply

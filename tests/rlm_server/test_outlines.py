@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_server.engine import outlines
-from rlm_server.engine.outlines import TextScan, outline_json, outline_text
+from rlm_server.engine.repl import outlines
+from rlm_server.engine.repl.outlines import TextScan, outline_json, outline_text
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Stack

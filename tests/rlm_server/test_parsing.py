@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlm_server.engine.parsing import FinalKind, TextFinal, parse_reply
+from rlm_server.engine.replies.parsing import FinalKind, TextFinal, parse_reply
 
 VALUE, VARIABLE = FinalKind.VALUE, FinalKind.VARIABLE
 

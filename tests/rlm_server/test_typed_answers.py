@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.answer_schema import AnswerSchema
-from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
+from rlm_server.engine.answers.answer import Answer, AnswerForm
+from rlm_server.engine.answers.answer_schema import AnswerSchema
+from rlm_server.engine.schemas.json_schema import InvalidSchemaError, JsonSchema
 
 if TYPE_CHECKING:
     from tests.support.rlm_stack import Events, Stack

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlm_server.engine.budget import Budget, SubcallsExhaustedError
+from rlm_server.engine.budgets.budget import Budget, SubcallsExhaustedError
 from rlm_server.engine.limits import CompletionLimits
 from rlm_server.engine.truncation import HeadAndTail, cut_middle
 from rlm_server.models.sse import EventDecoder

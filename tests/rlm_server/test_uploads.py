@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
-from rlm_server.engine.outlines import outline_json
+from rlm_server.engine.repl.outlines import outline_json
 
 from rlm_server import json_check
 from tests.support.rlm_stack import running_stack

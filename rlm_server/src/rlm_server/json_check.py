@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from rlm_server.engine.documents import check_documents
-from rlm_server.engine.outlines import Outline, outline_json
+from rlm_server.engine.repl.outlines import Outline, outline_json
 
 LARGE_BYTES = 16 * 1024 * 1024
 """Larger documents are read in a process of their own."""

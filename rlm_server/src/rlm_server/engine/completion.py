@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.budget import Budget
+from rlm_server.engine.answers.answer import Answer, AnswerForm
+from rlm_server.engine.budgets.budget import Budget
 from rlm_server.engine.direct import DirectAnswer
-from rlm_server.engine.host_calls import HostCalls
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
-from rlm_server.engine.memory import memory_bytes
 from rlm_server.engine.ports import SandboxOpenError, SessionSpec, VariablesState
-from rlm_server.engine.prelude import begin_code, prelude_for
+from rlm_server.engine.repl.host_calls import HostCalls
+from rlm_server.engine.repl.memory import memory_bytes
+from rlm_server.engine.repl.prelude import begin_code, prelude_for
+from rlm_server.engine.repl.returned_files import return_files, warn_not_returned
+from rlm_server.engine.repl.tools import blame_source
 from rlm_server.engine.reproducible import node_seed
-from rlm_server.engine.returned_files import return_files, warn_not_returned
 from rlm_server.engine.run import ROOT_NODE_ID, Node, NodeResult, NodeTask, Run
-from rlm_server.engine.subcalls import Subcalls
-from rlm_server.engine.tools import blame_source
+from rlm_server.engine.subcalls.subcalls import Subcalls
 from rlm_server.engine.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rlm_server.engine.client_tools import ToolCaller
+    from rlm_server.engine.conversations.kept_repl import KeptRepl
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.kept_repl import KeptRepl
     from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.repl.client_tools import ToolCaller
     from rlm_server.engine.run import CompletionSpec
 
 _log = logging.getLogger(__name__)

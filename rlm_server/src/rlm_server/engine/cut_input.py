@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.tokens import size_bytes
+from rlm_server.engine.budgets.tokens import size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

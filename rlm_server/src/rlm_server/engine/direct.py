@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.accounts import LimitReachedError
-from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.fences import without_thinking
+from rlm_server.engine.answers.answer import Answer, AnswerForm
+from rlm_server.engine.budgets.accounts import LimitReachedError
+from rlm_server.engine.budgets.token_estimate import TOKENS_PER_IMAGE
 from rlm_server.engine.images import Content, Image, check_image
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.ports import Message, ModelError, ModelErrorKind, StoredBytes, ValueFormat
 from rlm_server.engine.prompts import fill
+from rlm_server.engine.replies.fences import without_thinking
 from rlm_server.engine.run import ROOT_NODE_ID, NodeResult
-from rlm_server.engine.token_estimate import TOKENS_PER_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.context_parts import ContextPart
     from rlm_server.engine.model_calls import ModelReply
     from rlm_server.engine.ports import TextPart
+    from rlm_server.engine.repl.context_parts import ContextPart
     from rlm_server.engine.tree import Tree
 
 CANNOT_ANSWER = "CANNOT_ANSWER_DIRECTLY"

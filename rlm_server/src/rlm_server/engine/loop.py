@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine import conversation
-from rlm_server.engine.accounts import LimitReachedError
-from rlm_server.engine.answer_gate import AnswerGate
-from rlm_server.engine.answers import Answer, AnswerForm
-from rlm_server.engine.cells import CellRunner
-from rlm_server.engine.compaction import Compactor
-from rlm_server.engine.final_code import final_code
-from rlm_server.engine.invented_output import without_invented_output
-from rlm_server.engine.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer, said_beside_code
+from rlm_server.engine.answers.answer import Answer, AnswerForm
+from rlm_server.engine.answers.gate import AnswerGate
+from rlm_server.engine.answers.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer, said_beside_code
+from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.parsing import FinalKind, Reply, TextFinal, parse_reply
+from rlm_server.engine.messages import conversation
+from rlm_server.engine.messages.compaction import Compactor
+from rlm_server.engine.messages.transcript import Transcript
 from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
 from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress, RepetitionError
 from rlm_server.engine.prompts import fill
+from rlm_server.engine.repl.cells import CellRunner
+from rlm_server.engine.replies.final_code import final_code
+from rlm_server.engine.replies.invented_output import without_invented_output
+from rlm_server.engine.replies.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.run import NodeResult
 from rlm_server.engine.text import clean
-from rlm_server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
-    from rlm_server.engine.cells import WrittenFiles
     from rlm_server.engine.model_calls import ModelReply
     from rlm_server.engine.ports import Session
+    from rlm_server.engine.repl.cells import WrittenFiles
     from rlm_server.engine.run import Node, NodeTask
-    from rlm_server.engine.subcalls import Subcalls
+    from rlm_server.engine.subcalls.subcalls import Subcalls
     from rlm_server.engine.tree import Tree
 
 _MAX_IDLE_REPLIES = 5

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
+from rlm_server.engine.budgets.token_estimate import TokenBound, text_tokens
 from rlm_server.engine.cut_input import CutInput
 from rlm_server.engine.ports import (
     CallRepeated,
@@ -20,16 +21,15 @@ from rlm_server.engine.ports import (
     TokenCounts,
 )
 from rlm_server.engine.text import clean
-from rlm_server.engine.token_estimate import TokenBound, text_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rlm_server.engine.accounts import Account
-    from rlm_server.engine.budget import Reservation
+    from rlm_server.engine.budgets.accounts import Account
+    from rlm_server.engine.budgets.budget import Reservation
+    from rlm_server.engine.budgets.shares import Shares
     from rlm_server.engine.ports import Message, ModelInfo
     from rlm_server.engine.run import Run
-    from rlm_server.engine.shares import Shares
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.accounts import LimitReachedError
+from rlm_server.engine.budgets.accounts import LimitReachedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from rlm_api.rlm.v1 import event_pb2
 
-    from rlm_server.engine.answer_schema import AnswerSchema
-    from rlm_server.engine.budget import Budget
-    from rlm_server.engine.client_tools import ToolCaller
-    from rlm_server.engine.compaction import CompactionSpec
-    from rlm_server.engine.context_parts import ContextPart
+    from rlm_server.engine.answers.answer_schema import AnswerSchema
+    from rlm_server.engine.budgets.budget import Budget
+    from rlm_server.engine.conversations.turns import Past
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
+    from rlm_server.engine.messages.compaction import CompactionSpec
     from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
-    from rlm_server.engine.tools import Tool
-    from rlm_server.engine.turns import Past
+    from rlm_server.engine.repl.client_tools import ToolCaller
+    from rlm_server.engine.repl.context_parts import ContextPart
+    from rlm_server.engine.repl.tools import Tool
 
 ROOT_NODE_ID = "0"
 """The root's node id."""

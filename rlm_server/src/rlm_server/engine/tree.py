@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
-from rlm_server.engine.budget import add_usage
+from rlm_server.engine.budgets.budget import add_usage
+from rlm_server.engine.budgets.shares import Shares
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.model_calls import ModelCaller
 from rlm_server.engine.run import NodeResult
-from rlm_server.engine.shares import Shares
-from rlm_server.engine.subcall_cache import SubcallCache
+from rlm_server.engine.subcalls.cache import SubcallCache
 from rlm_server.engine.text import preview
 
 if TYPE_CHECKING:

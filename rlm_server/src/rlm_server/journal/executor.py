@@ -15,7 +15,7 @@ from rlm_server.journal.sessions import JournaledSession
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from rlm_server.engine.kept_repl import KeptRepl
+    from rlm_server.engine.conversations.kept_repl import KeptRepl
     from rlm_server.engine.ports import Executor, SessionSpec
     from rlm_server.journal.recorder import Recorder
 

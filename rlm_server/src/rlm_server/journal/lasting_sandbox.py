@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from rlm_server.engine.kept_repl import KeptRepl
+    from rlm_server.engine.conversations.kept_repl import KeptRepl
+    from rlm_server.engine.conversations.turns import Answering
     from rlm_server.engine.ports import Executor, Session, SessionSpec
-    from rlm_server.engine.turns import Answering
     from rlm_server.journal.recorder import Recorder
 
 _log = logging.getLogger(__name__)

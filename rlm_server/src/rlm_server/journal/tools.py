@@ -11,8 +11,8 @@ from rlm_server.journal.recorder import never, repeats_finished_work
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rlm_server.engine.client_tools import ClientTools
-    from rlm_server.engine.tools import Tool
+    from rlm_server.engine.repl.client_tools import ClientTools
+    from rlm_server.engine.repl.tools import Tool
     from rlm_server.journal.recorder import Recorder
 
 

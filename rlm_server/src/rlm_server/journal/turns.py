@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from rlm_server.engine.conversations.turns import EarlierPart, Recipe, TurnEnd, TurnStart
+from rlm_server.engine.messages.transcript import history_input
 from rlm_server.engine.ports import (
     HostCallError,
     Prelude,
@@ -19,8 +21,6 @@ from rlm_server.engine.ports import (
     VariablesState,
 )
 from rlm_server.engine.run import ROOT_NODE_ID
-from rlm_server.engine.transcript import history_input
-from rlm_server.engine.turns import EarlierPart, Recipe, TurnEnd, TurnStart
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.conversation_rows import TURN_START_KEY
@@ -34,8 +34,8 @@ from rlm_server.journal.writer import StorageUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from rlm_server.engine.conversations.turns import Answering, Replayed
     from rlm_server.engine.ports import HostCall, Session
-    from rlm_server.engine.turns import Answering, Replayed
     from rlm_server.journal.blobs import BlobStore
     from rlm_server.journal.database import Database
     from rlm_server.journal.recorder import Recorder

@@ -9,9 +9,9 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlm_server.engine.budgets.token_estimate import estimate_tokens
 from rlm_server.engine.images import images_of
 from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelRequest, ReplyEnd, TextPart
-from rlm_server.engine.token_estimate import estimate_tokens
 from rlm_server.models.openai_errors import EndpointError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.compaction import CompactionSpec
+from rlm_server.engine.messages.compaction import CompactionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

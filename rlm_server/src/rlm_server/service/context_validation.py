@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_server.charsets import text_decoder
-from rlm_server.engine.context_parts import ContextPart, describe_image, describe_value
 from rlm_server.engine.images import MEDIA_TYPES, ImageError, check_image
 from rlm_server.engine.ports import InputValue, ValueFormat
-from rlm_server.engine.prelude import REPL_NAMES
+from rlm_server.engine.repl.context_parts import ContextPart, describe_image, describe_value
+from rlm_server.engine.repl.prelude import REPL_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ import grpc
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_common.errors import ServiceError
 
-from rlm_server.engine.kept_repl import KeptRepl
+from rlm_server.engine.conversations.kept_repl import KeptRepl
 from rlm_server.journal.store import StorageUnavailableError
 from rlm_server.journal.turns import RecordedTurns
 

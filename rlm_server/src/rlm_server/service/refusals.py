@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_common.errors import ServiceError, invalid_field
 
-from rlm_server.engine.tools import source_problem
+from rlm_server.engine.repl.tools import source_problem
 
 if TYPE_CHECKING:
     from rlm_server.engine.ports import SandboxOpenError

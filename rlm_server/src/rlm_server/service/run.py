@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import asyncio
     import contextlib
 
-    from rlm_server.engine.client_tools import ClientTools
+    from rlm_server.engine.conversations.kept_repl import KeptRepl
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.kept_repl import KeptRepl
+    from rlm_server.engine.repl.client_tools import ClientTools
     from rlm_server.journal.recorder import Recorder
     from rlm_server.journal.store import StoredCompletion
     from rlm_server.service.feeds import Feed

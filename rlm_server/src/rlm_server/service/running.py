@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.client_tools import ClientTools
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.engine.repl.client_tools import ClientTools
 from rlm_server.journal.executor import JournaledExecutor
 from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
-from rlm_server.engine.client_tools import NoSuchCallError
+from rlm_server.engine.repl.client_tools import NoSuchCallError
 from rlm_server.engine.text import preview
 from rlm_server.journal.recorded_events import KIND_NUMBERS
 from rlm_server.journal.store import StorageUnavailableError
@@ -18,7 +18,7 @@ from rlm_server.journal.tool_result_rows import find_tool_results, put_tool_resu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rlm_server.engine.client_tools import ClientTools
+    from rlm_server.engine.repl.client_tools import ClientTools
     from rlm_server.journal.store import Journal
 
 _log = logging.getLogger(__name__)

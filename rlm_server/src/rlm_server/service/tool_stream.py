@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_common.errors import ServiceError, invalid_field
 
-from rlm_server.engine.client_tools import NoSuchCallError
+from rlm_server.engine.repl.client_tools import NoSuchCallError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 
-from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
-from rlm_server.engine.prelude import REPL_NAMES
-from rlm_server.engine.tools import DEFAULT_TIMEOUT_SECONDS, Tool, ToolScope
+from rlm_server.engine.repl.prelude import REPL_NAMES
+from rlm_server.engine.repl.tools import DEFAULT_TIMEOUT_SECONDS, Tool, ToolScope
+from rlm_server.engine.schemas.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.service.limits_validation import read_duration
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
-from rlm_server.engine.answer_schema import AnswerSchema
-from rlm_server.engine.json_schema import InvalidSchemaError, JsonSchema
+from rlm_server.engine.answers.answer_schema import AnswerSchema
 from rlm_server.engine.ports import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError, WantedFiles
+from rlm_server.engine.schemas.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.service.compaction_validation import check_compaction
 from rlm_server.service.context_validation import check_contexts
 from rlm_server.service.limits_validation import resolve_limits

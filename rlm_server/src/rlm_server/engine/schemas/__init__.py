@@ -1,0 +1,1 @@
+"""JSON Schemas of what clients give, and the bounds within which they can be checked in time."""
