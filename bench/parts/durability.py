@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.limits import CellBounds
-from rlm_server.engine.ports import CellResult
+from rlm_server.engine.ports.sessions import CellResult
 from rlm_server.journal.blobs import DirectoryBlobs
 from rlm_server.journal.database import Database, sqlite_url
 from rlm_server.journal.records import CellRecord

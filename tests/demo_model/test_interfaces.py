@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 from rlm_server.demo_model import Behaviour, DemoModelSettings, running_demo_model
-from rlm_server.engine.ports import Message, ModelError, ModelRequest
+from rlm_server.engine.ports.models import Message, ModelError, ModelRequest
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 
 INPUT = [{"role": "user", "content": "What are you?"}]

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rlm_server.engine.ports import Message, ModelError, ModelRequest, ReplyEnd, Sampling, TextPart
+from rlm_server.engine.ports.models import Message, ModelError, ModelRequest, ReplyEnd, Sampling, TextPart
 from rlm_server.models.dialect import Dialect
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 

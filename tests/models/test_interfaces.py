@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rlm_server.engine.ports import (
-    Message,
-    ModelError,
-    ModelRequest,
-    ReplyEnd,
-    Sampling,
-    TextPart,
-    TokenCounts,
-)
+from rlm_server.engine.ports.models import Message, ModelError, ModelRequest, ReplyEnd, Sampling, TextPart, TokenCounts
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 
 from tests.support.scripted_model import DEFAULT_USAGE, ScriptedReply

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.ports import Message, ModelError, ModelRequest
+from rlm_server.engine.ports.models import Message, ModelError, ModelRequest
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 from rlm_server.models.refusals import RefusedReply, refused_reply
 

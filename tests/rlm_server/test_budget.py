@@ -16,7 +16,7 @@ from rlm_server.engine.budgets.reported_prices import ReportedPrices
 from rlm_server.engine.budgets.token_estimate import TokenBound
 from rlm_server.engine.clock import SystemClock
 from rlm_server.engine.limits import CompletionLimits
-from rlm_server.engine.ports import Message, ModelInfo, Price, TokenCounts
+from rlm_server.engine.ports.models import Message, ModelInfo, Price, TokenCounts
 
 from tests.support.rlm_stack import running_stack
 from tests.support.scripted_model import ScriptedReply

@@ -14,7 +14,7 @@ from rlm_api.rlm.v1 import event_pb2, limits_pb2
 from rlm_server.engine.budgets.tokens import TokenGauge
 from rlm_server.engine.cut_input import CutInput
 from rlm_server.engine.messages.compaction import _share
-from rlm_server.engine.ports import Message, TokenCounts
+from rlm_server.engine.ports.models import Message, TokenCounts
 
 from tests.support.scripted_model import ScriptedReply
 from tests.support.statuses import assert_status, violated_fields

@@ -12,7 +12,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.loop import NodeLoop
-from rlm_server.engine.ports import InputValue
+from rlm_server.engine.ports.inputs import InputValue
 from rlm_server.engine.repl.context_parts import ContextPart
 from rlm_server.engine.subcalls.subcalls import Subcalls
 from rlm_server.engine.tree import Tree

@@ -13,7 +13,7 @@ from rlm_client import AsyncClient, Part
 from rlm_client import Image as ClientImage
 from rlm_server.demo_model import running_demo_model
 from rlm_server.engine.images import Image, ImageError, check_image
-from rlm_server.engine.ports import Message
+from rlm_server.engine.ports.models import Message
 from rlm_server.models.content import responses_content
 from rlm_server.models.profile import ModelProfile
 from rlm_server.server import create_server

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_api.rlm.v1 import event_pb2
-from rlm_server.engine.ports import Prelude
+from rlm_server.engine.ports.executors import Prelude
 from rlm_server.executors.local_kill import MAX_KILLS, CellKilled, KillableRegion
 from rlm_server.executors.local_thread import CellThread
 from rlm_server.executors.namespace import Namespace
@@ -19,7 +19,7 @@ from rlm_server.executors.namespace import Namespace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from rlm_server.engine.ports import CellResult
+    from rlm_server.engine.ports.sessions import CellResult
 
 ROUNDS = 2000
 WAIT_SECONDS = 30

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rlm_server.engine.ports import Message, ModelError, ModelRequest, ReplyEnd, TextPart, TokenCounts
+from rlm_server.engine.ports.models import Message, ModelError, ModelRequest, ReplyEnd, TextPart, TokenCounts
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 
 from tests.support.rlm_stack import running_stack

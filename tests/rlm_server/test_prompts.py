@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import duration_pb2
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.ports import Price
+from rlm_server.engine.ports.models import Price
 from rlm_server.engine.prompts import (
     BUILT_IN,
     PROMPT_NAMES,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from rlm_server.engine.ports import InputValue, Prelude, SandboxOpenError, SessionSpec, ValueFormat
+from rlm_server.engine.ports.executors import Prelude, SandboxOpenError, SessionSpec
+from rlm_server.engine.ports.inputs import InputValue, ValueFormat
 from rlm_server.executors import sandbox_servers
 from rlm_server.executors.sandbox import SandboxExecutor
 from rlm_server.executors.sandbox_servers import SandboxServers, look_up

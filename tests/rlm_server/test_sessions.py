@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rlm_server.engine.limits import CellBounds
-from rlm_server.engine.ports import (
-    HostCall,
-    InputValue,
-    Prelude,
-    SandboxError,
-    SessionSpec,
-    ValueFormat,
-    VariablesState,
-)
+from rlm_server.engine.ports.executors import Prelude, SessionSpec
+from rlm_server.engine.ports.inputs import InputValue, ValueFormat
+from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.executors.local import LocalExecutor
 from rlm_server.executors.sandbox import SandboxExecutor
 
@@ -25,7 +19,8 @@ from tests.support.fake_sandbox import FakeSandbox, serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from rlm_server.engine.ports import CellResult, Session
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.sessions import CellResult, Session
 
 BOUNDS = CellBounds(wall_time_seconds=30.0)
 PRELUDE = "__all__ = ['PROVIDED']\nPROVIDED = 1\n"

@@ -16,16 +16,10 @@ from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
 from rlm_common.server import CHANNEL_OPTIONS
 from rlm_server.engine.limits import CellBounds
-from rlm_server.engine.ports import (
-    HostCall,
-    HostCallError,
-    InputValue,
-    Prelude,
-    SessionSpec,
-    StoredBytes,
-    ValueFormat,
-    VariablesState,
-)
+from rlm_server.engine.ports.executors import Prelude, SessionSpec
+from rlm_server.engine.ports.host_calls import HostCall, HostCallError
+from rlm_server.engine.ports.inputs import InputValue, StoredBytes, ValueFormat
+from rlm_server.engine.ports.sessions import VariablesState
 from rlm_server.engine.text import clean
 from rlm_server.executors.local import LocalExecutor
 

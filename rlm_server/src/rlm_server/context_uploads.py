@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from rlm_server.charsets import text_decoder
 from rlm_server.engine.images import ImageInfo, check_image
-from rlm_server.engine.ports import StoredBytes, ValueFormat
+from rlm_server.engine.ports.inputs import StoredBytes, ValueFormat
 from rlm_server.engine.repl.outlines import Outline, TextScan, outline_image
 from rlm_server.json_check import check_json_file
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlm_server.context_uploads import ContextStoreFullError, ContextUpload, StoredContext
 from rlm_server.engine.images import ImageInfo
-from rlm_server.engine.ports import StoredBytes, ValueFormat
+from rlm_server.engine.ports.inputs import StoredBytes, ValueFormat
 from rlm_server.engine.repl.outlines import Outline
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.context_rows import evict, find, keep, total_bytes

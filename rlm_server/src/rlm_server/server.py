@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rlm_common.stop_signals import StopSignals
 
-    from rlm_server.engine.ports import Executor
+    from rlm_server.engine.ports.executors import Executor
     from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.settings import Settings
 

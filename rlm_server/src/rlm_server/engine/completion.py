@@ -14,7 +14,8 @@ from rlm_server.engine.budgets.budget import Budget
 from rlm_server.engine.direct import DirectAnswer
 from rlm_server.engine.limits import to_duration
 from rlm_server.engine.loop import NodeLoop
-from rlm_server.engine.ports import SandboxOpenError, SessionSpec, VariablesState
+from rlm_server.engine.ports.executors import SandboxOpenError, SessionSpec
+from rlm_server.engine.ports.sessions import VariablesState
 from rlm_server.engine.repl.host_calls import HostCalls
 from rlm_server.engine.repl.memory import memory_bytes
 from rlm_server.engine.repl.prelude import begin_code, prelude_for
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.conversations.kept_repl import KeptRepl
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.ports.clock import Clock
+    from rlm_server.engine.ports.executors import Executor
+    from rlm_server.engine.ports.models import ModelClient
     from rlm_server.engine.repl.client_tools import ToolCaller
     from rlm_server.engine.run import CompletionSpec
 

@@ -9,7 +9,7 @@ from rlm_server.engine.budgets.tokens import size_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.ports import Message, TokenCounts
+    from rlm_server.engine.ports.models import Message, TokenCounts
 
 _LEAST_BYTES = 32_000
 _MOST_BYTES_PER_TOKEN = 8

@@ -14,7 +14,8 @@ from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.budgets.token_estimate import TOKENS_PER_IMAGE
 from rlm_server.engine.images import Content, Image, check_image
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import Message, ModelError, ModelErrorKind, StoredBytes, ValueFormat
+from rlm_server.engine.ports.inputs import StoredBytes, ValueFormat
+from rlm_server.engine.ports.models import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.replies.fences import without_thinking
 from rlm_server.engine.run import ROOT_NODE_ID, NodeResult
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlm_server.engine.model_calls import ModelReply
-    from rlm_server.engine.ports import TextPart
+    from rlm_server.engine.ports.models import TextPart
     from rlm_server.engine.repl.context_parts import ContextPart
     from rlm_server.engine.tree import Tree
 

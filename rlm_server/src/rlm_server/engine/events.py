@@ -11,7 +11,7 @@ from rlm_server.engine.paced_text import PacedText
 from rlm_server.engine.reproducible import TextPieces, without_times
 
 if TYPE_CHECKING:
-    from rlm_server.engine.ports import Clock
+    from rlm_server.engine.ports.clock import Clock
 
 EventKind: TypeAlias = (
     event_pb2.AnsweredDirectly

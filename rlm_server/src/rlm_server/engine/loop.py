@@ -17,7 +17,8 @@ from rlm_server.engine.limits import to_duration
 from rlm_server.engine.messages import conversation
 from rlm_server.engine.messages.compaction import Compactor
 from rlm_server.engine.messages.transcript import Transcript
-from rlm_server.engine.ports import Message, ModelError, SandboxError, TextPart, VariablesState
+from rlm_server.engine.ports.models import Message, ModelError, TextPart
+from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress, RepetitionError
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.repl.cells import CellRunner
@@ -29,7 +30,7 @@ from rlm_server.engine.text import clean
 
 if TYPE_CHECKING:
     from rlm_server.engine.model_calls import ModelReply
-    from rlm_server.engine.ports import Session
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.engine.repl.cells import WrittenFiles
     from rlm_server.engine.run import Node, NodeTask
     from rlm_server.engine.subcalls.subcalls import Subcalls

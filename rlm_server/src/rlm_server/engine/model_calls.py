@@ -11,7 +11,7 @@ from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from rlm_server.engine.budgets.token_estimate import TokenBound, text_tokens
 from rlm_server.engine.cut_input import CutInput
-from rlm_server.engine.ports import (
+from rlm_server.engine.ports.models import (
     CallRepeated,
     ModelError,
     ModelErrorKind,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlm_server.engine.budgets.accounts import Account
     from rlm_server.engine.budgets.budget import Reservation
     from rlm_server.engine.budgets.shares import Shares
-    from rlm_server.engine.ports import Message, ModelInfo
+    from rlm_server.engine.ports.models import Message, ModelInfo
     from rlm_server.engine.run import Run
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rlm_server.engine.events import EventStream
     from rlm_server.engine.limits import CompletionLimits
     from rlm_server.engine.messages.compaction import CompactionSpec
-    from rlm_server.engine.ports import Clock, Executor, ModelClient, Sampling
+    from rlm_server.engine.ports.clock import Clock
+    from rlm_server.engine.ports.executors import Executor
+    from rlm_server.engine.ports.models import ModelClient, Sampling
     from rlm_server.engine.prompts import PromptSet
     from rlm_server.engine.repl.client_tools import ToolCaller
     from rlm_server.engine.repl.context_parts import ContextPart

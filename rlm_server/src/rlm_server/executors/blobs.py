@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from rlm_server.engine.ports import StoredBytes
+from rlm_server.engine.ports.inputs import StoredBytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,7 @@ import json
 from rlm_api.rlm.v1 import event_pb2
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from rlm_server.engine.ports import CellResult, VariablesState
+from rlm_server.engine.ports.sessions import CellResult, VariablesState
 
 _OUTCOMES = {
     pb.Outcome.Value(name): event_pb2.CodeOutcome.Value(f"CODE_{name}")

@@ -14,19 +14,10 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import (
-    CellResult,
-    FileContent,
-    HostCall,
-    HostCallError,
-    InputValue,
-    SandboxError,
-    SandboxOpenError,
-    StoredBytes,
-    ValueFormat,
-    VariableListing,
-    VariablesState,
-)
+from rlm_server.engine.ports.executors import SandboxOpenError
+from rlm_server.engine.ports.host_calls import HostCall, HostCallError
+from rlm_server.engine.ports.inputs import InputValue, StoredBytes, ValueFormat
+from rlm_server.engine.ports.sessions import CellResult, FileContent, SandboxError, VariableListing, VariablesState
 from rlm_server.executors.local_thread import CellThread, HostFuture
 from rlm_server.executors.namespace import Namespace
 
@@ -34,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import OutputHandler, SessionSpec
+    from rlm_server.engine.ports.executors import SessionSpec
+    from rlm_server.engine.ports.sessions import OutputHandler
 
 _session_numbers = itertools.count(1)
 _LISTING_SECONDS = 10.0

@@ -11,7 +11,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.executors.local_kill import CellKilled
 
 if TYPE_CHECKING:
-    from rlm_server.engine.ports import OutputHandler
+    from rlm_server.engine.ports.sessions import OutputHandler
 
 _MAX_PART_CHARS = 8 * 1024
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import CellResult, VariablesState
+from rlm_server.engine.ports.sessions import CellResult, VariablesState
 from rlm_server.executors import thread_streams
 from rlm_server.executors.local_kill import MAX_KILLS, CellKilled, KillableRegion
 from rlm_server.executors.local_output import CellOutput, OutputLimitReached
@@ -23,7 +23,7 @@ from rlm_server.executors.namespace import GuestHostCallError, Namespace, StopCe
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from rlm_server.engine.ports import OutputHandler
+    from rlm_server.engine.ports.sessions import OutputHandler
 
 _log = logging.getLogger(__name__)
 

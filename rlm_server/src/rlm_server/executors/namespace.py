@@ -14,13 +14,13 @@ import traceback
 import types
 from typing import TYPE_CHECKING, Any
 
-from rlm_server.engine.ports import Variable, VariableListing
+from rlm_server.engine.ports.sessions import Variable, VariableListing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import CodeType
 
-    from rlm_server.engine.ports import Prelude
+    from rlm_server.engine.ports.executors import Prelude
 
 _PRELUDE_NAME = "<prelude>"
 _SETUP_NAME = "<prelude setup>"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from rlm_server.engine.ports import InputValue, SandboxOpenError, StoredBytes, ValueFormat
+from rlm_server.engine.ports.executors import SandboxOpenError
+from rlm_server.engine.ports.inputs import InputValue, StoredBytes, ValueFormat
 from rlm_server.engine.reproducible import CLOCK_START_NS
 from rlm_server.executors.image_packages import ImagePackages
 from rlm_server.executors.sandbox_servers import REST_SECONDS, SandboxServers
@@ -20,7 +21,7 @@ from rlm_server.executors.sandbox_session import SandboxSession, describe_error
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from rlm_server.engine.ports import SessionSpec
+    from rlm_server.engine.ports.executors import SessionSpec
     from rlm_server.executors.sandbox_servers import SandboxServer
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import grpc
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import SandboxError, Variable, VariableListing, VariablesState
+from rlm_server.engine.ports.sessions import SandboxError, Variable, VariableListing, VariablesState
 from rlm_server.executors.cell_result import STREAMS, to_result, variables_state
 from rlm_server.executors.session_host_calls import HostCalls
 from rlm_server.executors.session_work import Cell, Reading, ignore_output
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from rlm_api.sandbox.v1.execute_service_pb2_grpc import ExecuteServiceAsyncStub
 
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import CellResult, FileContent, HostCall, InputValue, OutputHandler
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.inputs import InputValue
+    from rlm_server.engine.ports.sessions import CellResult, FileContent, OutputHandler
 
 _OUTGOING_MESSAGES = 8
 _DEADLINE_GRACE_SECONDS = 10.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-from rlm_server.engine.ports import HostCall, HostCallError
+from rlm_server.engine.ports.host_calls import HostCall, HostCallError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import FileContent
+from rlm_server.engine.ports.sessions import FileContent
 
 if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
     from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 
-    from rlm_server.engine.ports import OutputHandler
+    from rlm_server.engine.ports.sessions import OutputHandler
 
 
 async def ignore_output(stream: event_pb2.OutputStream.ValueType, text: str) -> None:

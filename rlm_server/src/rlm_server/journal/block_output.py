@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
-    from rlm_server.engine.ports import OutputHandler
+    from rlm_server.engine.ports.sessions import OutputHandler
 
 
 class BlockOutput:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from rlm_server.engine.conversations.kept_repl import KeptRepl
-    from rlm_server.engine.ports import Executor, SessionSpec
+    from rlm_server.engine.ports.executors import Executor, SessionSpec
     from rlm_server.journal.recorder import Recorder
 
 

@@ -7,13 +7,13 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import HostCallError
+from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.journal.records import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.ports.host_calls import HostCall
 
 
 class _Order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from rlm_server.engine.ports import InputValue, StoredBytes, ValueFormat
+from rlm_server.engine.ports.inputs import InputValue, StoredBytes, ValueFormat
 from rlm_server.journal.records import pack, unpack
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import HostCall, HostCallError, SandboxError, SandboxOpenError
+from rlm_server.engine.ports.executors import SandboxOpenError
+from rlm_server.engine.ports.host_calls import HostCall, HostCallError
+from rlm_server.engine.ports.sessions import SandboxError
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.recorder import never
 from rlm_server.journal.replay import Step, replay
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.conversations.kept_repl import KeptRepl
     from rlm_server.engine.conversations.turns import Answering
-    from rlm_server.engine.ports import Executor, Session, SessionSpec
+    from rlm_server.engine.ports.executors import Executor, SessionSpec
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.journal.recorder import Recorder
 
 _log = logging.getLogger(__name__)

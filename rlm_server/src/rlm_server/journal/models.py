@@ -6,7 +6,7 @@ import collections
 import contextlib
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import CallRepeated, ModelError, ModelErrorKind, ReplyEnd, TextPart
+from rlm_server.engine.ports.models import CallRepeated, ModelError, ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.recorder import never, repeats_finished_work
 from rlm_server.journal.records import ModelRecord
@@ -14,7 +14,7 @@ from rlm_server.journal.records import ModelRecord
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from rlm_server.engine.ports import ModelClient, ModelInfo, ModelRequest
+    from rlm_server.engine.ports.models import ModelClient, ModelInfo, ModelRequest
     from rlm_server.journal.recorder import Recorder
 
 _PASSING_KINDS = frozenset(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from rlm_server.engine.events import EventKind
-    from rlm_server.engine.ports import Clock
+    from rlm_server.engine.ports.clock import Clock
     from rlm_server.journal.store import Journal, StoredCompletion
 
 _log = logging.getLogger(__name__)

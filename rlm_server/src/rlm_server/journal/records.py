@@ -13,19 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlm_server.engine.limits import CellBounds
-from rlm_server.engine.ports import (
-    CallRepeated,
-    CellResult,
-    FileContent,
-    HostCall,
-    HostCallError,
-    ModelError,
-    ModelErrorKind,
-    ReplyEnd,
-    TextPart,
-    TokenCounts,
-    VariablesState,
-)
+from rlm_server.engine.ports.host_calls import HostCall, HostCallError
+from rlm_server.engine.ports.models import CallRepeated, ModelError, ModelErrorKind, ReplyEnd, TextPart, TokenCounts
+from rlm_server.engine.ports.sessions import CellResult, FileContent, VariablesState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,13 +7,15 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, cast
 
-from rlm_server.engine.ports import HostCallError
+from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.journal.recorder import context_of_repeated_work
 
 if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
-    from rlm_server.engine.ports import HostCall, OutputHandler, SessionSpec
+    from rlm_server.engine.ports.executors import SessionSpec
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.sessions import OutputHandler
     from rlm_server.journal.recorder import Recorder
     from rlm_server.journal.records import CellRecord
 

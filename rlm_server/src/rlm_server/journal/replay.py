@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rlm_server.engine.conversations.kept_repl import BEGIN_BOUNDS
 from rlm_server.engine.conversations.turns import Replayed
-from rlm_server.engine.ports import VariablesState
+from rlm_server.engine.ports.sessions import VariablesState
 from rlm_server.journal.host_calls import ReplayedCalls
 from rlm_server.journal.records import text_by_stream
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.engine.conversations.turns import Answering
-    from rlm_server.engine.ports import InputValue, Session
+    from rlm_server.engine.ports.inputs import InputValue
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.journal.records import CellRecord
 
 _REPLAY_SECONDS = 120.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import CellResult, SandboxError, SandboxOpenError, VariablesState
+from rlm_server.engine.ports.executors import SandboxOpenError
+from rlm_server.engine.ports.sessions import CellResult, SandboxError, VariablesState
 from rlm_server.journal.block_output import BlockOutput
 from rlm_server.journal.host_calls import LiveCalls
 from rlm_server.journal.inputs import encode_inputs, inputs_key
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import FileContent, InputValue, OutputHandler, SessionSpec, VariableListing
+    from rlm_server.engine.ports.executors import SessionSpec
+    from rlm_server.engine.ports.inputs import InputValue
+    from rlm_server.engine.ports.sessions import FileContent, OutputHandler, VariableListing
     from rlm_server.journal.lasting_sandbox import LastingSandbox
     from rlm_server.journal.recorder import Recorder
 

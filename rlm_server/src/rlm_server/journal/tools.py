@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import HostCallError
+from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.journal.recorder import never, repeats_finished_work
 
 if TYPE_CHECKING:

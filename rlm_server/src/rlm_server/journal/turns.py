@@ -11,15 +11,10 @@ import sqlalchemy as sa
 
 from rlm_server.engine.conversations.turns import EarlierPart, Recipe, TurnEnd, TurnStart
 from rlm_server.engine.messages.transcript import history_input
-from rlm_server.engine.ports import (
-    HostCallError,
-    Prelude,
-    SandboxError,
-    SandboxOpenError,
-    SessionSpec,
-    TextPart,
-    VariablesState,
-)
+from rlm_server.engine.ports.executors import Prelude, SandboxOpenError, SessionSpec
+from rlm_server.engine.ports.host_calls import HostCallError
+from rlm_server.engine.ports.models import TextPart
+from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
@@ -35,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rlm_server.engine.conversations.turns import Answering, Replayed
-    from rlm_server.engine.ports import HostCall, Session
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.journal.blobs import BlobStore
     from rlm_server.journal.database import Database
     from rlm_server.journal.recorder import Recorder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlm_server.engine.images import Image
-    from rlm_server.engine.ports import Message
+    from rlm_server.engine.ports.models import Message
 
 
 def chat_content(message: Message) -> str | list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pydantic_core
 
-from rlm_server.engine.ports import ModelErrorKind, TextPart, TokenCounts
+from rlm_server.engine.ports.models import ModelErrorKind, TextPart, TokenCounts
 from rlm_server.models.openai_errors import EndpointError, model_error
 from rlm_server.models.sse import EventDecoder
 

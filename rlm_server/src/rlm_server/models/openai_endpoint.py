@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import openai
 
-from rlm_server.engine.ports import ModelErrorKind, ReplyEnd, TextPart
+from rlm_server.engine.ports.models import ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.models import chat_completions, responses
 from rlm_server.models.dialect import Dialect
 from rlm_server.models.http_session import HttpSession
@@ -23,7 +23,7 @@ from rlm_server.models.refusals import words_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from rlm_server.engine.ports import ModelRequest
+    from rlm_server.engine.ports.models import ModelRequest
 
 # Of prompts over a megabyte. They are in memory anyhow, and asyncio sends what the connection takes.
 warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import openai
 
-from rlm_server.engine.ports import ModelError, ModelErrorKind
+from rlm_server.engine.ports.models import ModelError, ModelErrorKind
 from rlm_server.engine.text import clean, preview
 from rlm_server.models.refusals import RefusedReply, kind_of, refused_reply, status_in, wait_seconds, words_of
 

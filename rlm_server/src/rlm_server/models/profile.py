@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pydantic
 import pydantic.dataclasses
 
-from rlm_server.engine.ports import Price
+from rlm_server.engine.ports.models import Price
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))

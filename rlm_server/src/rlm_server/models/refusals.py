@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlm_server.engine.ports import ModelErrorKind
+from rlm_server.engine.ports.models import ModelErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

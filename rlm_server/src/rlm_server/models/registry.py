@@ -8,7 +8,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import ModelInfo, Sampling
+from rlm_server.engine.ports.models import ModelInfo, Sampling
 from rlm_server.models.gate import Gate
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 from rlm_server.models.profile import ModelProfile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlm_server.engine.ports import ModelErrorKind
+from rlm_server.engine.ports.models import ModelErrorKind
 from rlm_server.models.content import responses_content
 from rlm_server.models.interface import table, text_part, tokens
 from rlm_server.models.openai_errors import from_stream, model_error
@@ -12,7 +12,7 @@ from rlm_server.models.openai_errors import from_stream, model_error
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rlm_server.engine.ports import Message, Sampling, TextPart, TokenCounts
+    from rlm_server.engine.ports.models import Message, Sampling, TextPart, TokenCounts
 
 _STOP_REASONS = {"max_output_tokens": "length"}
 """What chat completions call the reasons of an incomplete response."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.budgets.token_estimate import estimate_tokens
 from rlm_server.engine.images import images_of
-from rlm_server.engine.ports import CallRepeated, ModelErrorKind, ModelRequest, ReplyEnd, TextPart
+from rlm_server.engine.ports.models import CallRepeated, ModelErrorKind, ModelRequest, ReplyEnd, TextPart
 from rlm_server.models.openai_errors import EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from rlm_server.engine.ports import ModelInfo, Sampling
+    from rlm_server.engine.ports.models import ModelInfo, Sampling
     from rlm_server.models.gate import Gate
     from rlm_server.models.openai_endpoint import OpenAIEndpoint
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_common.errors import ServiceError
 
-from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.engine.ports.executors import SandboxOpenError
 from rlm_server.journal.store import StorageUnavailableError
 from rlm_server.service.admission import Admission
 from rlm_server.service.conversations import Conversations
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from rlm_api.rlm.v1 import event_pb2
 
     from rlm_server.contexts import ContextStore
-    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.ports.clock import Clock
+    from rlm_server.engine.ports.executors import Executor
+    from rlm_server.engine.ports.models import ModelClient
     from rlm_server.engine.prompts import PromptLibrary
     from rlm_server.journal.store import Journal
     from rlm_server.service.models import ModelNames

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlm_server.charsets import text_decoder
 from rlm_server.engine.images import MEDIA_TYPES, ImageError, check_image
-from rlm_server.engine.ports import InputValue, ValueFormat
+from rlm_server.engine.ports.inputs import InputValue, ValueFormat
 from rlm_server.engine.repl.context_parts import ContextPart, describe_image, describe_value
 from rlm_server.engine.repl.prelude import REPL_NAMES
 

@@ -12,7 +12,7 @@ from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import SandboxError
+from rlm_server.engine.ports.sessions import SandboxError
 from rlm_server.engine.text import preview
 from rlm_server.journal.blobs import BlobMissingError
 from rlm_server.journal.conversation_rows import NewTurn
@@ -24,7 +24,7 @@ from rlm_server.service.page_tokens import from_token, to_token
 from rlm_server.service.refusals import conversation_busy, conversation_not_found
 
 if TYPE_CHECKING:
-    from rlm_server.engine.ports import Executor
+    from rlm_server.engine.ports.executors import Executor
     from rlm_server.journal.conversation_rows import StoredConversation
     from rlm_server.journal.store import Journal, StoredCompletion
     from rlm_server.service.kept_repls import Conversation

@@ -22,7 +22,7 @@ from rlm_server.journal.turns import RecordedTurns
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rlm_server.engine.ports import Executor
+    from rlm_server.engine.ports.executors import Executor
     from rlm_server.journal.conversation_rows import StoredConversation
     from rlm_server.journal.conversations import StoredConversations
     from rlm_server.journal.store import Journal

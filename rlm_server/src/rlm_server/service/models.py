@@ -11,7 +11,7 @@ from rlm_server.engine.run import UnknownModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rlm_server.engine.ports import ModelInfo, Price
+    from rlm_server.engine.ports.models import ModelInfo, Price
     from rlm_server.settings import Settings
 
 _MAX_NAME_CHARS = 200

@@ -11,7 +11,7 @@ from rlm_common.errors import ServiceError, invalid_field
 from rlm_server.engine.repl.tools import source_problem
 
 if TYPE_CHECKING:
-    from rlm_server.engine.ports import SandboxOpenError
+    from rlm_server.engine.ports.executors import SandboxOpenError
     from rlm_server.journal.completion_rows import ContextGoneError
     from rlm_server.journal.states import State
     from rlm_server.journal.store import StorageUnavailableError

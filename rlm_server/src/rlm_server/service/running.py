@@ -12,7 +12,7 @@ from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
-from rlm_server.engine.ports import SandboxOpenError
+from rlm_server.engine.ports.executors import SandboxOpenError
 from rlm_server.engine.repl.client_tools import ClientTools
 from rlm_server.journal.executor import JournaledExecutor
 from rlm_server.journal.models import JournaledModels
@@ -30,7 +30,9 @@ from rlm_server.service.tool_results import bring_results
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rlm_server.engine.ports import Clock, Executor, ModelClient
+    from rlm_server.engine.ports.clock import Clock
+    from rlm_server.engine.ports.executors import Executor
+    from rlm_server.engine.ports.models import ModelClient
     from rlm_server.journal.store import Journal, StoredCompletion
     from rlm_server.service.conversations import Conversations
     from rlm_server.service.kept_repls import Conversation

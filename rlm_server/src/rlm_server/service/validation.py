@@ -10,7 +10,7 @@ import grpc
 from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from rlm_server.engine.answers.answer_schema import AnswerSchema
-from rlm_server.engine.ports import Sampling
+from rlm_server.engine.ports.models import Sampling
 from rlm_server.engine.run import CompletionSpec, UnknownModelError, WantedFiles
 from rlm_server.engine.schemas.json_schema import InvalidSchemaError, JsonSchema
 from rlm_server.service.compaction_validation import check_compaction

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlm_server.engine.limits import CompletionLimits
-    from rlm_server.engine.ports import CellResult, Clock, ModelInfo, TokenCounts
+    from rlm_server.engine.ports.clock import Clock
+    from rlm_server.engine.ports.models import ModelInfo, TokenCounts
+    from rlm_server.engine.ports.sessions import CellResult
 
 _USUAL_REPLY_TOKENS = (4096, 32_768)
 """Least and most that is set aside for a reply without a limit of its own; between them an eighth of what is left."""

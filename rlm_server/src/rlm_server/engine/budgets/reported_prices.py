@@ -5,10 +5,10 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import Price
+from rlm_server.engine.ports.models import Price
 
 if TYPE_CHECKING:
-    from rlm_server.engine.ports import ModelInfo, TokenCounts
+    from rlm_server.engine.ports.models import ModelInfo, TokenCounts
 
 _MOST_TIMES_INPUT = 10
 """How much more than a token that is sent one that is made costs at most; four to eight times is usual."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rlm_server.engine.budgets.budget import Budget
-    from rlm_server.engine.ports import Clock
+    from rlm_server.engine.ports.clock import Clock
 
 _TIME_SHARE = 0.75
 

@@ -14,7 +14,7 @@ from rlm_server.engine.images import images_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.ports import Message
+    from rlm_server.engine.ports.models import Message
 
 _TOKENS_PER_BYTE = 0.5
 _LEAST_TOKENS_PER_BYTE = 0.3

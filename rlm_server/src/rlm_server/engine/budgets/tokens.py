@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.ports import Message
+    from rlm_server.engine.ports.models import Message
 
 _FIRST_TOKENS_PER_BYTE = 0.4
 _NEW_TOKENS_PER_BYTE = 0.5

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from rlm_server.engine.conversations.turns import EarlierPart, Exchange, Past, Restoration, TurnEnd, TurnStart
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.messages.transcript import history_input
-from rlm_server.engine.ports import HostCallError, Prelude, SandboxError, SandboxOpenError, VariablesState
+from rlm_server.engine.ports.executors import Prelude, SandboxOpenError
+from rlm_server.engine.ports.host_calls import HostCallError
+from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.engine.repl.memory import memory_bytes
 from rlm_server.engine.truncation import cut_middle
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.conversations.turns import Answering, EarlierTurns, TurnLog
     from rlm_server.engine.messages.transcript import Transcript
-    from rlm_server.engine.ports import Executor, HostCall, InputValue, Session, SessionSpec, VariableListing
+    from rlm_server.engine.ports.executors import Executor, SessionSpec
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.inputs import InputValue
+    from rlm_server.engine.ports.sessions import Session, VariableListing
     from rlm_server.engine.repl.context_parts import ContextPart
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rlm_server.engine.ports import HostCall, Session, SessionSpec
+    from rlm_server.engine.ports.executors import SessionSpec
+    from rlm_server.engine.ports.host_calls import HostCall
+    from rlm_server.engine.ports.sessions import Session
 
 Answering: TypeAlias = "Callable[[HostCall], Awaitable[object]]"
 """Answers host calls."""

@@ -11,7 +11,7 @@ from rlm_api.rlm.v1 import event_pb2
 from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.budgets.tokens import TokenGauge, size_bytes
 from rlm_server.engine.messages.transcript import HISTORY_ALIAS, history_input, history_name
-from rlm_server.engine.ports import Message, ModelError, ModelErrorKind
+from rlm_server.engine.ports.models import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.replies.special_tokens import plain_reply
 from rlm_server.engine.text import count
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.messages.transcript import Transcript
     from rlm_server.engine.model_calls import ModelReply
-    from rlm_server.engine.ports import Session, TextPart
+    from rlm_server.engine.ports.models import TextPart
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.engine.run import Node
     from rlm_server.engine.tree import Tree
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.budgets.accounts import dollars
 from rlm_server.engine.conversations.follow_ups import earlier_parts, follow_up
-from rlm_server.engine.ports import Message, VariablesState
+from rlm_server.engine.ports.models import Message
+from rlm_server.engine.ports.sessions import VariablesState
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.repl.outlines import IMAGE_TYPE_NAME
 from rlm_server.engine.repl.tools import tools_section

@@ -6,7 +6,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import InputValue, Message, ValueFormat
+from rlm_server.engine.ports.inputs import InputValue, ValueFormat
+from rlm_server.engine.ports.models import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,13 +10,13 @@ from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.answers.answer import Answer, AnswerForm
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import CellResult, VariablesState
+from rlm_server.engine.ports.sessions import CellResult, VariablesState
 from rlm_server.engine.text import clean
 from rlm_server.engine.truncation import HeadAndTail, cut_middle
 
 if TYPE_CHECKING:
     from rlm_server.engine.limits import CellBounds
-    from rlm_server.engine.ports import Session
+    from rlm_server.engine.ports.sessions import Session
     from rlm_server.engine.run import Node
     from rlm_server.engine.tree import Tree
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.limits import to_duration
-from rlm_server.engine.ports import HostCallError
+from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.engine.text import preview
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.ports import Clock
+    from rlm_server.engine.ports.clock import Clock
     from rlm_server.engine.repl.tools import Tool
 
 _MAX_ARGUMENTS_CHARS = 4 * 1024 * 1024

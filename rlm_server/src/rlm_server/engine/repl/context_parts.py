@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import InputValue, ValueFormat
+from rlm_server.engine.ports.inputs import InputValue, ValueFormat
 from rlm_server.engine.repl.outlines import outline_image, outline_json, outline_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rlm_server.engine.subcalls.request import SUBCALL_FUNCTIONS, unknown_functi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.ports.host_calls import HostCall
     from rlm_server.engine.run import Node
     from rlm_server.engine.subcalls.subcalls import Subcalls
     from rlm_server.engine.tree import Tree

@@ -6,7 +6,7 @@ import ast
 import importlib.resources
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.ports import Prelude
+from rlm_server.engine.ports.executors import Prelude
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

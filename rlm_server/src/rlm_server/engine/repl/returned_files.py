@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.ports import SandboxError
+from rlm_server.engine.ports.sessions import SandboxError
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.engine.text import clean, count
 
 if TYPE_CHECKING:
     from rlm_server.engine.events import EventStream
-    from rlm_server.engine.ports import FileContent, Session
+    from rlm_server.engine.ports.sessions import FileContent, Session
     from rlm_server.engine.repl.cells import WrittenFiles
     from rlm_server.engine.run import WantedFiles
 

@@ -16,7 +16,7 @@ from rlm_server.engine.text import clean, preview
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rlm_server.engine.ports import SandboxOpenError
+    from rlm_server.engine.ports.executors import SandboxOpenError
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 """How long one call of a tool that the client serves may take, unless the request says otherwise."""

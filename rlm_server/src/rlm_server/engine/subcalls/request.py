@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlm_server.engine.images import Image, ImageError, check_image, text_of
-from rlm_server.engine.ports import HostCallError, ValueFormat
+from rlm_server.engine.ports.host_calls import HostCallError
+from rlm_server.engine.ports.inputs import ValueFormat
 from rlm_server.engine.run import UnknownModelError
 from rlm_server.engine.text import clean, preview
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rlm_server.engine.images import Content
-    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.ports.host_calls import HostCall
     from rlm_server.engine.run import CompletionSpec
 
 SUBCALL_FUNCTIONS = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")

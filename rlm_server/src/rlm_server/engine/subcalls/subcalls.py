@@ -13,7 +13,10 @@ from rlm_server.engine.block_warnings import BlockWarnings
 from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.budgets.budget import SubcallsExhaustedError
 from rlm_server.engine.images import images_of
-from rlm_server.engine.ports import HostCallError, Message, ModelError, SandboxError, ValueFormat
+from rlm_server.engine.ports.host_calls import HostCallError
+from rlm_server.engine.ports.inputs import ValueFormat
+from rlm_server.engine.ports.models import Message, ModelError
+from rlm_server.engine.ports.sessions import SandboxError
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.repl.context_parts import describe_value
 from rlm_server.engine.replies.special_tokens import plain_reply
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from rlm_server.engine.ports import HostCall
+    from rlm_server.engine.ports.host_calls import HostCall
     from rlm_server.engine.subcalls.request import SubcallItem, SubcallRequest
     from rlm_server.engine.tree import Tree
 
