@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import grpc
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
+from rlm_server.engine.ports import HostCall
+from rlm_server.journal.host_calls import ReplayedCalls
 
 from tests.durability.test_conversations import refused, seconds, two_servers
 from tests.rlm_server.test_conversations import begin, close, go_on, text, variables
@@ -92,6 +95,15 @@ async def test_a_repl_that_is_made_again_is_the_same(
         at_hand = await seen(live, kept)
     async with running_stack(model, data_dir=tmp_path, database=database, sandbox=sandbox_address) as fresh:
         assert await seen(fresh, kept) == at_hand  # made of all completions at once
+
+
+async def test_a_call_that_came_too_late_to_be_recorded_is_no_other_one() -> None:
+    calls = ReplayedCalls([])
+    answering = asyncio.create_task(calls.answer(HostCall("llm_query", [], {})))
+    await asyncio.sleep(0)
+    answering.cancel()  # as the block that made it is over
+    await asyncio.wait({answering})
+    assert not calls.diverged
 
 
 async def test_a_tool_that_the_client_served_is_not_called_again(model: ScriptedModel, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_the_arguments_of_host_calls_wait_likewise(stub: pb_grpc.ExecuteSe
         cell = await s.finish()
         assert cell.outcome == "DEADLINE"
         assert "waited for the client" in cell.result.error.message
-        assert len(cell.calls) == cell.result.usage.host_call_count < 75
+        assert len(cell.calls) <= cell.result.usage.host_call_count < 75
 
 
 async def test_a_cell_that_was_killed_leaves_the_next_one_all_the_room(stub: pb_grpc.ExecuteServiceAsyncStub) -> None:

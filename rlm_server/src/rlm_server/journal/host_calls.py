@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from rlm_server.engine.ports.host_calls import HostCall
 
+_BELATED_SECONDS = 1.0
+"""How long a block that runs again may go on after a call that is not recorded, until it counts as another one."""
+
 
 class _Order:
     """Gives answers in the order in which they were given before, for code that looks which comes first."""
@@ -48,6 +51,9 @@ class ReplayedCalls:
         """Gives the answer that the call had."""
         index = self._count
         self._count += 1
+        if index >= len(self._records):
+            # What the block does not wait for may have come too late to be recorded: then it is over in a moment.
+            await asyncio.sleep(_BELATED_SECONDS)
         if index >= len(self._records) or not self._records[index].matches(call):
             self.diverged = True
             raise HostCallError("not_recorded", "this call was not made when the block ran first")

@@ -197,7 +197,7 @@ class LiveSession:
             except Exception as error:  # noqa: BLE001 - the stream raises it
                 self.outbox.close(error)
                 return
-            for call_id in sorted(self._open_calls):
+            for call_id in sorted(self._open_calls.keys() - self.outbox.take_back_host_calls()):
                 self.outbox.put(pb.SessionResponse(host_call_abandoned=pb.HostCallAbandoned(call_id=call_id)))
             self._open_calls.clear()
             finished = pb.CellFinished(cell_id=request.cell_id, result=to_result(result, restoration))

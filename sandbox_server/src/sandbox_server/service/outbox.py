@@ -35,6 +35,7 @@ class Outbox:
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
+        self._half_sent_call = 0
         self._closed = False
         self._error: Exception | None = None
         self.cell_id = ""
@@ -71,6 +72,20 @@ class Outbox:
             )
             self.put(pb.SessionResponse(host_call=call))
 
+    def take_back_host_calls(self) -> set[int]:
+        """Removes the host calls that wait to be sent, as their cell is over; returns those of which nothing was sent.
+
+        A client that is busy with what it has got learns the sooner that the cell is over, and begins none of the rest.
+        """
+        waiting = [one.host_call for one in self._messages if one.HasField("host_call")]
+        if not waiting:
+            return set()
+        self._taken_chars += sum(len(one.arguments_json) for one in waiting)
+        self._messages = deque(one for one in self._messages if not one.HasField("host_call"))
+        if len(self._messages) < _DRAINED_BELOW:
+            self._drained.set()
+        return {one.call_id for one in waiting} - {self._half_sent_call}
+
     def close(self, error: Exception | None = None) -> None:
         """Ends the stream after what is in the queue, with an error if one is given."""
         self._closed = True
@@ -95,6 +110,8 @@ class Outbox:
                 message = self._messages.popleft()
                 if len(self._messages) < _DRAINED_BELOW:
                     self._drained.set()
+                if message.HasField("host_call"):
+                    self._half_sent_call = message.host_call.call_id if message.host_call.partial else 0
                 yield message
                 self._note_taken(message, on_taken)
             elif self._closed:

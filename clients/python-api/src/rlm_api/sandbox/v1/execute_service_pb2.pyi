@@ -946,7 +946,9 @@ class SessionResponse(message.Message):
 
     @builtins.property
     def host_call(self) -> HostCall:
-        """host_call asks the client to answer a host function."""
+        """host_call asks the client to answer a host function. Calls that were not sent when their cell ended, as it did not
+        wait for them, are not sent at all.
+        """
 
     @builtins.property
     def cell_finished(self) -> CellFinished:
