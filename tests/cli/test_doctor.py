@@ -9,7 +9,8 @@ import pytest
 from rlm_server.cli import checks
 from rlm_server.cli.endpoint import Endpoint, choose_endpoint
 from rlm_server.configuration import load
-from rlm_server.demo_model import DemoModelSettings, running_demo_model
+from rlm_server.demo_model import DemoModelSettings
+from rlm_server.demo_model.server import running_demo_model
 
 
 def endpoint(base_url: str | None = None, model: str = "demo-model", api_key: str | None = None) -> Endpoint:

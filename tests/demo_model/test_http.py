@@ -9,7 +9,8 @@ import math
 import httpx2
 import openai
 import pytest
-from rlm_server.demo_model import DEMO_HEADER, MODEL_IDS, Behaviour, DemoModelSettings, Fault, running_demo_model
+from rlm_server.demo_model import DEMO_HEADER, MODEL_IDS, Behaviour, DemoModelSettings, Fault
+from rlm_server.demo_model.server import running_demo_model
 
 QUESTION = [{"role": "user", "content": "What are you?"}]
 

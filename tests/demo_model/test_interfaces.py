@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import openai
 import pytest
-from rlm_server.demo_model import Behaviour, DemoModelSettings, running_demo_model
+from rlm_server.demo_model import Behaviour, DemoModelSettings
+from rlm_server.demo_model.server import running_demo_model
 from rlm_server.engine.ports.models import Message, ModelError, ModelRequest
 from rlm_server.models.openai_endpoint import EndpointOptions, OpenAIEndpoint
 

@@ -9,7 +9,7 @@ import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
 from rlm_client import AsyncClient
-from rlm_server.demo_model import running_demo_model
+from rlm_server.demo_model.server import running_demo_model
 from rlm_server.engine.direct import CANNOT_ANSWER
 from rlm_server.models.profile import ModelProfile
 from rlm_server.server import create_server

@@ -11,7 +11,7 @@ import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_client import AsyncClient, Part
 from rlm_client import Image as ClientImage
-from rlm_server.demo_model import running_demo_model
+from rlm_server.demo_model.server import running_demo_model
 from rlm_server.engine.images import Image, ImageError, check_image
 from rlm_server.engine.ports.models import Message
 from rlm_server.models.content import responses_content

@@ -10,7 +10,6 @@ from rlm_common.logs import configure_logging
 
 from rlm_server.cli import exit_codes
 from rlm_server.demo_model import Behaviour, DemoModelSettings
-from rlm_server.demo_model.__main__ import serve as serve_demo_model
 
 
 def demo_model(
@@ -22,6 +21,8 @@ def demo_model(
     ] = "",
 ) -> None:
     """Serves the demo model: a fixed program that stands in for a language model, over OpenAI's API."""
+    from rlm_server.demo_model.__main__ import serve as serve_demo_model  # noqa: PLC0415 - of no use to other commands
+
     configure_logging()
     try:
         chosen = Behaviour().overridden(behaviour) if behaviour else Behaviour()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rlm_server.cli import checks, exit_codes
+from rlm_server.cli import exit_codes
 from rlm_server.cli.configuration import read_configuration
 from rlm_server.cli.endpoint import choose_endpoint
 from rlm_server.cli.options import ApiKeyFileOption, BaseUrlOption, ConfigOption, ModelOption, SetOption
@@ -31,6 +31,8 @@ def doctor(
 
     Exit codes: 0 all that is essential works; 1 something essential does not.
     """
+    from rlm_server.cli import checks  # noqa: PLC0415 - they import the openai package, which is slow
+
     flags = {
         "--listen": [listen] if listen else None,
         "--model": model,

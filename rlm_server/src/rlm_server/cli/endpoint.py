@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlm_server.demo_model import MODEL_ID, MODEL_IDS, running_demo_model
+from rlm_server.demo_model import MODEL_ID, MODEL_IDS
 from rlm_server.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -85,5 +85,7 @@ async def started(endpoint: Endpoint) -> AsyncIterator[Settings]:
     if not endpoint.is_demo:
         yield endpoint.settings
         return
+    from rlm_server.demo_model.server import running_demo_model  # noqa: PLC0415 - of no use to the other commands
+
     async with running_demo_model() as running:
         yield endpoint.configuration.with_values({"base_url": running.base_url}, "the demo model").settings()

@@ -37,7 +37,6 @@ from rlm_server.cli.options import (
     TimeoutOption,
 )
 from rlm_server.masking import without_secrets
-from rlm_server.server import create_server
 from rlm_server.settings import DEFAULT_LISTEN_ADDRESS, SettingsError
 
 if TYPE_CHECKING:
@@ -142,6 +141,8 @@ def _endpoint_of(settings: Settings) -> str:
 
 
 async def _serve(endpoint: Endpoint) -> None:
+    from rlm_server.server import create_server  # noqa: PLC0415 - half a second, which other commands need not wait
+
     signals = StopSignals()
     async with started(endpoint) as chosen:
         settings = with_data_dir(chosen, os.environ)

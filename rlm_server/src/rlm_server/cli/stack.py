@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from rlm_server.cli.endpoint import started
-from rlm_server.server import create_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -30,6 +29,8 @@ async def running_stack(endpoint: Endpoint) -> AsyncIterator[str]:
         SettingsError: the sandbox's address cannot work, or the key's file cannot be read.
         OSError: something cannot be started.
     """
+    from rlm_server.server import create_server  # noqa: PLC0415 - half a second, which clients of a server need not wait
+
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlm-"))
         settings = await stack.enter_async_context(started(endpoint))

@@ -1,11 +1,9 @@
 """The demo model: a fixed program that speaks OpenAI's chat completions API and stands in for a language model.
 
 It serves the demo that needs no key, the tests and the benchmarks. What it replies is a function of the messages alone;
-docs/demo-model.md describes its policy.
+docs/demo-model.md describes its policy. `rlm_server.demo_model.server` runs it; this imports no aiohttp.
 """
 
-from rlm_server.demo_model.app import create_app
-from rlm_server.demo_model.server import RunningDemoModel, running_demo_model
 from rlm_server.demo_model.settings import DEMO_HEADER, MODEL_ID, MODEL_IDS, Behaviour, DemoModelSettings, Fault
 
 __all__ = [
@@ -15,7 +13,4 @@ __all__ = [
     "Behaviour",
     "DemoModelSettings",
     "Fault",
-    "RunningDemoModel",
-    "create_app",
-    "running_demo_model",
 ]
