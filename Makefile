@@ -1,8 +1,10 @@
 # `make demo` and `make test` set up everything they need; nothing else has to be installed but Python 3.11 or later.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+# The programs are started hundreds of times, by tests above all; some container images have each start compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow check lint format types breaking generate lock bench bench-peers soak clean
+.PHONY: help setup demo test test-slow check lint format types image breaking generate lock bench bench-peers soak clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,9 +15,10 @@ setup: ## Make .venv with everything the lock file pins
 demo: setup ## Answer a real question over the standard library's source, with the demo model
 	@scripts/demo.sh
 
-test: setup lint types ## Lint, check types, run the tests
-	@$(BIN)/rlm-sandbox image build
-	@$(BIN)/pytest --numprocesses $$($(BIN)/python -c "import os; print(min(4, 2 * (os.cpu_count() or 1)))") --dist loadfile
+test: setup ## Lint, check types, run the tests
+	@$(MAKE) --no-print-directory --jobs 2 lint types image
+	@$(BIN)/pytest --numprocesses $$($(BIN)/python -c "import os; print(min(4, 2 * (os.cpu_count() or 1)))") \
+		--dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## Run the tests that take too long for `make test`
 	@$(BIN)/pytest -m slow
@@ -34,6 +37,9 @@ format: setup ## Format everything
 
 types: setup ## Check types, strictly
 	@$(BIN)/mypy clients/python/src common/src rlm_server/src sandbox_server/src
+
+image: setup ## Build the sandbox image, which a server does at its first start otherwise
+	@$(BIN)/rlm-sandbox image build
 
 breaking: setup ## Compare the contracts with the last landed state
 	@scripts/breaking.sh $(AGAINST)

@@ -19,7 +19,10 @@ fi
 
 echo "Setting up .venv (once; a minute or two) ..." >&2
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
+  -r requirements/dev.lock
+# As pip would, but on all cores; as with pip it is no failure that a package brings a file that this Python cannot read.
+.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
   "${distributions[@]/#/--editable=}"
 echo "$state" >"$stamp"
