@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import aiohttp
 import httpx2
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     import yarl
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 _MAX_CONNECTIONS = 1000
 _KEPT_SECONDS = 5.0
 """How long a connection is kept that nobody uses: as long as common servers keep theirs."""
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Returns how all endpoints' certificates are checked.
+
+    It is made once: reading the authorities that a machine trusts holds up everything else for tens of milliseconds.
+    """
+    return httpx2.create_ssl_context()
 
 
 class HttpSession:
@@ -81,8 +92,6 @@ class HttpSession:
 
 
 def _open_session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        limit=_MAX_CONNECTIONS, keepalive_timeout=_KEPT_SECONDS, ssl=httpx2.create_ssl_context()
-    )
+    connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEPT_SECONDS, ssl=tls_context())
     # Calls to models have nothing to do with each other; looking for cookies takes time for each.
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())

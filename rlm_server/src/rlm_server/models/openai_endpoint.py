@@ -14,7 +14,7 @@ import openai
 from rlm_server.engine.ports.models import ModelErrorKind, ReplyEnd, TextPart
 from rlm_server.models import chat_completions, responses
 from rlm_server.models.dialect import Dialect
-from rlm_server.models.http_session import HttpSession
+from rlm_server.models.http_session import HttpSession, tls_context
 from rlm_server.models.interface import ReplyReader
 from rlm_server.models.openai_errors import from_connection, from_sdk, model_error
 from rlm_server.models.package_requests import PackageRequests
@@ -92,6 +92,7 @@ class OpenAIEndpoint:
     def _make_client(self) -> openai.AsyncOpenAI:
         options, headers = self._options, dict(self._options.extra_headers)
         timeout = openai.Timeout(options.silence_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
+        http_client = openai.DefaultAsyncHttpxClient(verify=tls_context())
         if options.azure_api_version:
             return openai.AsyncAzureOpenAI(
                 azure_endpoint=options.base_url or "",
@@ -100,9 +101,15 @@ class OpenAIEndpoint:
                 timeout=timeout,
                 max_retries=0,
                 default_headers=headers,
+                http_client=http_client,
             )
         return openai.AsyncOpenAI(
-            base_url=options.base_url, api_key=self._key, timeout=timeout, max_retries=0, default_headers=headers
+            base_url=options.base_url,
+            api_key=self._key,
+            timeout=timeout,
+            max_retries=0,
+            default_headers=headers,
+            http_client=http_client,
         )
 
     async def close(self) -> None:
