@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
+import functools
 import inspect
 import json
 import linecache
@@ -175,7 +176,13 @@ def _caller(host_call: Callable[..., object], function: str) -> Callable[..., ob
 def _run(source: str, name: str, module: dict[str, Any]) -> None:
     """Runs a part of the prelude in its module."""
     _remember_source(name, source)
-    exec(compile(source, name, "exec"), module)  # noqa: S102 - this is what the executor is for
+    exec(_compiled(source, name), module)  # noqa: S102 - this is what the executor is for
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(source: str, name: str) -> CodeType:
+    """Compiles a part of the prelude, which is the same for most sessions."""
+    return compile(source, name, "exec")
 
 
 def _remember_source(name: str, source: str) -> None:
