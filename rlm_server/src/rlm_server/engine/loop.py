@@ -13,13 +13,13 @@ from rlm_server.engine.answers.answer import Answer, AnswerForm
 from rlm_server.engine.answers.gate import AnswerGate
 from rlm_server.engine.answers.last_answer import LIMITS_WITH_A_LAST_ANSWER, read_last_answer, said_beside_code
 from rlm_server.engine.budgets.accounts import LimitReachedError
-from rlm_server.engine.limits import to_duration
 from rlm_server.engine.messages import conversation
 from rlm_server.engine.messages.compaction import Compactor
 from rlm_server.engine.messages.transcript import Transcript
-from rlm_server.engine.ports.models import Message, ModelError, TextPart
+from rlm_server.engine.patience import Patience
+from rlm_server.engine.ports.models import Message, ModelError
 from rlm_server.engine.ports.sessions import SandboxError, VariablesState
-from rlm_server.engine.progress import MAX_REPEATED_TURNS, TURNS_WITHOUT_NEWS, Progress, RepetitionError
+from rlm_server.engine.progress import RepetitionError
 from rlm_server.engine.prompts import fill
 from rlm_server.engine.repl.cells import CellRunner
 from rlm_server.engine.replies.final_code import final_code
@@ -27,6 +27,7 @@ from rlm_server.engine.replies.invented_output import without_invented_output
 from rlm_server.engine.replies.parsing import FinalKind, Reply, TextFinal, parse_reply
 from rlm_server.engine.run import NodeResult
 from rlm_server.engine.text import clean
+from rlm_server.engine.turn_calls import TurnCalls
 
 if TYPE_CHECKING:
     from rlm_server.engine.model_calls import ModelReply
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from rlm_server.engine.run import Node, NodeTask
     from rlm_server.engine.subcalls.subcalls import Subcalls
     from rlm_server.engine.tree import Tree
-
-_MAX_IDLE_REPLIES = 5
-"""Replies in a row without code or answer after which a node gives up."""
 
 _KEPT_REPLIES = 10
 """In how many replies words are looked for, where there is nothing better for an answer."""
@@ -72,7 +70,7 @@ class NodeLoop:
         self._subcalls = subcalls
         self._cells = cells = CellRunner(tree, node, session)
         history_index = task.past.completion_count if task.past is not None else 0
-        self._compactor = Compactor(
+        compactor = Compactor(
             tree,
             node,
             task.model,
@@ -80,15 +78,14 @@ class NodeLoop:
             history_index=history_index,
             own_names=lambda: cells.value_names,
         )
+        self._calls = TurnCalls(tree, node, task.model, compactor)
         self._gate = AnswerGate(tree.run, node, task)
-        self._progress = Progress()
+        self._patience = Patience(tree.run, node.node_id)
         earlier = [] if task.past is None else [part.name for part in task.past.parts]
         self._provided_values = frozenset({"answer", "context", *earlier, *(part.value.name for part in task.contexts)})
         self.transcript = Transcript(conversation.opening(tree, node, task))
         """What the node and its model have said."""
         self._last_replies: collections.deque[str] = collections.deque(maxlen=_KEPT_REPLIES)
-        self._idle_replies = 0
-        self._failed_turns = 0
         self.iterations = 0
         """The turns that were begun."""
 
@@ -157,43 +154,8 @@ class NodeLoop:
 
     async def _ask(self) -> ModelReply:
         self._run.budget.record_iteration()
-        reply = await self._ask_for_turn(self.iterations)
+        reply = await self._calls.ask(self.iterations, self.transcript)
         self._last_replies.append(reply.text)
-        return reply
-
-    async def _ask_for_turn(self, iteration: int, *, is_last_answer: bool = False) -> ModelReply:
-        run, node_id = self._run, self._node.node_id
-        await run.events.emit(
-            node_id,
-            event_pb2.IterationStarted(
-                iteration=iteration,
-                max_iterations=run.spec.limits.max_iterations,
-                model=self._task.model,
-                last_answer=is_last_answer,
-            ),
-        )
-
-        async def pass_on(part: TextPart) -> None:
-            await run.events.emit(
-                node_id, event_pb2.ModelTextDelta(iteration=iteration, text=part.text, reasoning=part.reasoning)
-            )
-
-        async with self._tree.slots.model_call(self._node.depth, self._task.model):
-            reply = await self._compactor.ask(iteration, self.transcript, pass_on)
-        self._tree.add_usage(node_id, reply.usage)
-        await run.events.emit(
-            node_id,
-            event_pb2.ModelReplyFinished(
-                iteration=iteration,
-                text=reply.text,
-                stop_reason=reply.stop_reason,
-                usage=reply.usage,
-                wall_time=to_duration(reply.wall_time_seconds),
-                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
-                model=reply.model,
-            ),
-        )
-        await self._tree.caller.emit_usage(node_id)
         return reply
 
     async def _take_turn(self, model_reply: ModelReply, turn: _Turn) -> None:
@@ -206,7 +168,7 @@ class NodeLoop:
         elif reply.final is not None:
             await self._take_final(reply.final, turn)
         else:
-            await self._take_idle(turn, empty=reply.is_empty)
+            turn.notes.append(await self._patience.note_idle_reply(empty=reply.is_empty))
 
     async def _without_invented_output(self, reply: ModelReply, turn: _Turn) -> ModelReply:
         text = without_invented_output(reply.text)
@@ -224,13 +186,13 @@ class NodeLoop:
         return fill(prompts.thinking_cut if reply.is_empty else prompts.reply_truncated)
 
     async def _take_code(self, reply: Reply, turn: _Turn) -> None:
-        self._idle_replies = 0
+        self._patience.note_reply()
         await self._run_blocks(reply.blocks, turn)
         asked = self._subcalls.take_asked()
         self._gate.see_outcome()
         if turn.answer is None:
-            self._progress.record(reply.blocks, turn.notes, turn.outputs, asked)
-            await self._check_progress(turn)
+            notes = await self._patience.note_turn(reply.blocks, turn.notes, turn.outputs, asked)
+            turn.notes += notes
         if turn.answer is None and reply.final is not None:
             function = "FINAL_VAR" if reply.final.kind is FinalKind.VARIABLE else "FINAL"
             await self._warn(
@@ -238,27 +200,8 @@ class NodeLoop:
             )
             turn.notes.append(fill(self._run.prompts.final_beside_code, function=function))
 
-    async def _check_progress(self, turn: _Turn) -> None:
-        repeated, stale = self._progress.repeated_turns, self._progress.stale_turns
-        if not repeated:
-            if stale and stale % TURNS_WITHOUT_NEWS == 0:
-                message = f"the last {stale} turns showed the model nothing that it had not seen before"
-                await self._warn(event_pb2.WARNING_CODE_NO_PROGRESS, message)
-                turn.notes.append(fill(self._run.prompts.stale_turns, turns=stale))
-            return
-        times = "once more" if repeated == 1 else f"for {repeated} turns now"
-        await self._warn(
-            event_pb2.WARNING_CODE_NO_PROGRESS, f"the model runs code that ran before and comes to the same, {times}"
-        )
-        if repeated >= MAX_REPEATED_TURNS:
-            raise RepetitionError(
-                event_pb2.FINISH_REASON_NO_PROGRESS,
-                f"{repeated} turns in a row ran code that had run before, and came to the same",
-            )
-        turn.notes.append(fill(self._run.prompts.repeated_turn, turns_left=MAX_REPEATED_TURNS - repeated))
-
     async def _take_final(self, final: TextFinal, turn: _Turn) -> None:
-        self._idle_replies = 0
+        self._patience.note_reply()
         variables = self._cells.value_names | ({"answer"} if self._cells.holds_answer else set())
         code = final_code(final, variables, self._provided_values)
         if code:
@@ -283,20 +226,6 @@ class NodeLoop:
         else:
             turn.answer, turn.answer_json = answer, verdict.answer_json
 
-    async def _take_idle(self, turn: _Turn, *, empty: bool) -> None:
-        self._idle_replies += 1
-        code = event_pb2.WARNING_CODE_EMPTY_REPLY if empty else event_pb2.WARNING_CODE_NO_CODE
-        what = "was empty" if empty else "had neither code nor an answer"
-        await self._warn(code, f"the reply {what}; {self._idle_replies} of at most {_MAX_IDLE_REPLIES} in a row")
-        if self._idle_replies >= _MAX_IDLE_REPLIES:
-            raise LimitReachedError(
-                event_pb2.FINISH_REASON_NO_PROGRESS,
-                f"{_MAX_IDLE_REPLIES} replies in a row had neither code nor an answer",
-            )
-        prompts = self._run.prompts
-        note = prompts.empty_reply if empty else prompts.no_code
-        turn.notes.append(fill(note, replies_left=_MAX_IDLE_REPLIES - self._idle_replies))
-
     async def _run_blocks(self, blocks: tuple[str, ...], turn: _Turn) -> None:
         refused_before = self._subcalls.refused_count
         chars_left = self._run.spec.limits.max_output_chars
@@ -315,21 +244,9 @@ class NodeLoop:
                 await self._take_answer(cell.answer, turn)
                 return
             if cell.failed:
-                self._count_failure(refused=self._subcalls.refused_count > refused_before)
+                self._patience.note_failure(refused=self._subcalls.refused_count > refused_before)
                 return
-        self._failed_turns = 0
-
-    def _count_failure(self, *, refused: bool) -> None:
-        self._failed_turns += 1
-        limit = self._run.spec.limits.max_consecutive_errors
-        if self._failed_turns < limit:
-            return
-        if refused:
-            raise LimitReachedError(
-                event_pb2.FINISH_REASON_MAX_SUBCALLS,
-                f"max_subcalls of {self._run.spec.limits.max_subcalls} is reached, and the code does not do without",
-            )
-        raise LimitReachedError(event_pb2.FINISH_REASON_MAX_ERRORS, f"max_consecutive_errors of {limit} is reached")
+        self._patience.note_success()
 
     async def _at_limit(self, limit: LimitReachedError) -> NodeResult:
         """Ends the node with the best answer there is: what the model says to that, if it can be asked."""
@@ -339,7 +256,7 @@ class NodeLoop:
             return result
         self.transcript.add_to_last(fill(self._run.prompts.last_answer, limit=limit.message))
         try:
-            reply = await self._ask_for_turn(self.iterations + 1, is_last_answer=True)
+            reply = await self._calls.ask(self.iterations + 1, self.transcript, is_last_answer=True)
         except (LimitReachedError, ModelError, SandboxError) as error:
             await self._tree.caller.emit_usage(self._node.node_id)
             await self._warn(event_pb2.WARNING_CODE_NO_LAST_ANSWER, f"there is no last answer: {error}")
