@@ -68,7 +68,7 @@ def test_all_error_reasons_are_there_with_their_status(number: int, enum: EnumTy
 
 def test_what_a_failed_sub_call_may_say_is_there() -> None:
     from rlm_server.engine.ports.models import ModelErrorKind
-    from rlm_server.engine.subcalls.subcalls import FINISH_KINDS
+    from rlm_server.engine.subcalls.outcome import FINISH_KINDS
 
     subcalls = ROOT / "rlm_server/src/rlm_server/engine/subcalls"
     source = "".join(path.read_text(encoding="utf-8") for path in sorted(subcalls.glob("*.py")))

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from rlm_api.rlm.v1 import event_pb2
-
-
-@dataclass(frozen=True)
-class SubcallOutcome:
-    """What came of one sub-call: a reply, or a failure.
-
-    Args:
-        reason: how it ended.
-        text: the reply.
-        kind: what code can tell failures apart by; empty if it did not fail.
-        message: the failure, for people.
-        partial_answer: what a child RLM had of an answer when it failed.
-    """
-
-    reason: event_pb2.FinishReason.ValueType
-    text: str = ""
-    kind: str = ""
-    message: str = ""
-    partial_answer: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Returns what the REPL is told."""
-        if not self.kind:
-            return {"text": self.text}
-        return {"kind": self.kind, "message": self.message, "partial_answer": self.partial_answer}
+    from rlm_server.engine.subcalls.outcome import SubcallOutcome
 
 
 class SubcallCache:

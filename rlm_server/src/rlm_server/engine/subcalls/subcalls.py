@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 from rlm_api.rlm.v1 import event_pb2
 
 from rlm_server.engine.block_warnings import BlockWarnings
-from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.budgets.budget import SubcallsExhaustedError
 from rlm_server.engine.images import images_of
 from rlm_server.engine.ports.host_calls import HostCallError
-from rlm_server.engine.ports.inputs import ValueFormat
-from rlm_server.engine.ports.models import Message, ModelError
-from rlm_server.engine.ports.sessions import SandboxError
-from rlm_server.engine.prompts import fill
-from rlm_server.engine.repl.context_parts import describe_value
-from rlm_server.engine.replies.special_tokens import plain_reply
 from rlm_server.engine.run import Node, NodeResult, NodeTask
-from rlm_server.engine.subcalls.cache import SubcallOutcome
+from rlm_server.engine.subcalls.asking import Asking
+from rlm_server.engine.subcalls.outcome import SubcallOutcome
 from rlm_server.engine.subcalls.request import read_request
 from rlm_server.engine.text import count, preview
 
@@ -32,20 +26,6 @@ if TYPE_CHECKING:
     from rlm_server.engine.ports.host_calls import HostCall
     from rlm_server.engine.subcalls.request import SubcallItem, SubcallRequest
     from rlm_server.engine.tree import Tree
-
-FINISH_KINDS = {
-    event_pb2.FINISH_REASON_MAX_ITERATIONS: "max_iterations",
-    event_pb2.FINISH_REASON_WALL_TIME: "wall_time",
-    event_pb2.FINISH_REASON_MAX_TOKENS: "max_tokens",
-    event_pb2.FINISH_REASON_MAX_COST: "max_cost",
-    event_pb2.FINISH_REASON_MAX_SUBCALLS: "max_subcalls",
-    event_pb2.FINISH_REASON_MAX_ERRORS: "max_errors",
-    event_pb2.FINISH_REASON_MODEL_ERROR: "model_error",
-    event_pb2.FINISH_REASON_SANDBOX_ERROR: "sandbox_error",
-    event_pb2.FINISH_REASON_NO_PROGRESS: "no_progress",
-    event_pb2.FINISH_REASON_CONTEXT_TOO_LONG: "context_too_long",
-}
-"""What code can tell the failures of child RLMs apart by."""
 
 _OVER = SubcallOutcome(
     event_pb2.FINISH_REASON_CANCELLED,
@@ -84,7 +64,7 @@ class Subcalls:
         self._tree = tree
         self._run = tree.run
         self._node = node
-        self._run_child = run_child
+        self._asking = Asking(tree, run_child)
         self.refused_count = 0
         """Calls that were refused as a limit is reached."""
         self._warnings = BlockWarnings(tree.run.events, node.node_id)
@@ -248,9 +228,11 @@ class Subcalls:
     async def _make_started(self, call: _Call) -> SubcallOutcome:
         if call.recursive:
             child = Node(call.node_id, self._node.depth + 1)
-            outcome = await self._ask_child(child, call.item, call.request.model)
+            outcome = await self._asking.ask_child(child, call.item, call.request.model)
         else:
-            outcome = await self._ask_model(call.node_id, call.item, call.request.model)
+            outcome = await self._asking.ask_model(call.node_id, call.item, call.request.model)
+            if outcome.kind == "refused":
+                await self._warn_refused(outcome.message)
         if call.outcome is not None:
             self._tree.cache.finish(call.key, call.outcome, outcome)
         await self._finish(call, outcome)
@@ -301,54 +283,6 @@ class Subcalls:
             error=outcome.message,
             cached=call.cached,
         )
-
-    async def _ask_model(self, node_id: str, item: SubcallItem, model: str) -> SubcallOutcome:
-        try:
-            reply = await self._tree.caller.ask(node_id, model, [Message.from_user(item.plain_content)])
-        except LimitReachedError as error:
-            await self._warn_refused(error.message)
-            return SubcallOutcome(error.reason, kind="refused", message=error.message)
-        except ModelError as error:
-            await self._tree.caller.emit_usage(node_id)
-            return SubcallOutcome(event_pb2.FINISH_REASON_MODEL_ERROR, kind=error.kind.value, message=error.message)
-        self._tree.add_usage(node_id, reply.usage)
-        await self._tree.caller.emit_usage(node_id)
-        await self._tree.caller.tell_of_cut(node_id, reply)
-        text = plain_reply(reply.text)
-        if not text:
-            message = f"{model} gave an empty reply (stop reason: {reply.stop_reason or 'none'})"
-            if reply.stop_reason == "length" or reply.text.strip():
-                message += "; thinking used up the limit on its length: ask for less at once"
-            return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="empty_reply", message=message)
-        return SubcallOutcome(event_pb2.FINISH_REASON_ANSWERED, text=text)
-
-    async def _ask_child(self, child: Node, item: SubcallItem, model: str) -> SubcallOutcome:
-        seconds = self._tree.shares.left(child.node_id).seconds
-        try:
-            task = await self._child_task(item, model)
-        except ValueError as error:  # the prelude makes good JSON, but code may have got round it
-            message = f"the context cannot be used: {error}"
-            return SubcallOutcome(event_pb2.FINISH_REASON_NO_PROGRESS, kind="bad_call", message=message)
-        try:
-            async with asyncio.timeout(seconds) as deadline:
-                result = await self._run_child(child, task)
-        except SandboxError as error:
-            result = NodeResult(event_pb2.FINISH_REASON_SANDBOX_ERROR, "", partial=True, error=str(error))
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            message = f"the share of node {child.node_id} of what was left of wall_time, {seconds:.3g} s, is used up"
-            result = await self._tree.interrupt(child.node_id, event_pb2.FINISH_REASON_WALL_TIME, message)
-        if result.reason == event_pb2.FINISH_REASON_ANSWERED:
-            return SubcallOutcome(result.reason, text=result.answer)
-        kind = FINISH_KINDS.get(result.reason, "failed")
-        return SubcallOutcome(result.reason, kind=kind, message=result.error, partial_answer=result.answer)
-
-    async def _child_task(self, item: SubcallItem, model: str) -> NodeTask:
-        value_format, text = item.context or (ValueFormat.TEXT, item.prompt)
-        query = item.prompt if item.context else fill(self._run.prompts.child_query)
-        context = await describe_value("context", value_format, text, inner_images=item.context_images)
-        return NodeTask(query, [context], model)
 
     async def _warn_too_large(self, request: SubcallRequest) -> None:
         too_large = [
