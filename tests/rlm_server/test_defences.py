@@ -493,6 +493,19 @@ async def test_an_error_value_does_not_pass_for_text(local_stack: Stack, use: st
     assert "Error" in local_stack.shown_to_root(2)
 
 
+@pytest.mark.parametrize("answer", ["FINAL(rs[1])", "FINAL({'a': rs})"])
+async def test_an_error_value_that_was_raised_before_is_no_answer_either(local_stack: Stack, answer: str) -> None:
+    replies = iter(["context\nrs = llm_query_batched(['a', 'bad'])\nprint(rs[1])", answer, answer, "FINAL('done')"])
+
+    def script(messages: Messages) -> ScriptedReply | str:
+        if messages[0]["role"] != "system":
+            return ScriptedReply(status=400)
+        return f"```repl\n{next(replies)}\n```"
+
+    events = await local_stack.play(script)
+    assert (events.answer, events.outcomes) == ("done", ["EXCEPTION"] * 3 + ["OK"])
+
+
 async def test_an_error_value_in_answer_is_not_taken(stack: Stack) -> None:
     code = "context\nrs = llm_query_batched(['a', 'bad'])\nanswer['content'] = rs\nanswer['ready'] = True"
     events = await stack.play(policy(code, fail_on("bad")))

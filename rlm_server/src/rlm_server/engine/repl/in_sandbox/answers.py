@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlm_server.engine.repl.in_sandbox.changes import _changed_inputs
-    from rlm_server.engine.repl.in_sandbox.errors import UnknownVariableError
+    from rlm_server.engine.repl.in_sandbox.errors import SubcallError, UnknownVariableError
     from rlm_server.engine.repl.in_sandbox.prelude import (
         _MAX_LISTED_VARIABLES,
         _NO_VALUES,
@@ -137,6 +137,8 @@ def _render(value: object) -> str:
         return value.decode(errors="replace")
     if isinstance(value, _NO_VALUES):
         raise TypeError(f"this is a {type(value).__name__}, not a value; give what it returns or holds, as list(...)")
+    if isinstance(value, SubcallError):
+        raise value  # also where it was raised before, and would give its text
     if isinstance(value, Subcall):
         raise TypeError("this is a sub-call that has begun, not its reply; await it, or call its result()")
     if isinstance(value, (dict, list, tuple, *_CONTAINERS)):
