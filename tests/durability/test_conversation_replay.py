@@ -11,7 +11,7 @@ import grpc
 import pytest
 from rlm_api.rlm.v1 import completion_service_pb2 as pb
 from rlm_api.rlm.v1 import limits_pb2
-from rlm_server.engine.ports import HostCall
+from rlm_server.engine.ports.host_calls import HostCall
 from rlm_server.journal.host_calls import ReplayedCalls
 
 from tests.durability.test_conversations import refused, seconds, two_servers

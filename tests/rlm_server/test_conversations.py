@@ -123,6 +123,17 @@ async def test_a_variable_history_of_the_codes_own_is_not_taken_from_it(local_st
         assert (await go_on(local_stack, kept, check)).answer == "[true, 2]"
 
 
+async def test_a_variable_in_the_place_of_a_new_part_has_another_name_and_the_model_is_told(stack: Stack) -> None:
+    kept = await begin(stack, "```repl\ncontext_1, notes, notes_old = 1, 2, 3\nFINAL('x')\n```")
+    parts = [text("one"), text("two", "notes")]
+    code = "```repl\nFINAL([context_1, context_1_old, notes, notes_old, notes_old_old])\n```"
+    events = await go_on(stack, kept, code, contexts=parts)
+    assert events.answer == '["one", 1, "two", 3, 2]'
+    assert events.warnings == ["NAME_RESTORED", "NAME_RESTORED"]
+    assert "- `context_1_old`: your variable `context_1`, whose name a new part has\n" in first_question(stack)
+    assert (await go_on(stack, kept, "FINAL(x)")).warnings == []
+
+
 async def test_the_model_is_told_what_was_asked_and_answered_before_and_what_is_there(stack: Stack) -> None:
     kept = await begin(stack, "FINAL(forty two)", query="What is it?", contexts=[text("abc")])
     await go_on(stack, kept, "FINAL(x)", query="And now?", contexts=[text("more")])
@@ -567,6 +578,14 @@ async def test_variables_of_a_lost_sandbox_are_there_in_another(watched: Stack, 
     assert set(await variables(watched, kept)) == {"context", "context_0", "history", "history_0", "x"}
     (restored,) = (await go_on(watched, kept, "FINAL(x)")).of("sandbox_restored")
     assert restored.replayed_cell_count == 1
+
+
+async def test_a_variable_that_made_room_is_there_in_another_sandbox(watched: Stack, sandbox: FakeSandbox) -> None:
+    kept = await begin(watched, "```repl\ncontext_1 = 1\nFINAL(1)\n```")
+    await go_on(watched, kept, "```repl\nFINAL(context_1)\n```", contexts=[text("one")])
+    sandbox.break_once_on_code = "# break once"
+    events = await go_on(watched, kept, "```repl\n# break once\nFINAL([context_1, context_1_old])\n```")
+    assert (events.answer, events.warnings) == ('["one", 1]', [])
 
 
 async def test_a_block_that_does_something_else_the_second_time_is_told(watched: Stack, sandbox: FakeSandbox) -> None:

@@ -202,6 +202,9 @@ class Completion:
             await events.emit(ROOT_NODE_ID, restored)
             for problem in past.restoration.problems:
                 await events.warn(ROOT_NODE_ID, event_pb2.WARNING_CODE_REPLAY_DIVERGED, problem)
+        for name, new_name in past.moved.items():
+            message = f"{name} is the name of a new part of the context, so the variable of that name is {new_name} now"
+            await events.warn(ROOT_NODE_ID, event_pb2.WARNING_CODE_NAME_RESTORED, message)
         if past.variables_lost:
             await events.warn(
                 ROOT_NODE_ID,

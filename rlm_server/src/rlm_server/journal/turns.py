@@ -15,6 +15,7 @@ from rlm_server.engine.ports.executors import Prelude, SandboxOpenError, Session
 from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.engine.ports.models import TextPart
 from rlm_server.engine.ports.sessions import SandboxError, VariablesState
+from rlm_server.engine.repl.prelude import make_room_code
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.appends import Payload
 from rlm_server.journal.blobs import BlobMissingError
@@ -157,6 +158,8 @@ def _recipe_of(turns: Sequence[RecordedTurn], done_count: int, *, variables_lost
     for index, turn in enumerate(turns[done_count:], done_count):
         if index:
             inputs = [*turn.start.spec.inputs, history_input(index - 1, turns[index - 1].end.history)]
+            if turn.start.spec.inputs:
+                taken.append(CompletionBegun(make_room_code([one.name for one in turn.start.spec.inputs])))
             taken += [InputsSet(inputs), CompletionBegun(turn.start.spec.begin_code)]
         number = 0
         for action in turn.actions:

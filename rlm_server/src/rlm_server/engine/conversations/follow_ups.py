@@ -31,6 +31,9 @@ def follow_up(prompts: PromptSet, past: Past) -> str:
 def earlier_parts(past: Past) -> Sequence[str]:
     """Returns a line for each variable that the contexts of earlier completions are."""
     lines = [f"- `{part.name}`: {part.type_name}, {part.size} (from before)" for part in past.parts]
+    lines += [
+        f"- `{new_name}`: your variable `{name}`, whose name a new part has" for name, new_name in past.moved.items()
+    ]
     if len(past.context_names) > 1:
         lines.append("- `context`: a dict of the first question's by name")
     elif list(past.context_names) != ["context"]:

@@ -17,10 +17,12 @@ from rlm_server.engine.ports.executors import Prelude, SandboxOpenError
 from rlm_server.engine.ports.host_calls import HostCallError
 from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.engine.repl.memory import memory_bytes
+from rlm_server.engine.repl.prelude import make_room_code
+from rlm_server.engine.text import clean
 from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from rlm_api.rlm.v1 import event_pb2
 
@@ -68,6 +70,7 @@ class KeptRepl:
         self._exchanges: collections.deque[Exchange] = collections.deque(maxlen=_REMEMBERED_EXCHANGES)
         self._parts: list[EarlierPart] = []
         self._context_names: list[str] = []
+        self._moved: Mapping[str, str] = {}
         self._history = _NO_HISTORY
         self._transcript: Transcript | None = None
         self._loss = ""
@@ -118,6 +121,7 @@ class KeptRepl:
         self._completion_id = completion_id
         self._log = log
         self._was_opened = False
+        self._moved = {}
         self._earlier_count = len(self.begun_ids)
         self._transcript = None
 
@@ -155,6 +159,7 @@ class KeptRepl:
             tuple(self._context_names),
             self.variables_lost,
             self.take_restoration(),
+            self._moved,
         )
         self.variables_lost = False
         told = [EarlierPart(part.value.name, part.outline.type_name, part.outline.size) for part in parts]
@@ -247,6 +252,7 @@ class KeptRepl:
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     session = await self._up_to_date(self._turn, self._earlier_count, inputs)
+                    self._moved = await _make_room(session, [one.name for one in spec.inputs])
                     await session.set_inputs(inputs)
                     await session.run_cell(spec.begin_code, BEGIN_BOUNDS, _ignore_output)
                 except SandboxOpenError:
@@ -334,6 +340,16 @@ class KeptRepl:
         if self._on_host_call is None:
             raise HostCallError("bad_call", "no completion runs in this conversation")
         return await self._on_host_call(call)
+
+
+async def _make_room(session: Session, names: Sequence[str]) -> Mapping[str, str]:
+    """Makes room for inputs; returns the new names of the variables that were in the way, by the old ones."""
+    if not names:
+        return {}
+    report = (await session.run_cell(make_room_code(names), BEGIN_BOUNDS, _ignore_output)).after_cell
+    moved = report.get("moved") if isinstance(report, dict) else None
+    # It comes from the sandbox, where code may have tampered with it.
+    return {name: clean(str(moved[name])) for name in names if name in moved} if isinstance(moved, dict) else {}
 
 
 async def _ignore_output(stream: event_pb2.OutputStream.ValueType, text: str) -> None:

@@ -6,11 +6,11 @@ for what earlier ones did where the sandbox that they had is not there any more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from rlm_server.engine.ports.executors import SessionSpec
     from rlm_server.engine.ports.host_calls import HostCall
@@ -78,6 +78,7 @@ class Past:
         context_names: the variables of the first one's context.
         variables_lost: whether variables that their code made are gone.
         restoration: how their REPL was made once more, if it had to be.
+        moved: the new names of variables whose names new parts of the context have, by the old ones.
     """
 
     completion_count: int
@@ -86,6 +87,7 @@ class Past:
     context_names: Sequence[str]
     variables_lost: bool
     restoration: Restoration | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

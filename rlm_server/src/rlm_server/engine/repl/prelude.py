@@ -80,6 +80,11 @@ def prelude_for(
     return Prelude(f"{_SOURCE}\n\n{_TOOLS_SOURCE}", "\n\n".join([*lines, "_link_tools()\n"]))
 
 
+def make_room_code(names: Sequence[str]) -> str:
+    """Returns the code that makes room in the REPL of a conversation for inputs of these names, before they are set."""
+    return f"_make_room({list(names)!r})"
+
+
 def begin_code(contexts: Sequence[ContextPart], *, typed: bool = False) -> str:
     """Returns the code that makes the REPL of a conversation ready for the next completion.
 

@@ -221,7 +221,9 @@ class _WarningCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WarningCod
     WARNING_CODE_VARIABLES_LOST: _WarningCode.ValueType  # 13
     """The sandbox was reset and its variables lost; the model was told so."""
     WARNING_CODE_NAME_RESTORED: _WarningCode.ValueType  # 14
-    """Code rebound a name that the REPL provides; it was put back."""
+    """Code rebound a name that the REPL provides, and it was put back; or a variable of the code's had the name of a new
+    part of a conversation's context, and has another one now.
+    """
     WARNING_CODE_NO_PROGRESS: _WarningCode.ValueType  # 15
     """The model repeats itself without progress; it was told so."""
     WARNING_CODE_PROMPT_TOO_LARGE: _WarningCode.ValueType  # 16
@@ -291,7 +293,9 @@ WARNING_CODE_MODEL_RETRY: WarningCode.ValueType  # 12
 WARNING_CODE_VARIABLES_LOST: WarningCode.ValueType  # 13
 """The sandbox was reset and its variables lost; the model was told so."""
 WARNING_CODE_NAME_RESTORED: WarningCode.ValueType  # 14
-"""Code rebound a name that the REPL provides; it was put back."""
+"""Code rebound a name that the REPL provides, and it was put back; or a variable of the code's had the name of a new
+part of a conversation's context, and has another one now.
+"""
 WARNING_CODE_NO_PROGRESS: WarningCode.ValueType  # 15
 """The model repeats itself without progress; it was told so."""
 WARNING_CODE_PROMPT_TOO_LARGE: WarningCode.ValueType  # 16

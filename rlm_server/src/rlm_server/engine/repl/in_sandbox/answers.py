@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         _MAX_LISTED_VARIABLES,
         _NO_VALUES,
         StopCell,
+        _moved,
         _restore_names,
         _typed,
         _user_variables,
@@ -75,7 +76,8 @@ def after_cell() -> dict[str, Any]:
         A dict with those of the keys that apply: `final` and `answer`, the answer that FINAL or the dict `answer` gave,
         each a dict with `text` and `form` (`text`, or `json` for what was no text and must match a schema); `draft`,
         the text of an answer that is not declared final; `problem`, why an answer was not taken; `names`, the variables
-        that hold values; `restored`, the names of the REPL that code had rebound; `changed`, the inputs that it
+        that hold values; `moved`, the new names of variables that were in the way of inputs, by the old ones;
+        `restored`, the names of the REPL that code had rebound; `changed`, the inputs that it
         changed in place.
     """
     for call in list(_begun):
@@ -83,6 +85,9 @@ def after_cell() -> dict[str, Any]:
     _begun.clear()
     _refusals[0] = 0
     report: dict[str, Any] = {"names": _value_names()}
+    if _moved:
+        report["moved"] = dict(_moved)
+        _moved.clear()
     restored = _restore_names()
     if restored:
         report["restored"] = restored

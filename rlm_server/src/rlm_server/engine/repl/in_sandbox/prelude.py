@@ -33,6 +33,7 @@ __all__ = [
     "SubcallError",
     "ToolError",
     "_begin_completion",
+    "_make_room",
     "answer",
     "budget",
     "cancel_subcall",
@@ -57,6 +58,8 @@ _MISSING = object()
 answer: dict[str, Any] = {"content": "", "ready": False}
 _given: dict[str, Any] = {}
 _typed: list[str] = []
+_moved: dict[str, str] = {}
+"""Variables of the code's that had the names of inputs to come, with the names that they have now."""
 _has_alias: list[bool] = []
 """Is not empty once it is decided whether `history` is another name of `history_0`."""
 
@@ -115,6 +118,17 @@ def _restore_names() -> list[str]:
             variables[name] = value
             restored.append(name)
     return restored
+
+
+def _make_room(names: list[str]) -> None:
+    """Gives variables of the code's that have the names of inputs to come the name NAME_old. The engine calls this."""
+    for name in names:
+        if name in variables:
+            new_name = f"{name}_old"
+            while new_name in variables:
+                new_name += "_old"
+            variables[new_name] = variables.pop(name)
+            _moved[name] = new_name
 
 
 def _begin_completion(
