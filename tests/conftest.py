@@ -13,6 +13,7 @@ _LONGEST_FIRST = (
     "sandbox_server/test_packages.py",
     "durability/test_cluster.py",
     "cli/test_complete_with_server.py",
+    "bench/test_bench.py",
     "durability/test_slow_storage.py",
     "sandbox_server/test_leaks.py",
     "sandbox_server/test_image.py",
