@@ -111,7 +111,7 @@ class KeptRepls:
         end = stored.next_number if before is None else before
         begun = [turn.completion_id for turn in stored.turns if turn.has_begun and turn.turn < end]
         kept = self._kept.get(stored.conversation_id)
-        if kept is not None and kept.repl.is_concluded and kept.repl.begun_ids == begun:
+        if kept is not None and kept.repl.is_concluded and kept.repl.turns.begun_ids == begun:
             return kept
         turns = [
             (turn.completion_id, turn.start, turn.end)
@@ -119,9 +119,9 @@ class KeptRepls:
         ]
         kept = self._kept.get(stored.conversation_id)
         if kept is not None and kept.idle.is_set():
-            known = kept.repl.begun_ids
+            known = kept.repl.turns.begun_ids
             if kept.repl.is_concluded and known == begun[: len(known)]:
-                kept.repl.learn(turns[len(known) :])
+                kept.repl.turns.learn(turns[len(known) :])
                 return kept
             self._drop(kept)
         first = next((turn for turn in stored.turns if turn.has_begun), stored.turns[0])
@@ -204,7 +204,7 @@ class KeptRepls:
         conversation.idle.set()
         if self._kept.get(conversation.conversation_id) is not conversation:
             self._free(conversation)
-        elif self._draining or not conversation.repl.begun_ids or not conversation.repl.is_concluded:
+        elif self._draining or not conversation.repl.turns.begun_ids or not conversation.repl.is_concluded:
             # A completion that did not end here, as one that is parked, goes on from what is recorded.
             self._drop(conversation)
         else:

@@ -94,7 +94,7 @@ class RequestValidator:
         violations = Violations()
         _check_query(request.query, violations)
         await self._contexts.load([part.context_id for part in request.contexts if part.context_id])
-        earlier_names = None if conversation is None else conversation.repl.part_names
+        earlier_names = None if conversation is None else conversation.repl.turns.part_names
         contexts = await check_contexts(
             request.contexts, self._contexts, self._settings.max_image_bytes, violations, earlier_names
         )

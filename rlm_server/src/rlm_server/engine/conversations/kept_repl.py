@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING
 
-from rlm_server.engine.conversations.turns import EarlierPart, Exchange, Past, Restoration, TurnEnd, TurnStart
+from rlm_server.engine.conversations.known_turns import NO_HISTORY, KnownTurns, told_answer, told_query
+from rlm_server.engine.conversations.turns import EarlierPart, Restoration, TurnEnd, TurnStart
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.messages.transcript import history_input
 from rlm_server.engine.ports.executors import Prelude, SandboxOpenError
@@ -19,14 +19,13 @@ from rlm_server.engine.ports.sessions import SandboxError, VariablesState
 from rlm_server.engine.repl.memory import memory_bytes
 from rlm_server.engine.repl.prelude import make_room_code
 from rlm_server.engine.text import clean
-from rlm_server.engine.truncation import cut_middle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from rlm_api.rlm.v1 import event_pb2
 
-    from rlm_server.engine.conversations.turns import Answering, EarlierTurns, TurnLog
+    from rlm_server.engine.conversations.turns import Answering, EarlierTurns, Past, TurnLog
     from rlm_server.engine.messages.transcript import Transcript
     from rlm_server.engine.ports.executors import Executor, SessionSpec
     from rlm_server.engine.ports.host_calls import HostCall
@@ -40,10 +39,6 @@ BEGIN_BOUNDS = CellBounds(wall_time_seconds=10.0)
 """Bounds of the code that makes the REPL ready for the next completion."""
 
 _ATTEMPTS = 3
-_REMEMBERED_EXCHANGES = 10
-_MAX_QUERY_CHARS = 1000
-_MAX_ANSWER_CHARS = 2000
-_NO_HISTORY = "[]"
 _NOT_HERE = "the conversation's latest sandbox was another server's, or was freed"
 
 
@@ -67,11 +62,7 @@ class KeptRepl:
         self._on_host_call: Answering | None = None
         self._preparing: asyncio.Task[Session] | None = None
         self._settling: asyncio.Task[None] | None = None
-        self._exchanges: collections.deque[Exchange] = collections.deque(maxlen=_REMEMBERED_EXCHANGES)
-        self._parts: list[EarlierPart] = []
-        self._context_names: list[str] = []
         self._moved: Mapping[str, str] = {}
-        self._history = _NO_HISTORY
         self._transcript: Transcript | None = None
         self._loss = ""
         self._restoration: Restoration | None = None
@@ -82,11 +73,11 @@ class KeptRepl:
         self._done_count = 0
         self.variables_lost = False
         """Whether variables are lost of which no completion has been told yet."""
-        self.begun_ids: list[str] = []
-        """The completions that have begun in it, first to last."""
         self.is_concluded = True
         """Whether each completion that has begun has come to its end here: if not, the REPL is somewhere within one."""
-        self.learn(turns)
+        self.turns = KnownTurns()
+        """The completions that have begun in it."""
+        self.turns.learn(turns)
 
     @property
     def name(self) -> str:
@@ -96,18 +87,6 @@ class KeptRepl:
     async def packages(self) -> Sequence[str]:
         """Returns what its sandboxes have; see `ports.Executor`."""
         return await self._executor.packages()
-
-    @property
-    def part_names(self) -> list[str]:
-        """The variables that its contexts are."""
-        return [part.name for part in self._parts]
-
-    def learn(self, turns: Sequence[tuple[str, TurnStart, TurnEnd]]) -> None:
-        """Takes note of further completions, which another server ran. None may have the session."""
-        for completion_id, start, end in turns:
-            self._add(completion_id, start)
-            self._exchanges[-1] = Exchange(start.query, end.answer, end.is_final)
-            self._history = end.history
 
     # --- the completion that has it
 
@@ -122,7 +101,7 @@ class KeptRepl:
         self._log = log
         self._was_opened = False
         self._moved = {}
-        self._earlier_count = len(self.begun_ids)
+        self._earlier_count = len(self.turns.begun_ids)
         self._transcript = None
 
     @contextlib.asynccontextmanager
@@ -152,21 +131,13 @@ class KeptRepl:
             parts: its context.
             spec: what it wants of the sandbox.
         """
-        past = Past(
-            len(self.begun_ids),
-            tuple(self._exchanges),
-            tuple(self._parts),
-            tuple(self._context_names),
-            self.variables_lost,
-            self.take_restoration(),
-            self._moved,
-        )
+        past = self.turns.past(self.take_restoration(), self._moved, variables_lost=self.variables_lost)
         self.variables_lost = False
         told = [EarlierPart(part.value.name, part.outline.type_name, part.outline.size) for part in parts]
-        if self.begun_ids:
+        if self.turns.begun_ids:
             spec = dataclasses.replace(spec, prelude=Prelude(""))  # that of the first one holds
-        start = TurnStart(cut_middle(query, _MAX_QUERY_CHARS), told, spec)
-        self._add(self._completion_id, start)
+        start = TurnStart(told_query(query), told, spec)
+        self.turns.begin(self._completion_id, start)
         self.is_concluded = False
         await self._turn.start(start)
         return past
@@ -179,13 +150,13 @@ class KeptRepl:
         """Takes note of what the completion that has the session came to."""
         if self.is_concluded:
             return  # it ended before it had begun
-        self._history = _NO_HISTORY if self._transcript is None else self._transcript.history_json()
+        history = NO_HISTORY if self._transcript is None else self._transcript.history_json()
         self._transcript = None
-        end = TurnEnd(cut_middle(answer, _MAX_ANSWER_CHARS), is_final, self._history)
-        self._exchanges[-1] = Exchange(self._exchanges[-1].query, end.answer, is_final)
+        end = TurnEnd(told_answer(answer), is_final, history)
+        self.turns.end(end)
         await self._turn.end(end)
         if self._was_opened:  # or else all that it did came from the record, and nothing of it has run here
-            self._done_count = len(self.begun_ids)
+            self._done_count = len(self.turns.begun_ids)
         self.is_concluded = True
 
     def take_restoration(self) -> Restoration | None:
@@ -208,7 +179,7 @@ class KeptRepl:
             await self._until_settled()
             if not self.is_concluded:
                 raise SandboxError("a completion has begun in the conversation meanwhile")
-            session = await self._up_to_date(turns, len(self.begun_ids))
+            session = await self._up_to_date(turns, len(self.turns.begun_ids))
             return await session.variables()
 
     async def close(self) -> None:
@@ -233,13 +204,6 @@ class KeptRepl:
             return None
         return session
 
-    def _add(self, completion_id: str, start: TurnStart) -> None:
-        if not self.begun_ids:
-            self._context_names = [one.name for one in start.spec.inputs]
-        self.begun_ids.append(completion_id)
-        self._exchanges.append(Exchange(start.query))
-        self._parts += start.parts
-
     async def _prepare(self, spec: SessionSpec) -> Session:
         async with self._lock:
             await self._until_settled()
@@ -248,7 +212,7 @@ class KeptRepl:
             self._was_opened = True
             if not self._earlier_count:
                 return await self._open(spec)
-            inputs = [*spec.inputs, history_input(self._earlier_count - 1, self._history)]
+            inputs = [*spec.inputs, history_input(self._earlier_count - 1, self.turns.history)]
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     session = await self._up_to_date(self._turn, self._earlier_count, inputs)
