@@ -1,4 +1,4 @@
-"""The completions that run on this server: how they run, and end."""
+"""The completions that run on this server: which they are, how they begin, and what stops them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.completion import Completion
 from rlm_server.engine.events import EventStream
 from rlm_server.engine.ports.executors import SandboxOpenError
 from rlm_server.engine.repl.client_tools import ClientTools
-from rlm_server.journal.executor import JournaledExecutor
-from rlm_server.journal.models import JournaledModels
 from rlm_server.journal.recorder import Recorder
 from rlm_server.journal.store import StorageUnavailableError
-from rlm_server.journal.tools import JournaledTools
 from rlm_server.journal.turns import TurnRecorder
 from rlm_server.service.feeds import Feeds
 from rlm_server.service.interrupted import end_what_is_open
-from rlm_server.service.persistence import all_of, with_patience
 from rlm_server.service.presence import ClientPresence
 from rlm_server.service.run import Run
+from rlm_server.service.runner import Runner
 from rlm_server.service.tool_results import bring_results
 
 if TYPE_CHECKING:
@@ -65,12 +61,10 @@ class RunningCompletions:
         executor: Executor,
         clock: Clock,
     ) -> None:
-        self._settings = settings
         self._journal = journal
         self._conversations = conversations
-        self._models = models
-        self._executor = executor
         self._clock = clock
+        self._runner = Runner(settings, journal=journal, models=models, executor=executor, clock=clock)
         self._runs: dict[str, Run] = {}
         self.served: collections.Counter[str] = collections.Counter()
         """How many streams this server has on which clients serve tools, by completion."""
@@ -217,7 +211,7 @@ class RunningCompletions:
         error: Exception | None = None
         has_ended = False
         try:
-            has_ended = await self._run_to_end(run, checked)
+            has_ended = await self._runner.run_to_end(run, checked)
         except SandboxOpenError as caught:
             has_ended = True
             if run.recorder.is_repetition:
@@ -231,7 +225,7 @@ class RunningCompletions:
             _log.info("completion %s stops here, unfinished", completion_id)
         except Exception as caught:  # noqa: BLE001 - readers are owed an end
             _log.exception("completion %s failed", completion_id)
-            error, has_ended = await self._fail(run, caught), True
+            error, has_ended = await self._runner.fail(run, caught), True
         finally:
             run.events.close()
             run.resources.close()
@@ -240,59 +234,6 @@ class RunningCompletions:
             if has_ended:
                 run.feed.end(error)
             self.feeds.close_local(run.feed)
-
-    async def _fail(self, run: Run, error: Exception) -> Exception | None:
-        """Ends a completion whose run failed, lest the next server fails likewise; returns what its readers get."""
-        try:
-            await run.events.flush()
-            stored = await self._journal.get(run.stored.completion_id)
-            if stored is not None and not stored.state.has_ended:
-                message = f"the run failed: {type(error).__name__}: {error}"
-                reason = event_pb2.FINISH_REASON_INTERNAL_ERROR
-                await end_what_is_open(self._journal, stored, run.recorder, reason, message)
-        except StorageUnavailableError:
-            return error
-        return None
-
-    async def _run_to_end(self, run: Run, checked: CheckedRequest) -> bool:
-        """Runs a completion; returns whether it has ended or is parked, or else goes on elsewhere."""
-        recorder = run.recorder
-        if run.cause:
-            await with_patience(recorder.load)
-            await recorder.tell("0", event_pb2.Resumed(cause=run.cause))
-            _log.info("completion %s goes on here: %s", run.stored.completion_id, run.cause)
-        completion = Completion(
-            checked.spec,
-            events=run.events,
-            models=JournaledModels(self._models, recorder, run.park),
-            executor=JournaledExecutor(
-                self._executor,
-                recorder,
-                patience_seconds=self._settings.sandbox_patience_seconds,
-                park=run.park,
-                repl=run.repl,
-            ),
-            clock=self._clock,
-            client_tools=JournaledTools(run.client_tools, recorder),
-            elapsed_seconds=recorder.seconds_before,
-            repl=run.repl,
-        )
-        running = asyncio.create_task(completion.run(lambda: run.cancel_cause))
-        run.has_begun = True
-        try:
-            if run.cancel_cause:
-                running.cancel()
-            finished = await all_of(running)
-        except asyncio.CancelledError:
-            if not run.parked_reason:
-                raise
-            await run.events.flush()
-            await recorder.end(event_pb2.Parked(reason=run.parked_reason))
-            return True
-        await recorder.end(await run.events.last(finished))
-        if checked.stored:
-            await self._journal.release_contexts(run.stored.completion_id)
-        return True
 
     def _lose(self, completion_id: str, epoch: int) -> None:
         """Stops a run whose completion another server has taken over."""
