@@ -19,11 +19,12 @@ from sandbox_server.blobs import BlobCacheFullError, DigestMismatchError
 from sandbox_server.memory_guard import MemoryGuard
 from sandbox_server.model import Restoration
 from sandbox_server.opening import SandboxOpenError
+from sandbox_server.service.field_checks import check_sha256
 from sandbox_server.service.identity import client_of
 from sandbox_server.service.live_session import LiveSession, open_error
 from sandbox_server.service.messages import to_duration, to_limits, to_result
 from sandbox_server.service.refusals import blob_cache_full, draining, refusals
-from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader, check_sha256
+from sandbox_server.service.validation import MAX_CHUNK_BYTES, RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

@@ -12,15 +12,11 @@ from rlm_common.errors import ServiceError, Violations, invalid_field
 
 from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
 from sandbox_server.sandbox_files import NoFileError
+from sandbox_server.service.field_checks import check_code, check_path, read_query
 from sandbox_server.service.messages import to_limits, to_result, to_usage
 from sandbox_server.service.outbox import Outbox
 from sandbox_server.service.refusals import short_of_memory
-from sandbox_server.service.validation import (
-    MAX_CELL_ID_CHARS,
-    check_code,
-    check_path,
-    read_query,
-)
+from sandbox_server.service.validation import MAX_CELL_ID_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

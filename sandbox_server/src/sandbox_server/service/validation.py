@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import keyword
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,35 +14,35 @@ from sandbox_server.model import (
     STANDARD_IMAGE,
     FileInput,
     FileSource,
-    HostFunction,
     Input,
     Limits,
     SandboxSpec,
     ValueFormat,
     VariableQuery,
 )
-from sandbox_server.wasm.scratch import MAX_NAME_BYTES
+from sandbox_server.service.field_checks import (
+    MAX_CODE_BYTES,
+    MAX_FILES,
+    MAX_NAME_CHARS,
+    check_code,
+    check_name,
+    check_output_files,
+    check_path,
+    check_sha256,
+    read_query,
+)
+from sandbox_server.service.host_functions import read_functions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sandbox_server.blobs import Blob, BlobCache
 
-MAX_CODE_BYTES = MIB
 MAX_INPUTS = 100
-MAX_HOST_FUNCTIONS = 100
-MAX_JSON_VALUES = 100
-MAX_PREVIEW_CHARS = 10_000
 MAX_CELL_ID_CHARS = 100
-MAX_FILES = 100
 MAX_RUN_OUTPUT_BYTES = 4 * MIB
-MAX_PATH_CHARS = 1000
-MAX_NAME_CHARS = 100
-MAX_SCHEMA_BYTES = 64 * 1024
 MIN_MEMORY_BYTES = 64 * MIB
 MAX_CHUNK_BYTES = MIB
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _FORMATS = {
     pb.VALUE_FORMAT_UNSPECIFIED: ValueFormat.TEXT,
@@ -82,7 +79,7 @@ class RequestReader:
         limits = self.read_limits(request.limits, "limits", self._default_limits, violations)
         inputs, blobs = self.read_inputs(request.inputs, "inputs", violations)
         files, file_blobs = self.read_files(request.files, "files", violations)
-        _check_output_files(request.output_files, violations)
+        check_output_files(request.output_files, violations)
         query = read_query(request.variables, "variables", violations)
         limits = replace(limits, output_bytes=min(limits.output_bytes, MAX_RUN_OUTPUT_BYTES))
         spec = SandboxSpec(limits=limits, inputs=inputs, files=files)
@@ -100,7 +97,7 @@ class RequestReader:
         limits = self.read_limits(request.limits, "open.limits", self._default_limits, violations)
         inputs, blobs = self.read_inputs(request.inputs, "open.inputs", violations)
         files, file_blobs = self.read_files(request.files, "open.files", violations)
-        functions = _read_functions(request.host_functions, violations)
+        functions = read_functions(request.host_functions, violations)
         source = request.prelude.source
         violations.check(
             len(source.encode()) <= MAX_CODE_BYTES, "open.prelude.source", f"must be at most {MAX_CODE_BYTES} bytes"
@@ -158,7 +155,7 @@ class RequestReader:
             if index == MAX_INPUTS:
                 violations.add(path, f"must have at most {MAX_INPUTS} elements")
                 break
-            _check_name(one.name, f"{here}.name", violations, private_prefix="__")
+            check_name(one.name, f"{here}.name", violations, private_prefix="__")
             violations.check(one.name not in names, f"{here}.name", "is given twice; names must be unique")
             names.add(one.name)
             kind = one.WhichOneof("value")
@@ -245,106 +242,6 @@ class RequestReader:
                 metadata={"image": name[:MAX_NAME_CHARS], "available": available},
             )
         return name or STANDARD_IMAGE
-
-
-def check_code(code: str, path: str, violations: Violations) -> None:
-    """Checks source code."""
-    if violations.check(bool(code.strip()), path, "must not be empty; send Python source"):
-        violations.check(
-            len(code.encode()) <= MAX_CODE_BYTES, path, f"must be at most {MAX_CODE_BYTES} bytes; pass data as an input"
-        )
-
-
-def check_path(path: str, field: str, violations: Violations) -> None:
-    """Checks the path of a file in the scratch directory."""
-    if violations.check(0 < len(path) <= MAX_PATH_CHARS, field, f"must have from 1 to {MAX_PATH_CHARS} characters"):
-        names = path.split("/")
-        is_plain = not {"", ".", ".."}.intersection(names) and "\0" not in path
-        violations.check(
-            is_plain, field, "must be names between slashes, as `data/a.csv`, relative to the scratch directory"
-        )
-        fits = all(len(name.encode()) <= MAX_NAME_BYTES for name in names)
-        violations.check(fits, field, f"must have no name of more than {MAX_NAME_BYTES} bytes")
-
-
-def check_sha256(sha256: str, path: str, violations: Violations) -> bool:
-    """Checks a digest."""
-    return violations.check(
-        _SHA256.fullmatch(sha256) is not None, path, "must be a SHA-256 digest of 64 lower-case hexadecimal digits"
-    )
-
-
-def read_query(query: pb.VariableQuery, path: str, violations: Violations) -> VariableQuery:
-    """Reads what a result is to tell of the variables."""
-    violations.check(
-        len(query.json_values) <= MAX_JSON_VALUES,
-        f"{path}.json_values",
-        f"must have at most {MAX_JSON_VALUES} elements",
-    )
-    for index, name in enumerate(query.json_values):
-        violations.check(name.isidentifier(), f"{path}.json_values[{index}]", "must be a Python identifier")
-    violations.check(
-        0 <= query.preview_chars <= MAX_PREVIEW_CHARS,
-        f"{path}.preview_chars",
-        f"must be from 0 (the default) to {MAX_PREVIEW_CHARS}",
-    )
-    return VariableQuery(query.include_all, tuple(query.json_values), query.preview_chars or 100, query.include_inputs)
-
-
-def _check_output_files(paths: Sequence[str], violations: Violations) -> None:
-    violations.check(len(paths) <= MAX_FILES, "output_files", f"must have at most {MAX_FILES} elements")
-    for index, path in enumerate(paths[:MAX_FILES]):
-        check_path(path, f"output_files[{index}]", violations)
-
-
-def _check_name(name: str, path: str, violations: Violations, *, private_prefix: str) -> None:
-    valid = name.isidentifier() and not keyword.iskeyword(name) and len(name) <= MAX_NAME_CHARS
-    remedy = f"choose an identifier of at most {MAX_NAME_CHARS} characters that is no keyword"
-    if violations.check(valid, path, f"{name[:50]!r} is not a name that a variable can have; {remedy}"):
-        violations.check(
-            not name.startswith(private_prefix), path, f"must not begin with {private_prefix!r}; choose another name"
-        )
-
-
-def _read_functions(functions: Iterable[pb.HostFunction], violations: Violations) -> tuple[HostFunction, ...]:
-    read: list[HostFunction] = []
-    for index, function in enumerate(functions):
-        here = f"open.host_functions[{index}]"
-        if index == MAX_HOST_FUNCTIONS:
-            violations.add("open.host_functions", f"must have at most {MAX_HOST_FUNCTIONS} elements")
-            break
-        _check_name(function.name, f"{here}.name", violations, private_prefix="_")
-        duplicate = any(function.name == other.name for other in read)
-        violations.check(not duplicate, f"{here}.name", "is given twice; names must be unique")
-        _check_schema(function.parameters_schema, f"{here}.parameters_schema", violations)
-        read.append(HostFunction(function.name, function.doc, function.parameters_schema))
-    return tuple(read)
-
-
-def _check_schema(text: str, path: str, violations: Violations) -> None:
-    """Checks what the sandbox, which reads the schema itself, cannot be asked: its outer shape."""
-    if not text:
-        return
-    if not violations.check(
-        len(text.encode()) <= MAX_SCHEMA_BYTES, path, f"must be at most {MAX_SCHEMA_BYTES} bytes; simplify it"
-    ):
-        return
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        violations.add(path, f"is not JSON: {error}")
-        return
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        violations.add(path, 'must be the JSON Schema of an object: {"type": "object", "properties": ...}')
-        return
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict) or not all(isinstance(one, dict) for one in properties.values()):
-        violations.add(path, "must have an object of schemas as `properties`")
-        return
-    for name in properties:
-        if not name.isidentifier() or keyword.iskeyword(name):
-            violations.add(path, f"has the property {name[:50]!r}, which is not a name that a parameter can have")
-            return
 
 
 def _with_seed(
