@@ -7,25 +7,23 @@ thread meanwhile.
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sandbox_server import opening
+from sandbox_server.cell_report import CellReport
 from sandbox_server.events import CellEvents, SandboxListener, error_answer
 from sandbox_server.fuel_watch import FuelWatch
-from sandbox_server.guest_answers import CellAnswer, GuestFailedError, read_cell
+from sandbox_server.guest_answers import GuestFailedError, read_cell
+from sandbox_server.meter import Meter
 from sandbox_server.model import (
     MIB,
     CellResult,
-    ExecutionError,
     FileContent,
     FileInput,
     Limits,
-    Outcome,
     SandboxSpec,
     Usage,
-    Variable,
     VariableQuery,
 )
 from sandbox_server.opening import SandboxOpenError, ShortOfMemoryError
@@ -42,14 +40,6 @@ if TYPE_CHECKING:
     from sandbox_server.wasm.engine import GuestEngine
     from sandbox_server.wasm.watchdog import Watchdog
 
-_KILLED = {
-    End.DEADLINE: Outcome.DEADLINE,
-    End.CANCELLED: Outcome.CANCELLED,
-    End.OUT_OF_FUEL: Outcome.OUT_OF_FUEL,
-    End.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
-    End.EXITED: Outcome.EXITED,
-    End.TRAP: Outcome.TRAP,
-}
 _NEARLY_ALL = 0.7
 """The part of its memory that a guest has used which aborts for want of more: it asks for much at once."""
 
@@ -183,7 +173,7 @@ class Sandbox:
         return self._files.read_all(paths) if self.is_alive else []
 
     def _within_limits(self, failure: str, field: str, work: Callable[[], None]) -> Usage:
-        meter = _Meter()
+        meter = Meter()
         alarm = self._workshop.watchdog.set_alarm(self._limits.wall_time_seconds, self._on_deadline(self._limits))
         try:
             work()
@@ -217,7 +207,7 @@ class Sandbox:
         """
         limits = limits or self._limits
         variables = variables or VariableQuery()
-        meter = _Meter()
+        report = CellReport(self._guest, self._events, self._files, limits)
         self._events.start_cell(limits.output_bytes)
         self._files.start_cell()
         self._guest.set_fuel(limits.fuel)
@@ -233,18 +223,15 @@ class Sandbox:
             }
             answer = read_cell(opening.ask(self._guest, do="run", output_bytes=limits.output_bytes, variables=query))
         except GuestEndedError as error:
-            return self._killed(error, limits, meter)
+            return report.killed(error)
         except GuestFailedError as error:
-            # The guest's own harness failed, as when memory ran out where nothing catches that.
-            outcome = Outcome.OUT_OF_MEMORY if "MemoryError" in str(error) else Outcome.TRAP
-            self._guest.end(End.TRAP, str(error))
-            described = ExecutionError(outcome.name, str(error))
-            return self._result(outcome, limits, meter, completed=False, error=described)
+            self._guest.end(End.TRAP, str(error))  # what its harness has left undone is not known
+            return report.failed(error)
         finally:
             alarm.cancel()
             fuel_watch.cancel()
             self._events.end_cell()
-        return self._finished(answer, limits, meter)
+        return report.finished(answer)
 
     def answer(self, call_id: int, value_json: str) -> None:
         """Answers a host call with a value."""
@@ -301,75 +288,3 @@ class Sandbox:
             self._end_guest(End.DEADLINE, message + waits)
 
         return end
-
-    def _killed(self, error: GuestEndedError, limits: Limits, meter: _Meter) -> CellResult:
-        outcome = _KILLED[error.end]
-        message = error.message
-        exit_code = None
-        if outcome is Outcome.OUT_OF_FUEL:
-            message = f"it used all of its fuel, {limits.fuel} units"
-        elif outcome is Outcome.EXITED:
-            exit_code = self._guest.exit_code
-        described = ExecutionError(outcome.name, message)
-        return self._result(outcome, limits, meter, completed=False, error=described, exit_code=exit_code)
-
-    def _finished(self, answer: CellAnswer, limits: Limits, meter: _Meter) -> CellResult:
-        outcome = Outcome[answer.outcome]
-        error = None
-        if answer.error is not None:
-            error = ExecutionError(answer.error.type, answer.error.message, answer.error.traceback)
-        if outcome is Outcome.OK and self._events.dropped_bytes:
-            # What was written past `sys.stdout` does not stop the cell; it is cut all the same.
-            outcome = Outcome.OUTPUT_LIMIT
-            error = ExecutionError(outcome.name, "the cell wrote more than its output limit")
-        files, files_omitted_count = self._files.changed()
-        return self._result(
-            outcome,
-            limits,
-            meter,
-            dropped_bytes=answer.output_dropped_bytes,
-            error=error,
-            exit_code=answer.exit_code,
-            value_repr=answer.value_repr,
-            variables=[
-                Variable(one.name, one.type, one.size, one.preview, one.preview_truncated, one.json, one.json_error)
-                for one in answer.variables
-            ],
-            variables_omitted_count=answer.variables_omitted_count,
-            after_cell_json=answer.after_cell_json,
-            after_cell_error=answer.after_cell_error,
-            files=files,
-            files_omitted_count=files_omitted_count,
-        )
-
-    def _result(
-        self, outcome: Outcome, limits: Limits, meter: _Meter, *, dropped_bytes: int = 0, **members: Any
-    ) -> CellResult:
-        usage = meter.usage(limits.fuel - self._guest.fuel, self._guest.memory_bytes())
-        usage = Usage(
-            fuel=usage.fuel,
-            memory_bytes=usage.memory_bytes,
-            wall_time_seconds=usage.wall_time_seconds,
-            cpu_time_seconds=usage.cpu_time_seconds,
-            output_bytes=self._events.output_bytes,
-            output_dropped_bytes=dropped_bytes + self._events.dropped_bytes,
-            host_call_count=self._events.call_count,
-            scratch_bytes=self._files.scratch.used_bytes if self.is_alive else 0,
-        )
-        return CellResult(outcome=outcome, usage=usage, **members)
-
-
-class _Meter:
-    """Measures time from its making on. Processor time is that of the thread."""
-
-    def __init__(self) -> None:
-        self._wall = time.monotonic()
-        self._cpu = time.thread_time()
-
-    def usage(self, fuel: int, memory_bytes: int) -> Usage:
-        return Usage(
-            fuel=fuel,
-            memory_bytes=memory_bytes,
-            wall_time_seconds=time.monotonic() - self._wall,
-            cpu_time_seconds=time.thread_time() - self._cpu,
-        )
