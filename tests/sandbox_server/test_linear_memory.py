@@ -12,7 +12,7 @@ from sandbox_server.model import Limits, Outcome, SandboxSpec, VariableQuery
 from sandbox_server.session import SandboxFactory, Session
 from sandbox_server.wasm import open_image, pages
 from sandbox_server.wasm.engine import make_config
-from sandbox_server.wasm.linear_memory import LinearMemories
+from sandbox_server.wasm.memory_creator import LinearMemories
 from sandbox_server.wasm.memory_image import PAGE_BYTES, MemoryImage, encode
 from sandbox_server.wasm.watchdog import Watchdog
 from wasmtime import Engine, Func, Instance, Module, Store, Trap, WasmtimeError

@@ -10,7 +10,7 @@ import pytest
 from sandbox_server.image.linking.wasm_format import UnsupportedFormatError
 from sandbox_server.image.metering import MOST_UNITS, add_metering
 from sandbox_server.wasm.engine import make_config
-from sandbox_server.wasm.linear_memory import LinearMemories
+from sandbox_server.wasm.memory_creator import LinearMemories
 from sandbox_server.wasm.memory_image import MemoryImage, encode
 from wasmtime import Engine, Func, Instance, Module, Store, Trap, wat2wasm
 

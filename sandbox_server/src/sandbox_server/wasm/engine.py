@@ -9,7 +9,7 @@ from wasmtime import Config, Engine
 from wasmtime import _ffi as ffi
 from wasmtime.component import Component, Linker
 
-from sandbox_server.wasm.linear_memory import LinearMemories
+from sandbox_server.wasm.memory_creator import LinearMemories
 from sandbox_server.wasm.memory_image import MemoryImage, path_for
 from sandbox_server.wasm.wasi import define_imports
 
