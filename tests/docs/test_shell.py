@@ -109,7 +109,7 @@ def test_the_other_questions_about_the_readme_are_answered(
         command = command.replace("rlm complete", "rlm complete --server localhost:50051", 1)
     done = run(at_real_addresses(command), tmp_path)
     assert done.returncode == 0, done.stderr
-    written = [file.read_text() for file in tmp_path.iterdir() if file.name != "README.md"]
+    written = [file.read_text() for file in tmp_path.iterdir() if file.is_file() and file.name != "README.md"]
     shown = done.stdout + "".join(written)
     assert any(answer in shown for answer in ("Lines that count:", "0 result 1.1 | OK", '{"count": '))
 
