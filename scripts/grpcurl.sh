@@ -29,7 +29,9 @@ if [[ -z $program ]]; then
     mkdir -p "$tools"
     scratch=$(mktemp -d "$tools/.build-XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
-    GOBIN=$scratch "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version"
+    # Neither C nor optimisation, of which it has no need, makes that a third shorter.
+    CGO_ENABLED=0 GOBIN=$scratch "$go" install -gcflags="all=-N -l" -ldflags="-s -w" \
+      "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version"
     mkdir -p "$(dirname "$program")"
     mv "$scratch/grpcurl" "$program"
     rm -rf "$scratch"
