@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.ports.sessions import CellResult
+from rlm_server.journal.appends import Append
 from rlm_server.journal.blobs import DirectoryBlobs
 from rlm_server.journal.database import Database, sqlite_url
 from rlm_server.journal.records import CellRecord
 from rlm_server.journal.store import Journal, NewCompletion, Payload
-from rlm_server.journal.writer import Append
 from rlm_server.service.feeds import Feeds
 
 from bench.measure import Series

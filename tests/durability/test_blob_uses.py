@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from rlm_server.context_uploads import ContextKind
 from rlm_server.contexts import ContextStore
 from rlm_server.journal import payloads
+from rlm_server.journal.appends import Append
 from rlm_server.journal.blobs import BlobMissingError, BlobStore, DirectoryBlobs
 from rlm_server.journal.completion_rows import ContextGoneError
 from rlm_server.journal.database import Database
 from rlm_server.journal.store import Journal, NewCompletion
-from rlm_server.journal.writer import Append
 
 from tests.durability.test_blobs import grow_old
 

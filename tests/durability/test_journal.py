@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rlm_server.journal.appends import Append
 from rlm_server.journal.blobs import DirectoryBlobs
 from rlm_server.journal.database import Database, DatabaseUrlError, sqlite_url
 from rlm_server.journal.schema import SchemaVersionError
 from rlm_server.journal.states import State
 from rlm_server.journal.store import FencedError, Journal, NewCompletion, Payload, StorageUnavailableError
 from rlm_server.journal.tool_result_rows import find_tool_results, put_tool_result
-from rlm_server.journal.writer import Append
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

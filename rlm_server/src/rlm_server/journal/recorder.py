@@ -15,6 +15,7 @@ from rlm_server.engine.events import make_event
 from rlm_server.engine.reproducible import event_time
 from rlm_server.engine.run import ROOT_NODE_ID
 from rlm_server.journal.appends import Append, Payload
+from rlm_server.journal.commits import FencedError
 from rlm_server.journal.recorded_events import (
     DELTA_KINDS,
     STRUCTURAL_KIND_NUMBERS,
@@ -22,7 +23,7 @@ from rlm_server.journal.recorded_events import (
     kind_number,
 )
 from rlm_server.journal.states import State, state_of
-from rlm_server.journal.writer import FencedError, StorageUnavailableError, end_future
+from rlm_server.journal.writer import StorageUnavailableError, end_future
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

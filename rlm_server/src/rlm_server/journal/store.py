@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 from rlm_server.journal import completion_rows, event_rows, retention_rows
 from rlm_server.journal.access import DEFAULT_PATIENCE_SECONDS, Access
 from rlm_server.journal.appends import Payload
+from rlm_server.journal.commits import FencedError
 from rlm_server.journal.completion_rows import NewCompletion, StoredCompletion
 from rlm_server.journal.lease_rows import Leases, release
 from rlm_server.journal.pairing import pair
 from rlm_server.journal.payloads import Payloads
 from rlm_server.journal.schema import completions, migrate
-from rlm_server.journal.writer import FencedError, StorageUnavailableError
+from rlm_server.journal.writer import StorageUnavailableError
 
 if TYPE_CHECKING:
     import asyncio

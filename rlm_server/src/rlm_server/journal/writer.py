@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import itertools
 import logging
 import queue
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from rlm_server.journal.appends import Append, write
+from rlm_server.journal.commits import Job, do_all, may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rlm_server.journal.appends import Append
+    from rlm_server.journal.commits import Outcome
     from rlm_server.journal.database import Database
 
 _log = logging.getLogger(__name__)
@@ -34,32 +34,8 @@ _FIRST_RETRY_SECONDS = 0.05
 _GREATEST_RETRY_SECONDS = 2.0
 
 
-class FencedError(Exception):
-    """Another server runs the completion now; nothing was written."""
-
-
 class StorageUnavailableError(Exception):
     """The journal cannot be written at present; the message says why."""
-
-
-@dataclass
-class _Job:
-    """Something to write.
-
-    Args:
-        work: what is added to a journal, or a function.
-        on_done: is told the result or the error, on the event loop.
-        is_alone: it must have a transaction of its own.
-        given_up: nobody wants it any more.
-    """
-
-    work: Append | Callable[[sa.Connection], Any]
-    on_done: Callable[[Any, BaseException | None], None]
-    is_alone: bool = False
-    given_up: bool = False
-
-
-_Outcome = tuple[_Job, Any, BaseException | None]
 
 
 class Writer:
@@ -77,14 +53,14 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked: list[_Job] = []
+        self._asked: list[Job] = []
         self._is_handed_over_soon = False
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._trouble = ""
         # Of the thread; None is its end.
-        self._handed_over: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._jobs: collections.deque[_Job] = collections.deque()
+        self._handed_over: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._jobs: collections.deque[Job] = collections.deque()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
@@ -101,12 +77,12 @@ class Writer:
             on_done: is called on the event loop, in the order of the calls: with None once it is committed, with
                 `FencedError` if the completion is not this server's any more.
         """
-        self._ask(_Job(append, lambda _, error: on_done(error)), is_urgent=append.is_urgent)
+        self._ask(Job(append, lambda _, error: on_done(error)), is_urgent=append.is_urgent)
 
     def append(self, append: Append) -> asyncio.Future[None]:
         """Does what `add` does; the future ends once it is committed, or with `FencedError`."""
         done = asyncio.get_running_loop().create_future()
-        self._ask(_Job(append, lambda result, error: end_future(done, result, error)), is_urgent=append.is_urgent)
+        self._ask(Job(append, lambda result, error: end_future(done, result, error)), is_urgent=append.is_urgent)
         return done
 
     async def execute(
@@ -128,7 +104,7 @@ class Writer:
             StorageUnavailableError: the time is up.
         """
         done: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
-        job = _Job(work, lambda result, error: end_future(done, result, error), is_alone)
+        job = Job(work, lambda result, error: end_future(done, result, error), is_alone)
         self._ask(job, is_urgent=True)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -140,7 +116,7 @@ class Writer:
 
     def execute_later(self, work: Callable[[sa.Connection], object]) -> None:
         """Runs a function in a transaction of its own, after all that was asked before. Nobody waits for it."""
-        self._ask(_Job(work, _note_failure, is_alone=True), is_urgent=True)
+        self._ask(Job(work, _note_failure, is_alone=True), is_urgent=True)
 
     async def close(self, timeout_seconds: float = 10.0) -> None:
         """Writes what was asked before and ends the thread.
@@ -153,7 +129,7 @@ class Writer:
         self._handed_over.put(None)
         await asyncio.to_thread(self._thread.join, timeout_seconds)
 
-    def _ask(self, job: _Job, *, is_urgent: bool) -> None:
+    def _ask(self, job: Job, *, is_urgent: bool) -> None:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # which asks the system who asks, so not each time
         loop = self._loop
@@ -188,7 +164,7 @@ class Writer:
                 _log.exception("the journal's writer failed")
                 self._finish([(job, None, error) for job in batch])
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Waits for work. Returns what goes into the next transaction; nothing at the end."""
         while not self._jobs or not self._handed_over.empty():
             handed_over = self._handed_over.get()
@@ -196,20 +172,21 @@ class Writer:
                 self._handed_over.put(None)  # for the next time
                 break
             self._jobs += handed_over
-        batch: list[_Job] = []
+        batch: list[Job] = []
         while self._jobs and len(batch) < _MAX_BATCH:
             if self._jobs[0].is_alone:
                 return batch or [self._jobs.popleft()]
             batch.append(self._jobs.popleft())
         return batch
 
-    def _write(self, batch: list[_Job]) -> None:
+    def _write(self, batch: list[Job]) -> None:
         delay_seconds = _FIRST_RETRY_SECONDS
         while batch := [job for job in batch if not job.given_up]:
             try:
-                outcomes = self._commit(batch)
+                with self._database.writing.begin() as connection:
+                    outcomes = do_all(connection, batch)
             except sa.exc.DBAPIError as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     raise
                 self._note(str(error.orig).strip().splitlines()[0])
                 if self._stopping:
@@ -222,15 +199,6 @@ class Writer:
                 self._finish(outcomes)
                 return
 
-    def _commit(self, batch: Sequence[_Job]) -> list[_Outcome]:
-        """Does it all in one transaction; returns what has come of it."""
-        outcomes: list[_Outcome] = []
-        with self._database.writing.begin() as connection:
-            for are_appends, jobs in itertools.groupby(batch, lambda job: isinstance(job.work, Append)):
-                do = _append if are_appends else _call_all
-                outcomes += do(connection, list(jobs))
-        return outcomes
-
     def _note(self, trouble: str) -> None:
         if trouble and not self._trouble:
             _log.error("the journal cannot be written, and is tried again until it can: %s", trouble)
@@ -238,41 +206,14 @@ class Writer:
             _log.info("the journal can be written again")
         self._trouble = trouble
 
-    def _finish(self, outcomes: Sequence[_Outcome]) -> None:
+    def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Tells what has come of jobs, on the event loop: of all that were in a commit in one call."""
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(_tell, outcomes)
 
 
-def _append(connection: sa.Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
-    appends = [job.work for job in jobs if isinstance(job.work, Append)]
-    fenced = write(connection, appends)
-    return [
-        (job, None, FencedError(append.completion_id) if append.owner in fenced else None)
-        for job, append in zip(jobs, appends, strict=True)
-    ]
-
-
-def _call_all(connection: sa.Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
-    """Calls functions, so that nothing of those is left that fail."""
-    try:
-        with connection.begin_nested():
-            return [(job, _call(connection, job), None) for job in jobs]
-    except Exception as error:
-        if isinstance(error, sa.exc.DBAPIError) and _may_pass(error):
-            raise
-        if len(jobs) == 1:
-            return [(jobs[0], None, error)]
-    return [outcome for job in jobs for outcome in _call_all(connection, [job])]
-
-
-def _call(connection: sa.Connection, job: _Job) -> object:
-    work: Any = job.work
-    return work(connection)
-
-
-def _tell(outcomes: Sequence[_Outcome]) -> None:
+def _tell(outcomes: Sequence[Outcome]) -> None:
     for job, result, error in outcomes:
         try:
             job.on_done(result, error)
@@ -294,10 +235,3 @@ def end_future(done: asyncio.Future[Any], result: object, error: BaseException |
     else:
         done.set_exception(error)
         done.exception()  # whoever is told elsewhere need not ask here
-
-
-def _may_pass(error: sa.exc.DBAPIError) -> bool:
-    """Tells whether it is the database's trouble, which may pass, and not a mistake in what it was asked."""
-    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.InternalError) or bool(
-        error.connection_invalidated
-    )
