@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(300)  # building an image takes a minute on a busy machine, and may take two
+
 GREETING = {
     # networkx, for one, imports bz2, which WASI does not have.
     "greeting/__init__.py": "import bz2, lzma\nimport helper\nfrom greeting.words import hello\n",
@@ -51,7 +53,7 @@ def build(cache: Path, wheels: Path, *arguments: str) -> subprocess.CompletedPro
         "PIP_CONFIG_FILE": os.devnull,
     }
     command = [sys.executable, "-m", "sandbox_server", "image", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=280)
 
 
 @pytest.fixture(scope="module")
