@@ -14,7 +14,6 @@ _LONGEST_FIRST = (
     "durability/test_cluster.py",
     "cli/test_complete_with_server.py",
     "bench/test_bench.py",
-    "durability/test_slow_storage.py",
     "sandbox_server/test_leaks.py",
     "sandbox_server/test_image.py",
     "cli/test_chat.py",
