@@ -563,11 +563,11 @@ async def test_a_sandbox_that_is_lost_within_a_later_completion_is_made_of_all_b
     kept = await begin(watched, "```repl\nx = [llm_query('1')]\n```", "one", "FINAL(done)")
     await go_on(watched, kept, "```repl\nx.append(2)\n```", "FINAL(done)")
     first = "```repl\nx.append(3)\n```"
-    sandbox.break_once_on_code = "# break once"
+    sandbox.cut_on_code, sandbox.cuts_left = "# break once", 1
     events = await go_on(watched, kept, first, "```repl\n# break once\nFINAL(x)\n```")
     assert events.answer == '["one", 2, 3]'
     (restored,) = events.of("sandbox_restored")
-    assert (restored.cause, restored.replayed_cell_count) == ("UNAVAILABLE: the worker died", 3)
+    assert (restored.cause, restored.replayed_cell_count) == ("UNAVAILABLE: the connection broke", 3)
     assert not (await go_on(watched, kept, "```repl\nFINAL(x)\n```")).of("sandbox_restored")
 
 
@@ -583,14 +583,14 @@ async def test_variables_of_a_lost_sandbox_are_there_in_another(watched: Stack, 
 async def test_a_variable_that_made_room_is_there_in_another_sandbox(watched: Stack, sandbox: FakeSandbox) -> None:
     kept = await begin(watched, "```repl\ncontext_1 = 1\nFINAL(1)\n```")
     await go_on(watched, kept, "```repl\nFINAL(context_1)\n```", contexts=[text("one")])
-    sandbox.break_once_on_code = "# break once"
+    sandbox.cut_on_code, sandbox.cuts_left = "# break once", 1
     events = await go_on(watched, kept, "```repl\n# break once\nFINAL([context_1, context_1_old])\n```")
     assert (events.answer, events.warnings) == ('["one", 1]', [])
 
 
 async def test_a_block_that_does_something_else_the_second_time_is_told(watched: Stack, sandbox: FakeSandbox) -> None:
     kept = await begin(watched, "```repl\nimport time\nprint(time.time_ns())\nFINAL(1)\n```")
-    sandbox.break_once_on_code = "# break once"
+    sandbox.cut_on_code, sandbox.cuts_left = "# break once", 1
     events = await go_on(watched, kept, "```repl\n# break once\nFINAL(time.time_ns() > 0)\n```")
     assert events.answer == "True"
     assert events.warnings == ["REPLAY_DIVERGED"]
@@ -609,7 +609,7 @@ async def test_messages_that_were_summed_up_are_there_in_another_sandbox(watched
 
     events = await watched.play(reply, keep_conversation=True, compaction=pb.Compaction(context_window_tokens=6000))
     kept = events.all[0].started.conversation_id
-    sandbox.break_once_on_code = "# break once"
+    sandbox.cut_on_code, sandbox.cuts_left = "# break once", 1
     after = await go_on(watched, kept, "```repl\n# break once\nFINAL([kept, len(history) > kept])\n```")
     assert after.answer == f"[{events.answer}, true]"
 
@@ -621,7 +621,7 @@ async def test_what_a_reset_cost_is_not_there_in_another_sandbox(watched: Stack,
         watched, kept, "```repl\nwhile True: pass\n```", "```repl\ny = 2\nFINAL(y)\n```", limits=limits
     )
     assert events.of("code_finished")[0].variables_lost
-    sandbox.break_once_on_code = "# break once"
+    sandbox.cut_on_code, sandbox.cuts_left = "# break once", 1
     code = "FINAL(['x' in globals(), y, context, len(history_1) > 2])"
     after = await go_on(watched, kept, f"```repl\n# break once\n{code}\n```")
     assert after.answer == '[false, 2, "abc", true]'

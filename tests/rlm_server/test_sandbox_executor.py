@@ -106,6 +106,24 @@ async def test_a_sandbox_that_dies_ends_the_completion_with_the_partial_answer(
     assert sandbox.open_sessions == 0
 
 
+async def test_a_block_that_is_cut_off_from_its_sandboxes_again_and_again_is_not_blamed(
+    stack: Stack, sandbox: FakeSandbox
+) -> None:
+    sandbox.cut_on_code, sandbox.cuts_left = "# cut here", 5
+    events = await stack.complete("```repl\nx = 1\n```", "```repl\n# cut here\nx += 1\nFINAL(x)\n```")
+    assert events.answer == "2"
+    assert len(events.of("sandbox_restored")) == 5
+
+
+async def test_a_block_that_is_always_cut_off_from_its_sandboxes_is_given_up(
+    stack: Stack, sandbox: FakeSandbox
+) -> None:
+    sandbox.cut_on_code, sandbox.cuts_left = "# cut here", 100
+    events = await stack.complete("```repl\n# cut here\n```")
+    assert events.reason == "SANDBOX_ERROR"
+    assert "the block lost 20 sandboxes" in events.finished.error
+
+
 async def test_a_childs_sandbox_that_dies_is_an_error_for_the_parent(stack: Stack, sandbox: FakeSandbox) -> None:
     sandbox.break_on_code = "break here"
     code = "try:\n    rlm_query('x')\nexcept SubcallError as e:\n    FINAL(e.kind)"

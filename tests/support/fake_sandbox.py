@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc_status import rpc_status
 from rlm_api.rlm.v1 import event_pb2
 from rlm_api.sandbox.v1 import execute_service_pb2 as pb
 from rlm_api.sandbox.v1 import execute_service_pb2_grpc as pb_grpc
+from rlm_common.errors import ServiceError, to_status
 from rlm_common.server import CHANNEL_OPTIONS
 from rlm_server.engine.limits import CellBounds
 from rlm_server.engine.ports.executors import Prelude, SessionSpec
@@ -41,7 +43,8 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         self.refuse_open: grpc.StatusCode | None = None
         self.refusal = "refused by the test"
         self.break_on_code = ""
-        self.break_once_on_code = ""
+        self.cut_on_code = ""
+        self.cuts_left = 0
         self.all_closed = asyncio.Event()
         self.session_closed = asyncio.Event()
         self.address = ""
@@ -74,7 +77,9 @@ class FakeSandbox(pb_grpc.ExecuteServiceServicer):
         try:
             async for response in session.run():
                 if response is None:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker died")
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+                elif isinstance(response, ServiceError):
+                    await context.abort_with_status(rpc_status.to_status(to_status(response, "sandbox.v1")))
                 else:
                     yield response
         finally:
@@ -111,7 +116,7 @@ class _FakeSession:
     def __init__(self, sandbox: FakeSandbox, requests: Any) -> None:
         self._sandbox = sandbox
         self._requests = requests
-        self._responses: asyncio.Queue[pb.SessionResponse | None] = asyncio.Queue()
+        self._responses: asyncio.Queue[pb.SessionResponse | ServiceError | None] = asyncio.Queue()
         self._calls: dict[int, asyncio.Future[str]] = {}
         self._answers: dict[int, str] = {}
         self._call_count = 0
@@ -119,7 +124,7 @@ class _FakeSession:
         self._cells: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
 
-    async def run(self) -> AsyncIterator[pb.SessionResponse | None]:
+    async def run(self) -> AsyncIterator[pb.SessionResponse | ServiceError | None]:
         self._serving = asyncio.create_task(self._serve())
         while not (self._serving.done() and self._responses.empty()):
             yield await self._responses.get()
@@ -166,10 +171,11 @@ class _FakeSession:
 
     async def _run_cell(self, session: Any, cell: pb.RunCell) -> None:
         if self._sandbox.break_on_code and self._sandbox.break_on_code in cell.code:
-            await self._responses.put(None)
+            died = ServiceError(grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", "the worker died")
+            await self._responses.put(died)
             return
-        if self._sandbox.break_once_on_code and self._sandbox.break_once_on_code in cell.code:
-            self._sandbox.break_once_on_code = ""
+        if self._sandbox.cuts_left and self._sandbox.cut_on_code in cell.code:
+            self._sandbox.cuts_left -= 1
             await self._responses.put(None)
             return
         self._cell_id = cell.cell_id

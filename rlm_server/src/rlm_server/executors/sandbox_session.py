@@ -31,6 +31,7 @@ _INPUTS_SECONDS = 120.0
 _FILE_SECONDS = 60.0
 _MAX_INPUTS_AT_ONCE = 100
 _LISTING_CODE = "pass"
+_DETAILS_KEY = "grpc-status-details-bin"
 _LISTING_SECONDS = 10.0
 _LISTED_OUTCOMES = (pb.OUTCOME_OK, pb.OUTCOME_OUTPUT_LIMIT)
 
@@ -228,7 +229,7 @@ class SandboxSession:
                 await self._take(response)
             self._fail(SandboxError("the sandbox server has ended the session"))
         except grpc.aio.AioRpcError as error:
-            self._fail(SandboxError(describe_error(error)))
+            self._fail(SandboxError(describe_error(error), was_cut_off=_was_cut_off(error)))
         except Exception as error:  # noqa: BLE001 - it is raised where the cell is waited for
             self._fail(error)
 
@@ -264,6 +265,11 @@ class SandboxSession:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _was_cut_off(error: grpc.aio.AioRpcError) -> bool:
+    """Tells whether a stream broke, and its server did not end it: that says why."""
+    return all(key != _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
 
 
 def describe_error(error: grpc.aio.AioRpcError) -> str:

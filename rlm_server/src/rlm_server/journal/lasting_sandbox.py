@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 MOST_LOSSES = 3
 """How many sandboxes one thing that is done in them may lose before it is given up."""
 
+MOST_CUTS = 20
+"""How many of them it may be cut off from, which it has hardly done itself."""
+
 _FIRST_RETRY_SECONDS = 0.1
 _GREATEST_RETRY_SECONDS = 2.0
 _UNTOLD_SECONDS = 1.0

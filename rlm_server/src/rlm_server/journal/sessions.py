@@ -10,7 +10,7 @@ from rlm_server.engine.ports.sessions import CellResult, SandboxError, Variables
 from rlm_server.journal.block_output import BlockOutput
 from rlm_server.journal.host_calls import LiveCalls
 from rlm_server.journal.inputs import encode_inputs, inputs_key
-from rlm_server.journal.lasting_sandbox import MOST_LOSSES
+from rlm_server.journal.lasting_sandbox import MOST_CUTS, MOST_LOSSES
 from rlm_server.journal.recorder import never, repeats_finished_work
 from rlm_server.journal.records import CellRecord, decode_file, encode_file
 from rlm_server.journal.repetition import repeat_block
@@ -133,7 +133,7 @@ class JournaledSession:
     async def _run(self, code: str, bounds: CellBounds, on_output: OutputHandler) -> CellRecord:
         calls = LiveCalls(self._spec.on_host_call, self._recorder.settled)
         output = BlockOutput(on_output)
-        losses = 0
+        losses = cuts = 0
         try:
             while True:
                 try:
@@ -144,9 +144,14 @@ class JournaledSession:
                     raise
                 except SandboxError as error:
                     # A block that waits for an answer, or got one, is not what killed its sandbox.
-                    losses = 0 if calls.has_moved() else losses + 1
-                    if losses >= MOST_LOSSES:
-                        raise SandboxError(f"{error} (the block lost {losses} sandboxes)") from error
+                    if calls.has_moved():
+                        losses = cuts = 0
+                    elif error.was_cut_off:
+                        cuts += 1
+                    else:
+                        losses += 1
+                    if losses >= MOST_LOSSES or cuts >= MOST_CUTS:
+                        raise SandboxError(f"{error} (the block lost {losses + cuts} sandboxes)") from error
                     await self._sandbox.lose(str(error))
                     calls.begin_again()
                     output.begin_again()

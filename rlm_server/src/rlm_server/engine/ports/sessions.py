@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 
 class SandboxError(Exception):
-    """A sandbox broke; its session is gone."""
+    """A sandbox broke; its session is gone.
+
+    Args:
+        message: how.
+        was_cut_off: the way to it broke, or its whole server went away, which is hardly the doing of its code.
+    """
+
+    def __init__(self, message: str, *, was_cut_off: bool = False) -> None:
+        super().__init__(message)
+        self.was_cut_off = was_cut_off
 
 
 class VariablesState(enum.Enum):
