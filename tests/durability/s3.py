@@ -97,5 +97,8 @@ def _installed() -> Path | str:
     if done.returncode:
         shutil.rmtree(fresh, ignore_errors=True)
         return f"moto cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-    fresh.rename(target)
+    try:
+        fresh.rename(target)
+    except OSError:  # another process was quicker
+        shutil.rmtree(fresh)
     return target

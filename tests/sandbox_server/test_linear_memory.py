@@ -152,8 +152,8 @@ def live_together(machine: Machine, count: int) -> None:
 
 
 def test_memories_are_kept_up_to_a_number_and_the_others_freed(machine: Machine) -> None:
-    live_together(machine, 70)
-    assert machine.memories.counts() == (0, 64)
+    live_together(machine, 134)
+    assert machine.memories.counts() == (0, 128)
 
 
 def test_memories_that_nobody_needs_for_a_while_are_freed_but_for_a_few(machine: Machine) -> None:

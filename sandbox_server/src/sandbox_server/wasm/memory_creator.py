@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_MOST_KEPT_MEMORIES = 64
+_MOST_KEPT_MEMORIES = 128
 """So many are kept at most for guests to come, when many sandboxes lived at the same time."""
 
 _LEAST_KEPT_MEMORIES = 4
