@@ -13,7 +13,6 @@ from rlm_server.engine.answers.answer import Answer, AnswerForm
 from rlm_server.engine.budgets.accounts import LimitReachedError
 from rlm_server.engine.budgets.token_estimate import TOKENS_PER_IMAGE
 from rlm_server.engine.images import Content, Image, check_image
-from rlm_server.engine.limits import to_duration
 from rlm_server.engine.ports.inputs import StoredBytes, ValueFormat
 from rlm_server.engine.ports.models import Message, ModelError, ModelErrorKind
 from rlm_server.engine.prompts import fill
@@ -119,18 +118,7 @@ class DirectAnswer:
 
         async with self._tree.slots.model_call(0, model):
             reply = await self._tree.caller.ask(ROOT_NODE_ID, model, messages, pass_on)
-        await run.events.emit(
-            ROOT_NODE_ID,
-            event_pb2.ModelReplyFinished(
-                text=reply.text,
-                stop_reason=reply.stop_reason,
-                usage=reply.usage,
-                wall_time=to_duration(reply.wall_time_seconds),
-                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
-                model=reply.model,
-            ),
-        )
-        await self._tree.caller.emit_usage(ROOT_NODE_ID)
+        await self._tree.caller.tell_of_reply(ROOT_NODE_ID, reply)
         return reply
 
     def _content(self) -> Content:

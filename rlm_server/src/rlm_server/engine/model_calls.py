@@ -11,6 +11,7 @@ from rlm_api.rlm.v1 import event_pb2, limits_pb2
 
 from rlm_server.engine.budgets.token_estimate import TokenBound, text_tokens
 from rlm_server.engine.cut_input import CutInput
+from rlm_server.engine.limits import to_duration
 from rlm_server.engine.ports.models import (
     CallRepeated,
     ModelError,
@@ -214,6 +215,28 @@ class ModelCaller:
         if call.reservation is not None:
             self._run.budget.release(call.reservation)
             call.reservation = None
+
+    async def tell_of_reply(self, node_id: str, reply: ModelReply, iteration: int = 0) -> None:
+        """Tells of a whole reply, and what the completion has used with it.
+
+        Args:
+            node_id: whose model gave it.
+            reply: the reply.
+            iteration: the turn that it began; 0 if it began none.
+        """
+        await self._run.events.emit(
+            node_id,
+            event_pb2.ModelReplyFinished(
+                iteration=iteration,
+                text=reply.text,
+                stop_reason=reply.stop_reason,
+                usage=reply.usage,
+                wall_time=to_duration(reply.wall_time_seconds),
+                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
+                model=reply.model,
+            ),
+        )
+        await self.emit_usage(node_id)
 
     async def tell_of_cut(self, node_id: str, reply: ModelReply, what: str = "the reply") -> None:
         """Warns if a reply was cut."""

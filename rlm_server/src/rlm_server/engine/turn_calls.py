@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from rlm_api.rlm.v1 import event_pb2
 
-from rlm_server.engine.limits import to_duration
-
 if TYPE_CHECKING:
     from rlm_server.engine.messages.compaction import Compactor
     from rlm_server.engine.messages.transcript import Transcript
@@ -66,17 +64,5 @@ class TurnCalls:
         async with self._tree.slots.model_call(self._node.depth, self._model):
             reply = await self._compactor.ask(iteration, transcript, pass_on)
         self._tree.add_usage(node_id, reply.usage)
-        await run.events.emit(
-            node_id,
-            event_pb2.ModelReplyFinished(
-                iteration=iteration,
-                text=reply.text,
-                stop_reason=reply.stop_reason,
-                usage=reply.usage,
-                wall_time=to_duration(reply.wall_time_seconds),
-                time_to_first_token=to_duration(reply.time_to_first_token_seconds),
-                model=reply.model,
-            ),
-        )
-        await self._tree.caller.emit_usage(node_id)
+        await self._tree.caller.tell_of_reply(node_id, reply, iteration)
         return reply

@@ -212,11 +212,7 @@ class Subcalls:
     async def _make(self, call: _Call) -> SubcallOutcome:
         if call.outcome is not None and call.cached:
             await self._start(call)
-            outcome = await asyncio.shield(call.outcome)
-            if outcome is _OVER or outcome.kind == "refused":
-                return await self._make_after_all(call)
-            await self._finish(call, outcome)
-            return outcome
+            return await self._share(call, call.outcome)
         async with self._slot(call):
             await self._start(call)
             return await self._make_started(call)
@@ -238,13 +234,14 @@ class Subcalls:
         await self._finish(call, outcome)
         return outcome
 
-    async def _make_after_all(self, call: _Call) -> SubcallOutcome:
-        """Makes a call that has waited for an identical one, which was stopped, or refused where that was made."""
-        while (found := self._tree.cache.find(call.key)) is not None:
+    async def _share(self, call: _Call, found: asyncio.Future[SubcallOutcome] | None) -> SubcallOutcome:
+        """Gives a call the outcome of an identical one; makes it if each was stopped, or refused where it was made."""
+        while found is not None:
             outcome = await asyncio.shield(found)
             if outcome is not _OVER and outcome.kind != "refused":
                 await self._finish(call, outcome)
                 return outcome
+            found = self._tree.cache.find(call.key)
         try:
             self._tree.shares.reserve_subcalls(self._node.node_id, 1)
         except SubcallsExhaustedError as error:
